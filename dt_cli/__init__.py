@@ -1,0 +1,1 @@
+"""The console command `dt`: each subcommand imports only what it needs."""

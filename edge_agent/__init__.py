@@ -1,0 +1,1 @@
+"""Source -> tiles -> compute, lend or steal -> result."""

@@ -1,0 +1,1 @@
+"""Broker, victims, assembly, tail: the node that coordinates and finishes."""

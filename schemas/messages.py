@@ -1,0 +1,177 @@
+"""What the nodes say to each other. Control messages are JSON; a tensor message carries its header as JSON and then bytes.
+
+Every message names its sender and the sender's epoch, a number drawn at process start: an older epoch is stale. Times are
+durations in seconds, never deadlines, because the clocks of two machines differ.
+"""
+
+import re
+import secrets
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints
+
+from schemas.plan import Count, Digest, Plan, Record
+
+PROTOCOL = 1
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
+RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
+
+def new_epoch() -> str:
+    """A random 32-bit number in hexadecimal; also the form of request ids."""
+    return secrets.token_hex(4)
+
+
+def frame_id(source: str, epoch: str, number: int) -> str:
+    """The name of a frame: unique over restarts of its source, and legal as a topic level."""
+    return f"{source}.{epoch}.{number}"
+
+
+def frame_source(frame: str) -> tuple[str, str, int]:
+    """Source, its epoch and the frame's number (from 0)."""
+    source, epoch, number = frame.rsplit(".", 2)
+    return source, epoch, int(number)
+
+
+def is_name(text: str) -> bool:
+    """Whether ``text`` may name a node, a source or a cluster (Home Assistant refuses more)."""
+    return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None
+
+
+class Message(Record):
+    """Common to all: protocol version, sender and the sender's epoch."""
+
+    v: Literal[1] = PROTOCOL
+    node: Name
+    epoch: Epoch
+
+
+class Register(Message):
+    """``dt/register``, edge -> gateway: this node is here, with ``waiting`` tiles that others may have.
+
+    Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
+    outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one.
+    """
+
+    seq: Count
+    runtime: Annotated[str, Field(max_length=200)]
+    plan: Digest | None = None
+    waiting: Count = 0
+    frames: Annotated[tuple[FrameId, ...], Field(max_length=64)] = ()
+    leaving: bool = False
+
+
+class Echo(Message):
+    """``dt/echo/<node>``, gateway -> edge: answers one ``Register``; proves that the subscription is alive."""
+
+    seq: Count
+    to_epoch: Epoch
+    plan: Digest
+    refused: Annotated[str, Field(max_length=500)] = ""
+
+
+class VictimRequest(Message):
+    """``dt/victim/req``, thief -> gateway: I can take one tile; ``ahead``: while I still compute another."""
+
+    plan: Digest
+    request: RequestId
+    ahead: bool = False
+
+
+class Steal(Message):
+    """``dt/steal/<victim>``, gateway -> victim: lend a tile to ``thief`` under its request id."""
+
+    plan: Digest
+    thief: Name
+    thief_epoch: Epoch
+    request: RequestId
+    ahead: bool = False
+
+
+class TileHeader(Message):
+    """``dt/tile/<thief>``, victim -> thief: a tile's input tensors and its lease; no frame and no tensors: "none"."""
+
+    plan: Digest
+    to_epoch: Epoch
+    request: RequestId
+    frame: FrameId | None = None
+    block: Count = 0
+    tile: Count = 0
+    lease_s: Seconds = 0.0
+
+
+class ResultHeader(Message):
+    """``dt/result/<frame>``, worker -> gateway: the output tensors of one tile. The first one for a tile counts.
+
+    ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source.
+    """
+
+    plan: Digest
+    frame: FrameId
+    block: Count
+    tile: Count
+    compute_s: Seconds
+    stolen: bool = False
+
+
+class Accepted(Message):
+    """``dt/accepted/<node>``, gateway -> source and worker: these tiles of this frame are done.
+
+    ``ended``: the whole frame has its outcome (result or failure); nothing of it is needed any more.
+    """
+
+    frame: FrameId
+    block: Count = 0
+    tiles: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
+    ended: bool = False
+
+
+class Outcome(Message):
+    """``dt/source/<source>/outcome``, gateway -> all: how a frame ended, exactly once.
+
+    ``digests`` are those of the merged cut tensors and of the model's final outputs, by tensor name. ``computed`` counts
+    the tiles of the frame by node, ``stolen`` those that were stolen. ``latency_s`` runs from the gateway's first
+    word of the frame to its outcome.
+    """
+
+    frame: FrameId
+    status: Literal["ok", "failed"]
+    reason: Annotated[str, Field(max_length=500)] = ""
+    latency_s: Seconds
+    computed: dict[str, Count] = {}
+    stolen: dict[str, Count] = {}
+    digests: dict[str, Digest] = {}
+
+
+class PlanMessage(Message):
+    """``dt/plan``, gateway -> all, retained: the plan, and in how many chunks the edges' model comes."""
+
+    plan: Plan
+    chunks: Annotated[int, Field(ge=1, le=65536)]
+    model_bytes: Annotated[int, Field(ge=1, le=2**31)]
+
+
+class ChunkHeader(Message):
+    """``dt/model/<digest>/<n>``, gateway -> all, retained: chunk ``n`` of the edges' model, one uint8 tensor."""
+
+    digest: Digest
+    n: Count
+
+
+class Status(Message):
+    """``dt/node/<node>/status``, node -> all, every 2 s where asked for: counters for people and dashboards."""
+
+    computed: Count = 0
+    stolen: Count = 0
+    lent: Count = 0
+    compute_s: Seconds = 0.0
+    frames: Count = 0
+    bytes_out: Count = 0
+    bytes_in: Count = 0
+    messages_out: Count = 0
+    messages_in: Count = 0
+    dropped: dict[str, Count] = {}
+    finished: bool = False

@@ -1,0 +1,137 @@
+"""What the offline step decides: regions, tiles, fused blocks and the plan that names them.
+
+A plan is complete: with the model it says what every node computes. It holds no path, no address and no clock, so equal
+plans have equal digests on every machine. A block is executed tile by tile (``mode="tiles"``) or on one node
+(``mode="whole"``); its tiles name the region of every tensor they need and give, so that halo exchange between blocks is
+a matter of regions, not of another format.
+"""
+
+import hashlib
+from typing import Annotated, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PLAN_VERSION = 1
+
+
+class Region(NamedTuple):
+    """Half-open rectangle of a feature map, in elements: rows ``y0 <= y < y1``, columns ``x0 <= x < x1``."""
+
+    y0: int
+    x0: int
+    y1: int
+    x1: int
+
+    @property
+    def height(self) -> int:
+        return self.y1 - self.y0
+
+    @property
+    def width(self) -> int:
+        return self.x1 - self.x0
+
+    def hull(self, other: "Region") -> "Region":
+        """Smallest region that holds both."""
+        return Region(
+            min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1)
+        )
+
+    def within(self, outer: "Region") -> "Region":
+        """This region in the coordinates of ``outer``."""
+        return Region(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
+
+
+class Record(BaseModel):
+    """A frozen value that refuses what it does not know."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+
+
+class TensorSpec(Record):
+    """Name, full NHWC shape (or any rank, in the tail) and numpy dtype of a tensor of the model."""
+
+    name: str
+    shape: tuple[Count, ...]
+    dtype: str
+
+
+class Tile(Record):
+    """One task: the region of every tensor it needs and of every tensor it gives, by tensor name.
+
+    ``tile_class`` is shared by tiles whose graphs are the same (same sizes, same image borders).
+    """
+
+    index: Count
+    row: Count
+    col: Count
+    tile_class: Count
+    inputs: dict[str, Region]
+    outputs: dict[str, Region]
+    flops: Count
+
+
+class Block(Record):
+    """The fused layers between two cuts. ``order`` is the sequence in which tiles are taken."""
+
+    inputs: tuple[TensorSpec, ...]
+    cut: tuple[TensorSpec, ...]
+    mode: Literal["tiles", "whole"] = "tiles"
+    rows: Annotated[int, Field(ge=1, le=64)]
+    cols: Annotated[int, Field(ge=1, le=64)]
+    reuse: bool = False
+    tiles: tuple[Tile, ...]
+    order: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _whole(self) -> "Block":
+        if len(self.tiles) != self.rows * self.cols or any(t.index != i for i, t in enumerate(self.tiles)):
+            raise ValueError(f"a {self.rows}x{self.cols} block needs {self.rows * self.cols} tiles, numbered in order")
+        if sorted(self.order) != list(range(len(self.tiles))):
+            raise ValueError("order must name every tile once")
+        return self
+
+
+class Pixels(Record):
+    """How an image becomes the model's input: uint8 RGB of ``height x width`` until the worker maps it.
+
+    float32: ``pixel * scale + offset``; uint8: the pixel; int8: the pixel minus 128. ``fit`` says how a frame of another
+    size is brought to this one.
+    """
+
+    tensor: str
+    height: Annotated[int, Field(ge=1, le=16384)]
+    width: Annotated[int, Field(ge=1, le=16384)]
+    dtype: Literal["float32", "uint8", "int8"]
+    scale: float = 1.0 / 255.0
+    offset: float = 0.0
+    fit: Literal["letterbox", "stretch"] = "letterbox"
+
+
+class Plan(Record):
+    """Everything that the offline step decides, for one model.
+
+    ``model`` is the digest of the whole model, ``edge_model`` that of the part which the edges run (its blocks).
+    ``runtime`` is what a node must run so that its bits equal the others' (empty: not yet bound to a cluster).
+    """
+
+    version: Literal[1] = PLAN_VERSION
+    model: Digest
+    edge_model: Digest
+    runtime: str = ""
+    pixels: Pixels
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=64)]
+    tail_inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def digest(self) -> str:
+        """Digest of the canonical JSON of this plan (BLAKE2b, 128 bits, hexadecimal)."""
+        return digest(self.model_dump_json().encode())
+
+
+def digest(data: bytes | bytearray | memoryview) -> str:
+    """BLAKE2b of ``data``, 128 bits, hexadecimal: the one digest of plans, models and tensors here."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()

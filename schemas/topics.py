@@ -1,0 +1,64 @@
+"""The table of topics: pattern, payload, QoS, retained, who publishes and who subscribes. Nothing else names a topic.
+
+The root (``dt``) is a parameter, so that several clusters can share one broker. ``<param>`` stands for one topic level.
+"""
+
+import re
+from dataclasses import dataclass
+
+from schemas import messages as m
+from schemas.errors import DecodeError
+
+
+@dataclass(frozen=True)
+class Topic:
+    """One row. ``tensors`` says whether raw tensors follow the JSON header; ``recipient``/``binds`` tie a level to a field."""
+
+    pattern: str
+    payload: type[m.Message]
+    qos: int
+    retained: bool
+    publisher: str
+    subscriber: str
+    tensors: bool = False
+    binds: str = ""  # the topic level of this name must equal the payload's field of the same name
+
+    def path(self, root: str, **levels: str | int) -> str:
+        """The topic to publish on, with every ``<param>`` filled in."""
+        return root + "/" + re.sub(r"<(\w+)>", lambda found: str(levels[found[1]]), self.pattern)
+
+    def filter(self, root: str, **levels: str | int) -> str:
+        """The filter to subscribe with: ``+`` for every ``<param>`` that is not given."""
+        return root + "/" + re.sub(r"<(\w+)>", lambda found: str(levels.get(found[1], "+")), self.pattern)
+
+
+REGISTER = Topic("register", m.Register, 1, False, "edge", "gateway")
+ECHO = Topic("echo/<node>", m.Echo, 0, False, "gateway", "edge")
+VICTIM_REQ = Topic("victim/req", m.VictimRequest, 0, False, "thief", "gateway")
+STEAL = Topic("steal/<node>", m.Steal, 1, False, "gateway", "victim")
+TILE = Topic("tile/<node>", m.TileHeader, 1, False, "victim", "thief", tensors=True)
+RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", tensors=True, binds="frame")
+ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
+OVERLAP = Topic("overlap/<layer>/<tile>", m.ResultHeader, 0, False, "worker", "gateway", tensors=True)  # reserved
+PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
+MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds="digest")
+OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
+STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
+
+TABLE = (REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, PLAN, MODEL, OUTCOME, STATUS)
+_MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
+
+
+def find(root: str, topic: str) -> tuple[Topic, dict[str, str]]:
+    """The row that ``topic`` belongs to and the values of its levels.
+
+    Raises:
+        DecodeError: the topic is not of this cluster or not in the table.
+    """
+    prefix = root + "/"
+    if topic.startswith(prefix):
+        for row, matcher in _MATCHERS:
+            found = matcher.match(topic[len(prefix) :])
+            if found:
+                return row, found.groupdict()
+    raise DecodeError(f"topic {topic[:100]!r} is none of the cluster {root!r}")

@@ -7,11 +7,13 @@ a matter of regions, not of another format.
 """
 
 import hashlib
+import mmap
 from typing import Annotated, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAN_VERSION = 1
+Buffer = bytes | bytearray | memoryview | mmap.mmap
 
 
 class Region(NamedTuple):
@@ -132,6 +134,6 @@ class Plan(Record):
         return digest(self.model_dump_json().encode())
 
 
-def digest(data: bytes | bytearray | memoryview) -> str:
+def digest(data: Buffer) -> str:
     """BLAKE2b of ``data``, 128 bits, hexadecimal: the one digest of plans, models and tensors here."""
     return hashlib.blake2b(data, digest_size=16).hexdigest()

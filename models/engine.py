@@ -1,0 +1,180 @@
+"""The only file that imports a TFLite runtime: ``ai-edge-litert``, or ``tflite-runtime`` where that has no wheel.
+
+Exactness holds within one kernel family, so ``kernels()`` says what runs here: nodes whose answers differ compute
+different bits and must not be mixed.
+"""
+
+import functools
+import importlib
+import os
+import platform
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from models.graph import Graph, Op, Tensor
+from models.tflite_schema import OPTIONS
+from schemas.errors import EngineError, PlanError
+from schemas.plan import digest
+
+RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+
+
+class Engine(Protocol):
+    """A graph that is ready to run, on one thread of the caller's."""
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Inputs in the graph's order, of its shapes and dtypes -> outputs, in the graph's order, owned by the caller.
+
+        Raises:
+            EngineError: the runtime failed; the message says at which operator.
+        """
+        ...
+
+
+@functools.cache
+def _runtime() -> tuple[str, Any]:
+    """Name with version, and the interpreter module, of the first runtime that is installed."""
+    for name in RUNTIMES:
+        try:
+            module = importlib.import_module(f"{name}.interpreter")
+            version = importlib.import_module("importlib.metadata").version(name.replace("_", "-"))
+        except ImportError:
+            continue
+        return f"{name.replace('_', '-')} {version}", module
+    raise EngineError("no TFLite runtime is installed: pip install ai-edge-litert (or tflite-runtime on 32-bit Arm)")
+
+
+def runtime() -> str:
+    """Name and version of the TFLite runtime, such as ``ai-edge-litert 2.3.0``."""
+    return _runtime()[0]
+
+
+@functools.cache
+def kernels() -> str:
+    """Runtime, machine and a digest of the bits that its kernels compute on a fixed small network.
+
+    Equal strings mean equal bits, as far as one convolution, one depthwise convolution and one dense sum over odd sizes
+    can tell: kernels are chosen by processor features that no version number shows.
+    """
+    weights = np.random.default_rng(7)
+
+    def constant(name: str, *shape: int) -> Tensor:
+        values = weights.standard_normal(shape).astype(np.float32)
+        return Tensor(name, shape, "float32", None, values.view(np.uint8).reshape(-1))
+
+    tensors = [
+        Tensor("in", (1, 13, 11, 3), "float32"),
+        constant("w1", 19, 3, 3, 3),
+        constant("b1", 19),
+        Tensor("conv", (1, 13, 11, 19), "float32"),
+        constant("w2", 1, 5, 5, 19),
+        constant("b2", 19),
+        Tensor("depthwise", (1, 13, 11, 19), "float32"),
+        constant("w3", 7, 1, 1, 19),
+        constant("b3", 7),
+        Tensor("out", (1, 13, 11, 7), "float32"),
+    ]
+    conv, depthwise = {"stride_w": 1, "stride_h": 1}, {"stride_w": 1, "stride_h": 1, "depth_multiplier": 1}
+    ops = [
+        Op("CONV_2D", (0, 1, 2), (3,), OPTIONS.index("Conv2D"), conv),
+        Op("DEPTHWISE_CONV_2D", (3, 4, 5), (6,), OPTIONS.index("DepthwiseConv2D"), depthwise),
+        Op("CONV_2D", (6, 7, 8), (9,), OPTIONS.index("Conv2D"), conv),
+    ]
+    image = weights.standard_normal((1, 13, 11, 3)).astype(np.float32)
+    bits = load(Graph(tensors, ops, (0,), (9,)).to_bytes()).run([image])[0]
+    return f"{runtime()} {platform.machine()} {digest(bits.tobytes())[:8]}"
+
+
+def load(model: bytes, threads: int = 1) -> Engine:
+    """An engine for a .tflite held in memory, by the interpreter.
+
+    Raises:
+        EngineError: the runtime refuses the model.
+    """
+    return _Interpreter(model, threads)
+
+
+def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
+    """An engine whose packed weights live in the file ``cache``, shared by all tile classes of one model.
+
+    Where the runtime has no such cache (tflite-runtime, or a dtype that ``CompiledModel`` does not take) this is ``load``.
+    The name of ``cache`` must carry the model's digest: the runtime does not check it.
+    """
+    ends = [graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)]
+    if runtime().startswith("ai-edge-litert") and set(ends) <= {"float32", "int8", "uint8"}:
+        return _Compiled(graph, cache, threads)
+    return load(graph.to_bytes(), threads)
+
+
+class _Interpreter:
+    def __init__(self, model: bytes, threads: int) -> None:
+        try:
+            self._interpreter = _runtime()[1].Interpreter(model_content=model, num_threads=threads)
+            self._interpreter.allocate_tensors()
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{runtime()} refuses the model: {_first_line(error)}") from error
+        self._inputs = [(d["index"], tuple(d["shape"]), d["dtype"]) for d in self._interpreter.get_input_details()]
+        self._outputs = [d["index"] for d in self._interpreter.get_output_details()]
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        try:
+            for (index, _, _), array in zip(self._inputs, inputs, strict=True):
+                self._interpreter.set_tensor(index, array)
+            self._interpreter.invoke()
+            return [self._interpreter.get_tensor(index) for index in self._outputs]
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{runtime()} failed: {_first_line(error)}") from error
+
+
+class _Compiled:
+    """``CompiledModel`` with one XNNPACK weight cache file: 10-15 MB private memory for YOLOv2's 16 layers."""
+
+    def __init__(self, graph: Graph, cache: Path, threads: int) -> None:
+        compiled = importlib.import_module("ai_edge_litert.compiled_model")
+        # Kernel mode 0 is XNNPACK, the kernels of the interpreter's default delegate.
+        options = compiled.Options(
+            hardware_accelerators=compiled.HardwareAccelerator.CPU,
+            cpu_options=compiled.CpuOptions(
+                num_threads=threads, kernel_mode=compiled.CpuKernelMode(0), xnnpack_weight_cache_path=str(cache)
+            ),
+        )
+        self._specs = [(graph.tensors[t].shape, np.dtype(graph.tensors[t].dtype)) for t in graph.outputs]
+        try:
+            with tempfile.NamedTemporaryFile(dir=cache.parent, prefix="class-", suffix=".tflite") as file:
+                file.writelines(graph.pieces())
+                file.flush()
+                self._model = compiled.CompiledModel.from_file(file.name, options=options, environment=_environment())
+            self._inputs = self._model.create_input_buffers(0)
+            self._outputs = self._model.create_output_buffers(0)
+        except RuntimeError as error:
+            raise EngineError(f"{runtime()} refuses the model: {_first_line(error)}") from error
+        except OSError as error:
+            raise PlanError(f"cannot write to the cache folder {cache.parent}: {error.strerror}") from error
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        try:
+            for buffer, array in zip(self._inputs, inputs, strict=True):
+                buffer.write(array)
+            self._model.run_by_index(0, self._inputs, self._outputs)
+            return [
+                buffer.read(int(np.prod(shape)), dtype).reshape(shape)
+                for buffer, (shape, dtype) in zip(self._outputs, self._specs, strict=True)
+            ]
+        except (RuntimeError, ValueError) as error:
+            raise EngineError(f"{runtime()} failed: {_first_line(error)}") from error
+
+
+@functools.cache
+def _environment() -> Any:
+    """One LiteRT environment for all classes; an environment each costs megabytes."""
+    compiled = importlib.import_module("ai_edge_litert.compiled_model")
+    path = os.path.dirname(os.path.abspath(compiled.__file__))  # noqa: PTH100, PTH120 - as the runtime spells it
+    return compiled.Environment.create(options=compiled.EnvironmentOptions(runtime_path=path))
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

@@ -1,0 +1,194 @@
+"""Reads and writes flatbuffers by the tables of ``tflite_schema``, and trusts no byte of what it reads.
+
+Every offset is checked against the buffer before it is followed, so that a damaged or crafted file ends in a
+``PlanError`` and not in a crash. Weights stay views of the file that was read, and are written after the tables, aligned
+to 16 bytes, without a copy in between: a model of 200 MB is rewritten in the memory of its tables.
+
+Format: https://flatbuffers.dev/internals. The generated object API exists in only one of the two runtimes, copies every
+buffer several times and aligns it to 1 byte, where TFLite wants 16.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from models.tflite_schema import OPTIONS, TABLES, Field
+from schemas.errors import PlanError
+
+Record = dict[str, Any]
+_IDENTIFIER = b"TFL3"
+_MAX_TABLES = 2_000_000  # no real model comes near; a crafted one may repeat a table without end
+_NUMPY = {"B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
+
+
+def read(data: bytes | memoryview | np.ndarray) -> Record:
+    """The ``Model`` table of a .tflite as nested dicts; vectors of scalars are numpy views of ``data``.
+
+    Raises:
+        PlanError: the bytes are no TFLite flatbuffer, or are damaged.
+    """
+    view = memoryview(data).cast("B") if not isinstance(data, np.ndarray) else memoryview(data)
+    if len(view) < 8 or bytes(view[4:8]) != _IDENTIFIER:
+        raise PlanError("not a .tflite file: the identifier TFL3 is missing at byte 4")
+    try:
+        reader = _Reader(view)
+        return reader.table("Model", reader.offset(0))
+    except (struct.error, IndexError, ValueError, RecursionError) as error:
+        raise PlanError(f"damaged .tflite file: {error}") from error
+
+
+class _Reader:
+    def __init__(self, view: memoryview) -> None:
+        self.view = view
+        self.tables = 0
+
+    def scalar(self, kind: str, position: int) -> Any:
+        if position < 0:
+            raise ValueError(f"offset {position} points before the start")
+        return struct.unpack_from("<" + kind, self.view, position)[0]
+
+    def offset(self, position: int) -> int:
+        return position + int(self.scalar("I", position))
+
+    def table(self, name: str, position: int) -> Record:
+        self.tables += 1
+        if self.tables > _MAX_TABLES:
+            raise ValueError(f"more than {_MAX_TABLES} tables")
+        vtable = position - int(self.scalar("i", position))
+        slots = (int(self.scalar("H", vtable)) - 4) // 2
+        record: Record = {}
+        for slot, field in enumerate(TABLES[name][:slots]):
+            at = int(self.scalar("H", vtable + 4 + 2 * slot))
+            if at and field.name:
+                record[field.name] = self.field(field, position + at, record)
+        return record
+
+    def field(self, field: Field, at: int, record: Record) -> Any:
+        kind = field.kind
+        if kind == "s":
+            return bytes(self.vector("B", self.offset(at))).decode("utf-8", "replace")
+        if kind == "u":
+            union = int(record.get("builtin_options_type", 0))
+            if union >= len(OPTIONS):
+                raise ValueError(f"operator options of unknown type {union}")
+            return self.table(OPTIONS[union], self.offset(at)) if union else {}
+        if kind[0] != "[":
+            return self.table(kind, self.offset(at)) if kind in TABLES else self.scalar(kind, at)
+        if kind[1:] in TABLES:
+            start = self.offset(at)
+            count = self.count(start, 4)
+            return [self.table(kind[1:], self.offset(start + 4 + 4 * i)) for i in range(count)]
+        return self.vector(kind[1:], self.offset(at))
+
+    def count(self, start: int, size: int) -> int:
+        count = int(self.scalar("I", start))
+        if start + 4 + count * size > len(self.view):
+            raise ValueError(f"a vector of {count} elements at byte {start} passes the end")
+        return count
+
+    def vector(self, kind: str, start: int) -> np.ndarray:
+        dtype = np.dtype(_NUMPY[kind]).newbyteorder("<")
+        return np.frombuffer(self.view, dtype, self.count(start, dtype.itemsize), start + 4)
+
+
+def write(model: Record) -> list[bytes | memoryview]:
+    """The .tflite file of a ``Model`` record, as pieces to be written or joined one after another.
+
+    Tables come first, in breadth-first order, then the data of the buffers, each aligned to 16 bytes.
+    """
+    return _Writer().model(model)
+
+
+class _Writer:
+    def __init__(self) -> None:
+        self.out = bytearray()
+        self.vtables: dict[bytes, int] = {}
+        self.shared: dict[int, int] = {}  # id of a record or vector already written -> position
+        self.queue: list[tuple[int, str, Any]] = []  # (position of the reference, kind, value)
+        self.data: list[tuple[int, np.ndarray]] = []
+
+    def model(self, model: Record) -> list[bytes | memoryview]:
+        self.out += b"\0\0\0\0" + _IDENTIFIER
+        self.queue.append((0, "Model", model))
+        for reference, kind, value in self.queue:  # grows while it is walked
+            if kind == "Quantization" and id(value) in self.shared:  # files double when these are not shared
+                position = self.shared[id(value)]
+            else:
+                position = self.shared[id(value)] = self.value(kind, value)
+            struct.pack_into("<I", self.out, reference, position - reference)
+        return list(self.pieces())
+
+    def pieces(self) -> Iterator[bytes | memoryview]:
+        """Tables, then buffers; patches the buffers' references first, since the tables are one piece."""
+        end, tail = len(self.out), []
+        for reference, array in self.data:
+            start = -(-(end + 4) // 16) * 16
+            struct.pack_into("<I", self.out, reference, start - 4 - reference)
+            raw = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B") if array.size else memoryview(b"")
+            tail += [b"\0" * (start - 4 - end) + struct.pack("<I", len(raw)), raw]
+            end = start + len(raw)
+        if end >= 2**31:
+            raise PlanError(f"a model of {end} bytes does not fit a .tflite file (2 GiB)")
+        yield bytes(self.out)
+        yield from tail
+
+    def align(self, size: int, ahead: int = 0) -> None:
+        self.out += bytes(-(len(self.out) + ahead) % size)
+
+    def value(self, kind: str, value: Any) -> int:
+        if kind == "s":
+            raw = value.encode()
+            return self.vector(np.frombuffer(raw + b"\0", np.uint8), len(raw))
+        if kind in TABLES:
+            return self.table(kind, value)
+        if kind[1:] in TABLES:
+            self.align(4)
+            position = len(self.out)
+            self.out += struct.pack("<I", len(value)) + bytes(4 * len(value))
+            self.queue += [(position + 4 + 4 * i, kind[1:], item) for i, item in enumerate(value)]
+            return position
+        array = np.asarray(value, np.dtype(_NUMPY[kind[1:]]).newbyteorder("<"))
+        return self.vector(array, array.size)
+
+    def vector(self, array: np.ndarray, count: int) -> int:
+        self.align(max(4, array.itemsize), 4)
+        position = len(self.out)
+        self.out += struct.pack("<I", count) + array.tobytes()
+        return position
+
+    def table(self, name: str, record: Record) -> int:
+        kinds = {f.name: f for f in TABLES[name]}
+        slots = [0] * len(TABLES[name])
+        fields, size = [], 4
+        present = [(i, f) for i, f in enumerate(TABLES[name]) if f.name and record.get(f.name) is not None]
+        width = {f.name: struct.calcsize("<" + f.kind) if f.kind in "bBhHiIqQf?" else 4 for f in kinds.values() if f.name}
+        for slot, field in sorted(present, key=lambda item: -width[item[1].name]):
+            size += -size % width[field.name]
+            slots[slot] = size
+            fields.append((size, field))
+            size += width[field.name]
+        vtable = struct.pack(f"<{2 + len(slots)}H", 4 + 2 * len(slots), size, *slots)
+        at = self.vtables.get(vtable)
+        if at is None:
+            self.align(2)
+            at = self.vtables[vtable] = len(self.out)
+            self.out += vtable
+        self.align(8)
+        position = len(self.out)
+        self.out += struct.pack("<i", position - at) + bytes(size - 4)
+        for offset, field in fields:
+            self.put(position + offset, field, record)
+        return position
+
+    def put(self, position: int, field: Field, record: Record) -> None:
+        value = record[field.name]
+        if field.kind in "bBhHiIqQf?":
+            struct.pack_into("<" + field.kind, self.out, position, value)
+        elif field.kind == "u":
+            self.queue.append((position, OPTIONS[record["builtin_options_type"]], value))
+        elif field.name == "data":
+            self.data.append((position, value))
+        else:
+            self.queue.append((position, field.kind, value))

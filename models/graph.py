@@ -1,0 +1,385 @@
+"""A .tflite as a small graph: tensors, operators in execution order, inputs and outputs. Reads and writes the file.
+
+Only what a runtime needs is kept: the first subgraph, constants as views of the file, operator options as plain dicts.
+What we could not carry over unchanged (sparse weights, control flow, StableHLO operators) is refused by name.
+"""
+
+import functools
+import mmap
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from models import flatbuffer
+from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
+from schemas.errors import PlanError
+from schemas.plan import digest
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """Affine quantization: ``real = scale * (q - zero_point)``, per tensor or along ``axis``."""
+
+    scale: tuple[float, ...] = ()
+    zero_point: tuple[int, ...] = ()
+    axis: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Tensor:
+    """A tensor of the graph; ``data`` (raw bytes, uint8) is present for constants."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    quantization: Quantization | None = None
+    data: np.ndarray | None = None
+    variable: bool = False
+
+    @property
+    def itemsize(self) -> int:
+        return np.dtype(self.dtype).itemsize
+
+    @property
+    def nbytes(self) -> int:
+        return int(np.prod(self.shape, dtype=np.int64)) * self.itemsize
+
+    def array(self) -> np.ndarray:
+        """The constant's values, in its dtype and shape."""
+        assert self.data is not None
+        return self.data.view(self.dtype).reshape(self.shape)
+
+
+@dataclass(frozen=True, eq=False)
+class Op:
+    """An operator: ``kind`` is its name in the schema, inputs and outputs are indices of tensors (-1: absent)."""
+
+    kind: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    options_type: int = 0
+    options: dict[str, Any] = field(default_factory=dict)
+    version: int = 1
+    custom_code: str | None = None
+    custom_options: np.ndarray | None = None
+    intermediates: tuple[int, ...] = ()
+
+    def option(self, name: str) -> Any:
+        """An option, or its default in the schema."""
+        for slot in TABLES[OPTIONS[self.options_type]] if self.options_type else ():
+            if slot.name == name:
+                return self.options.get(name, int(slot.default))
+        return 0
+
+    @property
+    def label(self) -> str:
+        return self.custom_code or self.kind if self.kind == "CUSTOM" else self.kind
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """A model. Operators stand in execution order; every tensor has at most one producer."""
+
+    tensors: Sequence[Tensor]
+    ops: Sequence[Op]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+
+    @functools.cached_property
+    def producer(self) -> dict[int, int]:
+        """Tensor -> operator that makes it."""
+        return {t: i for i, op in enumerate(self.ops) for t in op.outputs}
+
+    @functools.cached_property
+    def consumers(self) -> dict[int, list[int]]:
+        """Tensor -> operators that read it."""
+        found: dict[int, list[int]] = {}
+        for i, op in enumerate(self.ops):
+            for t in dict.fromkeys(op.inputs):
+                if t >= 0:
+                    found.setdefault(t, []).append(i)
+        return found
+
+    @functools.cached_property
+    def constant(self) -> frozenset[int]:
+        """Tensors whose value does not depend on an input: data, and what is computed of data alone."""
+        known = {i for i, t in enumerate(self.tensors) if t.data is not None}
+        for op in self.ops:
+            if op.inputs and all(t < 0 or t in known for t in op.inputs) and op.kind in ("DEQUANTIZE", "CAST"):
+                known.update(op.outputs)
+        return frozenset(known)
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, int]:
+        return {t.name: i for i, t in enumerate(self.tensors)}
+
+    def data_inputs(self, op: Op) -> list[int]:
+        """The op's inputs that depend on the model's inputs."""
+        return [t for t in op.inputs if t >= 0 and t not in self.constant]
+
+    def pruned(self) -> "Graph":
+        """This graph with only what its outputs need, tensors renumbered. Declared inputs stay, used or not."""
+        wanted, ops = set(self.outputs), []
+        for op in reversed(self.ops):
+            if wanted.intersection(op.outputs):
+                ops.append(op)
+                wanted.update(t for t in op.inputs if t >= 0)
+        keep = sorted(wanted.union(self.inputs, *(op.outputs for op in ops), *(op.intermediates for op in ops)))
+        new = {old: i for i, old in enumerate(keep)} | {-1: -1}
+
+        def move(indices: Iterable[int]) -> tuple[int, ...]:
+            return tuple(new[t] for t in indices)
+
+        return Graph(
+            [self.tensors[t] for t in keep],
+            [
+                replace(op, inputs=move(op.inputs), outputs=move(op.outputs), intermediates=move(op.intermediates))
+                for op in reversed(ops)
+            ],
+            move(self.inputs),
+            move(self.outputs),
+        )
+
+    def pieces(self) -> list[bytes | memoryview]:
+        """The .tflite file of this graph, in pieces (weights are not copied)."""
+        return flatbuffer.write(_to_record(self))
+
+    def to_bytes(self) -> bytes:
+        return b"".join(self.pieces())
+
+
+def load(path: str | Path) -> Graph:
+    """Reads a .tflite file; its weights stay mapped, not copied.
+
+    Raises:
+        PlanError: no such file, no TFLite flatbuffer, damaged, or with something that we do not carry over.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        reason = error.strerror if isinstance(error, OSError) else "the file is empty"
+        raise PlanError(f"cannot read the model {path}: {reason}") from error
+    try:
+        return parse(memoryview(data))
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def file_digest(path: str | Path) -> str:
+    """Digest of a model file."""
+    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        return digest(data)
+
+
+def parse(data: bytes | memoryview) -> Graph:
+    """The graph of a .tflite flatbuffer; constants are views of ``data``.
+
+    Raises:
+        PlanError: see ``load``.
+    """
+    model = flatbuffer.read(data)
+    subgraphs = model.get("subgraphs", [])
+    if not subgraphs:
+        raise PlanError("the model has no subgraph")
+    sub = subgraphs[0]
+    codes = [_kind(code) for code in model.get("operator_codes", [])]
+    buffers = [b.get("data") for b in model.get("buffers", [])]
+    tensors = _unique([_tensor(t, buffers) for t in sub.get("tensors", [])])
+    ops = [_op(i, o, codes, len(tensors)) for i, o in enumerate(sub.get("operators", []))]
+    if len(subgraphs) > 1 and any(op.kind in ("IF", "WHILE", "CALL", "CALL_ONCE") for op in ops):
+        raise PlanError("the model has control flow (IF, WHILE, CALL): convert it without, or run it on one machine")
+    graph = Graph(
+        tensors, ops, _indices(sub.get("inputs", ()), len(tensors)), _indices(sub.get("outputs", ()), len(tensors))
+    )
+    _check(graph)
+    return graph
+
+
+def _kind(code: dict[str, Any]) -> tuple[str, int, str | None]:
+    number = max(code.get("builtin_code", 0), code.get("deprecated_builtin_code", 0))
+    kind = OPERATORS[number] if 0 <= number < len(OPERATORS) else f"OPERATOR_{number}"
+    return kind, code.get("version", 1), code.get("custom_code")
+
+
+def _indices(values: Iterable[int], count: int) -> tuple[int, ...]:
+    indices = tuple(int(v) for v in values)
+    for index in indices:
+        if not -1 <= index < count:
+            raise PlanError(f"damaged .tflite file: tensor {index} of {count}")
+    return indices
+
+
+def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:
+    name = record.get("name", "")
+    kind = record.get("type", 0)
+    shape = tuple(int(n) for n in record.get("shape", ()))
+    if not 0 <= kind < len(TYPES) or any(n < 0 for n in shape):
+        raise PlanError(f"damaged .tflite file: tensor {name!r} has type {kind} and shape {shape}")
+    if "sparsity" in record:
+        raise PlanError(f"tensor {name!r} is sparse: convert the model without sparsity")
+    if record.get("buffer", 0) >= len(buffers):
+        raise PlanError(f"damaged .tflite file: tensor {name!r} has buffer {record.get('buffer')} of {len(buffers)}")
+    data = buffers[record.get("buffer", 0)]
+    data = data if data is not None and data.size else None
+    tensor = Tensor(name, shape, TYPES[kind], _quantization(record), data, bool(record.get("is_variable", False)))
+    if data is not None and kind != TYPES.index("string") and _stored(tensor) != data.size:
+        raise PlanError(f"damaged .tflite file: tensor {name!r} {shape} has {data.size} bytes, not {_stored(tensor)}")
+    return tensor
+
+
+def _stored(tensor: Tensor) -> int:
+    elements = 1
+    for n in tensor.shape:
+        elements *= n
+    if tensor.dtype in ("int4", "uint4"):
+        return (elements + 1) // 2
+    if tensor.dtype == "int2":
+        return (elements + 3) // 4
+    return elements * _itemsize(tensor.dtype)
+
+
+def _itemsize(dtype: str) -> int:
+    sizes = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "resource": 4, "variant": 4}
+    return sizes[dtype] if dtype in sizes else np.dtype(dtype).itemsize
+
+
+def _quantization(record: dict[str, Any]) -> Quantization | None:
+    raw = record.get("quantization")
+    if not raw or not len(raw.get("scale", ())):
+        return None
+    if "details" in raw:
+        raise PlanError(f"tensor {record.get('name', '')!r} is quantized in a custom or blockwise way: not supported")
+    zero = raw.get("zero_point", ())
+    return Quantization(
+        tuple(float(s) for s in raw["scale"]), tuple(int(z) for z in zero), int(raw.get("quantized_dimension", 0))
+    )
+
+
+def _unique(tensors: list[Tensor]) -> list[Tensor]:
+    """Names identify tensors on the wire and in plans, so every tensor gets one of its own."""
+    seen: set[str] = set()
+    named = []
+    for i, tensor in enumerate(tensors):
+        name = tensor.name if tensor.name and tensor.name not in seen else f"{tensor.name or 'tensor'}#{i}"
+        seen.add(name)
+        named.append(tensor if name == tensor.name else replace(tensor, name=name))
+    return named
+
+
+def _op(index: int, record: dict[str, Any], codes: list[tuple[str, int, str | None]], tensors: int) -> Op:
+    opcode = record.get("opcode_index", 0)
+    if opcode >= len(codes):
+        raise PlanError(f"damaged .tflite file: operator {index} has code {opcode} of {len(codes)}")
+    kind, version, custom = codes[opcode]
+    if kind.startswith("OPERATOR_") or record.get("builtin_options_2_type"):
+        raise PlanError(f"operator {index} ({kind}) is of a newer schema (StableHLO): convert the model without it")
+    return Op(
+        kind,
+        _indices(record.get("inputs", ()), tensors),
+        _indices(record.get("outputs", ()), tensors),
+        record.get("builtin_options_type", 0),
+        record.get("builtin_options", {}),
+        version,
+        custom,
+        record.get("custom_options"),
+        _indices(record.get("intermediates", ()), tensors),
+    )
+
+
+def _check(graph: Graph) -> None:
+    """Every tensor is made at most once and before it is read: what the other modules rely on."""
+    if not graph.inputs or not graph.outputs or min(graph.inputs + graph.outputs) < 0:
+        raise PlanError("the model has no input or no output")
+    made = {i for i, t in enumerate(graph.tensors) if t.data is not None or t.variable} | set(graph.inputs)
+    for i, op in enumerate(graph.ops):
+        for t in op.inputs:
+            if t >= 0 and t not in made and graph.producer.get(t, -1) >= i:
+                raise PlanError(f"damaged .tflite file: operator {i} ({op.kind}) reads tensor {t} before it is made")
+        for t in op.outputs:
+            if t < 0 or t in made:
+                raise PlanError(f"damaged .tflite file: operator {i} ({op.kind}) makes tensor {t} a second time")
+            made.add(t)
+    for t in graph.outputs:
+        if t not in made:
+            raise PlanError(f"damaged .tflite file: nothing makes output {t}")
+
+
+def _to_record(graph: Graph) -> flatbuffer.Record:
+    codes: dict[tuple[str, int, str | None], int] = {}
+    buffers: list[flatbuffer.Record] = [{}]
+    stored: dict[int, int] = {}
+    quantizations: dict[Quantization, flatbuffer.Record] = {}
+    tensors = []
+    for tensor in graph.tensors:
+        buffer = 0
+        if tensor.data is not None:
+            address = tensor.data.__array_interface__["data"][0]
+            buffer = stored.setdefault(address, len(buffers))
+            if buffer == len(buffers):
+                buffers.append({"data": tensor.data})
+        record = {
+            "shape": np.array(tensor.shape, np.int32),
+            "type": TYPES.index(tensor.dtype),
+            "buffer": buffer,
+            "name": tensor.name,
+            "is_variable": tensor.variable,
+            "has_rank": True,
+        }
+        if tensor.quantization:
+            q = tensor.quantization
+            record["quantization"] = quantizations.setdefault(
+                q,
+                {
+                    "scale": np.array(q.scale, np.float32),
+                    "zero_point": np.array(q.zero_point, np.int64),
+                    "quantized_dimension": q.axis,
+                },
+            )
+        tensors.append(record)
+    operators = [_op_record(op, codes) for op in graph.ops]
+    return {
+        "version": 3,
+        "operator_codes": [_code_record(*code) for code in codes],
+        "subgraphs": [
+            {
+                "tensors": tensors,
+                "inputs": np.array(graph.inputs, np.int32),
+                "outputs": np.array(graph.outputs, np.int32),
+                "operators": operators,
+                "name": "main",
+            }
+        ],
+        "description": "",
+        "buffers": buffers,
+    }
+
+
+def _code_record(kind: str, version: int, custom: str | None) -> flatbuffer.Record:
+    number = OPERATORS.index(kind)
+    return {
+        "deprecated_builtin_code": min(number, 127),
+        "builtin_code": number,
+        "version": version,
+        "custom_code": custom,
+    }
+
+
+def _op_record(op: Op, codes: dict[tuple[str, int, str | None], int]) -> flatbuffer.Record:
+    record: flatbuffer.Record = {
+        "opcode_index": codes.setdefault((op.kind, op.version, op.custom_code), len(codes)),
+        "inputs": np.array(op.inputs, np.int32),
+        "outputs": np.array(op.outputs, np.int32),
+    }
+    if op.options_type:
+        record["builtin_options_type"] = op.options_type
+        record["builtin_options"] = op.options
+    if op.custom_options is not None:
+        record["custom_options"] = op.custom_options
+    if op.intermediates:
+        record["intermediates"] = np.array(op.intermediates, np.int32)
+    return record

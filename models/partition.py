@@ -1,0 +1,242 @@
+"""Where a model may be cut, how a cut's maps are divided into tiles, and what region of every tensor a tile needs.
+
+A cut is a set of tensors (usually one): everything above it is the fused block, everything below it the tail. Regions
+propagate backwards from a tile's outputs over the operator graph, with the hull where branches join (DeepThings 2018,
+eq. 1 and 2, on a graph instead of a chain).
+"""
+
+import functools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from models.graph import Graph
+from models.ops import RULES, blocker, whole
+from schemas.errors import PlanError
+from schemas.plan import Region
+
+Regions = dict[int, Region]
+
+
+@dataclass(frozen=True)
+class Cut:
+    """``tensors`` divide the model: ``ops`` (indices, in order) make them of the image; ``name`` joins their names."""
+
+    name: str
+    tensors: tuple[int, ...]
+    ops: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """An operator that ends the tileable prefix, and why."""
+
+    op: int
+    kind: str
+    reason: str
+
+
+class Partition:
+    """A model seen as a tileable prefix and a tail. ``image`` is the input that tiles are cropped from."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.image = image_input(graph)
+        self.blockers: list[Blocker] = []
+        self.tileable = self._tileable()
+
+    def _tileable(self) -> frozenset[int]:
+        """Operators that can be tiled and depend on the image through such operators alone."""
+        ready, ops = {self.image}, set()
+        for i, op in enumerate(self.graph.ops):
+            needed = self.graph.data_inputs(op)
+            if not needed or not ready.issuperset(needed):
+                continue
+            reason = blocker(self.graph, op)
+            if reason is None:
+                ops.add(i)
+                ready.update(op.outputs)
+            else:
+                self.blockers.append(Blocker(i, op.label, reason))
+        return frozenset(ops)
+
+    @functools.cached_property
+    def cuts(self) -> list[Cut]:
+        """All legal cuts in execution order. A set of tensors may be reached by several prefixes: the first counts."""
+        found: dict[tuple[int, ...], Cut] = {}
+        prefix: list[int] = []
+        for i in sorted(self.tileable):
+            prefix.append(i)
+            for ops in (self._ancestors(i), tuple(prefix)):
+                tensors = self._boundary(ops)
+                if tensors and tensors not in found:
+                    name = "+".join(self.graph.tensors[t].name for t in tensors)
+                    found[tensors] = Cut(name, tensors, ops)
+        return sorted(found.values(), key=lambda cut: (cut.ops[-1], len(cut.ops)))
+
+    def _ancestors(self, op: int) -> tuple[int, ...]:
+        seen, todo = set(), [op]
+        while todo:
+            i = todo.pop()
+            if i not in seen:
+                seen.add(i)
+                todo += [self.graph.producer[t] for t in self.graph.data_inputs(self.graph.ops[i]) if t != self.image]
+        return tuple(sorted(seen))
+
+    def _boundary(self, ops: Iterable[int]) -> tuple[int, ...]:
+        """Tensors that leave ``ops``; empty if the image itself does, for the tail never sees the image."""
+        inside = set(ops)
+        if any(i not in inside for i in self.graph.consumers.get(self.image, ())):
+            return ()
+        made = sorted(t for i in inside for t in self.graph.ops[i].outputs)
+        leaving = (
+            t for t in made
+            if t in self.graph.outputs or any(i not in inside for i in self.graph.consumers.get(t, ()))
+        )  # fmt: skip
+        return tuple(leaving)
+
+    def find(self, name: str) -> Cut:
+        """The cut of this name, or at this operator's index, or after the operator that makes this tensor.
+
+        Raises:
+            PlanError: there is no such cut; the message names some that there are.
+        """
+        if not self.cuts:
+            raise PlanError(f"this model cannot be tiled at all: {self.describe_blocker()}")
+        by_op = {cut.ops[-1]: cut for cut in reversed(self.cuts)}
+        for cut in self.cuts:
+            if name == cut.name:
+                return cut
+        index = int(name) if name.isdecimal() else self.graph.producer.get(self.graph.by_name.get(name, -1), -1)
+        if index in by_op:
+            return by_op[index]
+        some = ", ".join(cut.name for cut in self.cuts[-3:])
+        raise PlanError(f"no legal cut {name!r} in this model; the deepest ones are {some} (see 'dt inspect')")
+
+    def describe_blocker(self) -> str:
+        if not self.blockers:
+            return "every operator can be tiled"
+        first = self.blockers[0]
+        return f"operator {first.op} ({first.kind}): {first.reason}"
+
+    def regions(self, ops: Sequence[int], outputs: Mapping[int, Region]) -> Regions:
+        """The region of every tensor that a tile with these output regions computes or reads.
+
+        A tensor that several operators read gets the hull of what they need, grown to what its operator can compute.
+        """
+        graph, need = self.graph, dict(outputs)
+        for i in reversed(ops):
+            op = graph.ops[i]
+            wanted = [need[t] for t in op.outputs if t in need]
+            if not wanted:
+                continue
+            rule = RULES[op.kind]
+            out = rule.grow(graph, op, functools.reduce(Region.hull, wanted))
+            need.update(dict.fromkeys(op.outputs, out))
+            for slot, region in rule.needs(graph, op, out).items():
+                t = op.inputs[slot]
+                need[t] = need[t].hull(region) if t in need else region
+        return need
+
+    def flops(self, ops: Iterable[int], regions: Mapping[int, Region] | None = None) -> int:
+        """Operations (2 per multiply-accumulate) of ``ops`` over ``regions``, or over whole maps."""
+        total = 0.0
+        for i in ops:
+            op = self.graph.ops[i]
+            t = op.outputs[0]
+            region = whole(self.graph, t) if regions is None else regions.get(t)
+            if region is not None:
+                total += region.height * region.width * RULES[op.kind].flops(self.graph, op)
+        return int(total)
+
+    def lines(self, cut: Cut, rows: int, cols: int) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+        """Grid lines of every tensor of the cut: row borders and column borders, from 0 to the map's size.
+
+        Border tiles have no halo on one side, so they get a larger share; the cut's smallest map is divided and the
+        others follow in proportion.
+
+        Raises:
+            PlanError: a tile would be empty.
+        """
+        shapes = {t: self.graph.tensors[t].shape for t in cut.tensors}
+        height, width = (min(shape[axis] for shape in shapes.values()) for axis in (1, 2))
+        if rows < 1 or cols < 1 or rows > height or cols > width:
+            raise PlanError(f"a {rows}x{cols} grid leaves tiles empty: the map at cut {cut.name} is {height}x{width}")
+        lead = min(cut.tensors, key=lambda t: (shapes[t][1], t))
+        best_rows = self._divide(cut, lead, rows, axis=1)
+        best_cols = self._divide(cut, lead, cols, axis=2)
+
+        def scale(lines: tuple[int, ...], axis: int, t: int) -> tuple[int, ...]:
+            size, own = shapes[lead][axis], shapes[t][axis]
+            return tuple(line * own // size for line in lines)
+
+        return {t: (scale(best_rows, 1, t), scale(best_cols, 2, t)) for t in cut.tensors}
+
+    def _divide(self, cut: Cut, lead: int, parts: int, axis: int) -> tuple[int, ...]:
+        """Sizes along one axis: grow the border shares while the dearest strip becomes cheaper."""
+        size = self.graph.tensors[lead].shape[axis]
+        best = _even(size, parts)
+        if parts < 3:
+            return best
+        cost = self._dearest(cut, lead, best, axis)
+        for border in range(best[1] + 1, size // 2):
+            candidate = _bordered(size, parts, border)
+            if candidate is None:
+                break
+            price = self._dearest(cut, lead, candidate, axis)
+            if price > cost:
+                break
+            best, cost = candidate, price
+        return best
+
+    def _dearest(self, cut: Cut, lead: int, lines: Sequence[int], axis: int) -> int:
+        _, height, width, _ = self.graph.tensors[lead].shape
+        spans = sorted(set(zip(lines, lines[1:])))
+        strips = (Region(a, 0, b, width) if axis == 1 else Region(0, a, height, b) for a, b in spans)
+        ops = [i for i in cut.ops if i in self._lineage(lead)]
+        return max(self.flops(ops, self.regions(ops, {lead: strip})) for strip in strips)
+
+    @functools.lru_cache(maxsize=64)  # noqa: B019 - a partition lives as long as the command
+    def _lineage(self, tensor: int) -> frozenset[int]:
+        return frozenset(self._ancestors(self.graph.producer[tensor]))
+
+    def tile_outputs(self, cut: Cut, rows: int, cols: int) -> list[dict[int, Region]]:
+        """The output regions of every tile, row by row: they partition each map of the cut."""
+        lines = self.lines(cut, rows, cols)
+        return [
+            {t: Region(ys[r], xs[c], ys[r + 1], xs[c + 1]) for t, (ys, xs) in lines.items()}
+            for r in range(rows)
+            for c in range(cols)
+        ]
+
+    def redundancy(self, cut: Cut, rows: int, cols: int) -> float:
+        """Operations of all tiles over those of the whole block."""
+        tiles = self.tile_outputs(cut, rows, cols)
+        return sum(self.flops(cut.ops, self.regions(cut.ops, t)) for t in tiles) / max(self.flops(cut.ops), 1)
+
+
+def _even(size: int, parts: int) -> tuple[int, ...]:
+    return tuple(size * i // parts for i in range(parts + 1))
+
+
+def _bordered(size: int, parts: int, border: int) -> tuple[int, ...] | None:
+    """Border strips of ``border``, the others as even as can be (the larger ones last, so that classes are few)."""
+    inner, count = size - 2 * border, parts - 2
+    if inner < count:
+        return None
+    sizes = [border] + [inner // count + (i >= count - inner % count) for i in range(count)] + [border]
+    return tuple(sum(sizes[:i]) for i in range(parts + 1))
+
+
+def image_input(graph: Graph) -> int:
+    """The model's input that takes the picture: the first of rank 4 with three channels (or one).
+
+    Raises:
+        PlanError: there is none.
+    """
+    maps = [t for t in graph.inputs if len(graph.tensors[t].shape) == 4 and graph.tensors[t].shape[0] == 1]
+    for channels in (3, 1):
+        for t in maps:
+            if graph.tensors[t].shape[3] == channels and graph.tensors[t].dtype in ("float32", "uint8", "int8"):
+                return t
+    shapes = ", ".join(f"{graph.tensors[t].name} {graph.tensors[t].shape}" for t in graph.inputs)
+    raise PlanError(f"the model has no image input (1 x H x W x 3 of float32, uint8 or int8), only {shapes}")

@@ -1,0 +1,246 @@
+"""Bytes of a message, both ways. Control messages are JSON; tensor messages are preamble, JSON header, raw C-order bytes.
+
+It knows the limits of the wire, and keeps one law: whatever the bytes are, ``decode`` returns a whole, checked message
+or raises ``DecodeError``, and it allocates nothing that the bytes merely claim. ``encode`` holds itself to the same limits.
+
+A tensor message: magic ``DT``, protocol version (u8), reserved (u8), header length (u32, little-endian), the header
+``{"message": {...}, "tensors": [{"name", "dtype", "shape"}, ...]}`` padded with spaces to a multiple of 16 bytes, and the
+tensors' bytes, little-endian, one after the other.
+"""
+
+import json
+import logging
+import math
+import reprlib
+import struct
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import Field, ValidationError, create_model
+
+from schemas import topics
+from schemas.errors import DecodeError, PlanError
+from schemas.messages import PROTOCOL, Message
+from schemas.plan import Record
+from schemas.topics import Topic
+
+Tensor = npt.NDArray[Any]
+
+CONTROL_BYTES = 64 * 1024
+PLAN_BYTES = 8 * 1024 * 1024
+HEADER_BYTES = 64 * 1024
+TENSOR_BYTES = 64 * 1024 * 1024
+LOG_EVERY_S = 60.0
+
+_PREAMBLE = struct.Struct("<2sBBI")
+_MAGIC = b"DT"
+_ALIGN = 16
+_NAMES = ("uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool")
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in _NAMES}
+
+
+class Rejected(DecodeError):
+    """A ``DecodeError`` that says what was wrong in one word: topic, size, version, form, tensor or plan."""
+
+    def __init__(self, kind: str, message: str) -> None:
+        super().__init__(message)
+        self.kind = kind
+
+
+class TensorEntry(Record):
+    """One tensor of a tensor message, as its header names it."""
+
+    name: Annotated[str, Field(max_length=256)]
+    dtype: Literal["uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool"]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(max_length=6)]
+
+
+class Header(Record):
+    """The JSON header of a tensor message; ``message`` is of the topic's payload type."""
+
+    message: Message
+    tensors: Annotated[tuple[TensorEntry, ...], Field(max_length=64)]
+
+
+_HEADERS = {
+    row.pattern: create_model(f"{row.payload.__name__}Tensors", __base__=Header, message=(row.payload, ...))
+    for row in topics.TABLE
+    if row.tensors
+}
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A message that passed every check. ``tensors`` are read-only views of the payload, in the order of its header."""
+
+    topic: Topic
+    levels: dict[str, str]
+    message: Message
+    tensors: dict[str, Tensor]
+
+
+def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None) -> bytes:
+    """The payload of ``message`` on ``topic``; ``tensors`` (any memory order) only where the table says so.
+
+    Raises:
+        PlanError: a tensor or message that the wire does not carry (dtype, rank, size).
+    """
+    if not topic.tensors:
+        if tensors:
+            raise PlanError(f"{topic.pattern} carries no tensors, got {reprlib.repr(list(tensors))}")
+        return _within(topic, message.model_dump_json().encode(), _limit(topic))
+    arrays = tensors or {}
+    entries = [{"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()]
+    try:
+        for entry in entries:
+            TensorEntry.model_validate(entry)
+    except ValidationError as error:
+        raise PlanError(f"{topic.pattern} cannot carry this tensor: {_first(error)}") from None
+    header = f'{{"message":{message.model_dump_json()},"tensors":{json.dumps(entries)}}}'.encode()
+    header += b" " * (-(_PREAMBLE.size + len(header)) % _ALIGN)
+    _within(topic, header, HEADER_BYTES)
+    raw = [np.ascontiguousarray(a, DTYPES[a.dtype.name]).reshape(-1).view(np.uint8) for a in arrays.values()]
+    if len(arrays) > 64 or sum(r.nbytes for r in raw) > TENSOR_BYTES:
+        raise PlanError(
+            f"{topic.pattern}: {len(arrays)} tensors of {sum(r.nbytes for r in raw)} bytes; "
+            f"the wire carries 64 of {TENSOR_BYTES} bytes: choose a finer grid or another cut"
+        )
+    return b"".join([_PREAMBLE.pack(_MAGIC, PROTOCOL, 0, len(header)), header, *(r.data for r in raw)])
+
+
+def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None = None) -> Incoming:
+    """The message that ``payload`` on ``topic`` is. With ``plan`` given, a message that names another plan is refused.
+
+    Raises:
+        DecodeError: in one line, what is wrong: the topic, the size, the version, the form, a tensor or the plan.
+    """
+    try:
+        row, levels = topics.find(root, topic)
+    except DecodeError as error:
+        raise Rejected("topic", str(error)) from None
+    if len(payload) > _limit(row):
+        raise Rejected("size", f"{row.pattern}: {len(payload)} bytes, at most {_limit(row)} are accepted")
+    tensors: dict[str, Tensor] = {}
+    try:
+        if row.tensors:
+            end = _header_end(row, payload)
+            header = _HEADERS[row.pattern].model_validate_json(bytes(payload[_PREAMBLE.size : end]))
+            message, tensors = header.message, _views(row, header.tensors, payload, end)
+        else:
+            message = row.payload.model_validate_json(bytes(payload))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        kind = "version" if first["loc"][-1:] == ("v",) else "form"
+        raise Rejected(kind, f"{row.pattern}: {_first(error)}") from None
+    except RecursionError:
+        raise Rejected("form", f"{row.pattern}: JSON is nested too deep") from None
+    _check_names(row, levels, message, plan)
+    return Incoming(row, levels, message, tensors)
+
+
+def _check_names(row: Topic, levels: dict[str, str], message: Message, plan: str | None) -> None:
+    """The topic's level must agree with the field that it is tied to, the message's plan with ours."""
+    if row.binds and levels[row.binds] != str(getattr(message, row.binds)):
+        named = str(getattr(message, row.binds))
+        raise Rejected("topic", f"{row.pattern}: topic says {row.binds} {levels[row.binds][:100]!r}, message {named!r}")
+    theirs = getattr(message, "plan", None)
+    if plan is not None and isinstance(theirs, str) and theirs != plan:
+        raise Rejected("plan", f"{row.pattern}: plan {theirs} of node {message.node}, ours is {plan}")
+
+
+def _limit(row: Topic) -> int:
+    if row.tensors:
+        return _PREAMBLE.size + HEADER_BYTES + TENSOR_BYTES
+    return PLAN_BYTES if row is topics.PLAN else CONTROL_BYTES
+
+
+def _within(row: Topic, data: bytes, limit: int) -> bytes:
+    if len(data) > limit:
+        raise PlanError(f"{row.pattern}: {len(data)} bytes of JSON, the wire carries at most {limit}")
+    return data
+
+
+def _header_end(row: Topic, payload: bytes | bytearray) -> int:
+    """Where the header ends and the tensors begin, after the preamble's checks."""
+    if len(payload) < _PREAMBLE.size:
+        raise Rejected("form", f"{row.pattern}: {len(payload)} bytes, a preamble has {_PREAMBLE.size}")
+    magic, version, _, length = _PREAMBLE.unpack_from(payload)
+    if magic != _MAGIC:
+        raise Rejected("form", f"{row.pattern}: begins with {magic!r}, not {_MAGIC!r}")
+    if version != PROTOCOL:
+        raise Rejected("version", f"{row.pattern}: protocol version {version}, this node speaks {PROTOCOL}")
+    if length > HEADER_BYTES:
+        raise Rejected("size", f"{row.pattern}: header of {length} bytes, at most {HEADER_BYTES} are accepted")
+    if _PREAMBLE.size + length > len(payload):
+        raise Rejected("form", f"{row.pattern}: header of {length} bytes in a payload of {len(payload)}")
+    return int(_PREAMBLE.size + length)
+
+
+def _views(
+    row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytearray, offset: int
+) -> dict[str, Tensor]:
+    """Read-only arrays on ``payload`` from ``offset`` on; all sizes are compared before any array is made."""
+    names = [entry.name for entry in entries]
+    if len(set(names)) < len(names):
+        raise Rejected("tensor", f"{row.pattern}: tensor names repeat in {reprlib.repr(names)}")
+    for entry in entries:  # zeros count as ones: numpy refuses (0, 2**24, 2**24, ...) too
+        if math.prod(max(d, 1) for d in entry.shape) * DTYPES[entry.dtype].itemsize > TENSOR_BYTES:
+            raise Rejected("size", f"{row.pattern}: {entry.name[:100]!r} of {entry.shape}, limit {TENSOR_BYTES} bytes")
+    counts = [math.prod(entry.shape) for entry in entries]
+    claimed = sum(count * DTYPES[entry.dtype].itemsize for count, entry in zip(counts, entries))
+    if claimed != len(payload) - offset:
+        raise Rejected("tensor", f"{row.pattern}: shapes claim {claimed} bytes, {len(payload) - offset} follow")
+    arrays: dict[str, Tensor] = {}
+    for count, entry in zip(counts, entries):
+        dtype = DTYPES[entry.dtype]
+        flat = np.frombuffer(payload, dtype, count, offset) if count else np.empty(0, dtype)
+        if entry.dtype == "bool" and count and flat.view(np.uint8).max() > 1:
+            raise Rejected("tensor", f"{row.pattern}: {entry.name[:100]!r} is bool, but holds bytes above 1")
+        offset += flat.nbytes
+        flat.flags.writeable = False
+        arrays[entry.name] = flat.reshape(entry.shape)
+    return arrays
+
+
+def _first(error: ValidationError) -> str:
+    """The first complaint, in one short line: where, what and the value."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(level)[:40] for level in first["loc"]) or "message"
+    return f"{where[:120]}: {first['msg'].splitlines()[0][:200]}, got {reprlib.repr(first['input'])}"
+
+
+class Rejects:
+    """Counts what was refused, by kind and row of the table, and logs one line a minute at most."""
+
+    def __init__(self, root: str) -> None:
+        self.counts: Counter[tuple[str, str]] = Counter()
+        self._root = root
+        self._since: Counter[tuple[str, str]] = Counter()
+        self._logged: float | None = None
+
+    def add(self, topic: str, error: DecodeError, now: float) -> None:
+        """Count ``error`` of a message on ``topic``; ``now`` in monotonic seconds."""
+        try:
+            pattern = topics.find(self._root, topic)[0].pattern
+        except DecodeError:
+            pattern = "unknown"
+        key = (str(getattr(error, "kind", "content")), pattern)
+        self.counts[key] += 1
+        self._since[key] += 1
+        if self._logged is None or now - self._logged >= LOG_EVERY_S:
+            what = ", ".join(f"{kind} on {row} x{count}" for (kind, row), count in self._since.most_common())
+            logging.getLogger(__name__).warning("rejected messages: %s; last: %s", what, error)
+            self._logged = now
+            self._since.clear()
+
+    @property
+    def by_kind(self) -> dict[str, int]:
+        """Totals for a ``Status`` message."""
+        totals: Counter[str] = Counter()
+        for (kind, _), count in self.counts.items():
+            totals[kind] += count
+        return dict(totals)

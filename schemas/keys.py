@@ -1,0 +1,5 @@
+"""The identity of one task, on every machine: frame id, index of the fused block in the plan, index of the tile in it."""
+
+from typing import TypeAlias
+
+Key: TypeAlias = tuple[str, int, int]

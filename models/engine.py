@@ -8,6 +8,7 @@ import functools
 import importlib
 import os
 import platform
+import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -170,10 +171,29 @@ class _Compiled:
 
 @functools.cache
 def _environment() -> Any:
-    """One LiteRT environment for all classes; an environment each costs megabytes."""
+    """One LiteRT environment for all classes; an environment each costs megabytes.
+
+    Its paths lead to a folder without libraries: no GPU, no vendor's compiler, only the CPU kernels that we compare.
+    """
     compiled = importlib.import_module("ai_edge_litert.compiled_model")
-    path = os.path.dirname(os.path.abspath(compiled.__file__))  # noqa: PTH100, PTH120 - as the runtime spells it
-    return compiled.Environment.create(options=compiled.EnvironmentOptions(runtime_path=path))
+    nothing = str(Path(__file__).parent)
+    return compiled.Environment.create(
+        options=compiled.EnvironmentOptions(
+            runtime_path=nothing, compiler_plugin_path=nothing, dispatch_library_path=nothing
+        )
+    )
+
+
+def silence_runtime() -> None:
+    """Sends what the runtime's C++ code writes to file descriptor 2 nowhere; Python's own stderr goes on as before.
+
+    For the start of a command: the runtime reports every accelerator it does not find as information.
+    """
+    sys.stderr.flush()
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    os.close(nowhere)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,0 +1,178 @@
+"""Builds networks from layers: the paper's YOLOv2 and a small one of the same kind, with weights from a seed.
+
+Weights are drawn layer by layer from the seed and the layer's number, with a batch norm that is folded into them as an
+importer would do, so that a file is the same on every machine and deeper layers keep a useful range of values.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from models.graph import Graph, Op, Tensor
+from models.ops import SAME
+from models.tflite_schema import OPTIONS
+from schemas.errors import PlanError
+
+# (kind, filters, kernel, stride) for convolutions, (kind, kernel, stride) for pools, (kind, layers) for routes (relative,
+# as in a Darknet cfg), (kind, stride) for reorg. "linear" is a convolution without batch norm and activation.
+Layer = tuple[Any, ...]
+
+
+def _conv(filters: int, kernel: int) -> Layer:
+    return ("conv", filters, kernel, 1)
+
+
+_MAX: Layer = ("max", 2, 2)
+
+YOLOV2: tuple[Layer, ...] = (
+    *(_conv(32, 3), _MAX, _conv(64, 3), _MAX),
+    *(_conv(128, 3), _conv(64, 1), _conv(128, 3), _MAX),
+    *(_conv(256, 3), _conv(128, 1), _conv(256, 3), _MAX),
+    *(_conv(512, 3), _conv(256, 1), _conv(512, 3), _conv(256, 1), _conv(512, 3), _MAX),
+    *(_conv(1024, 3), _conv(512, 1), _conv(1024, 3), _conv(512, 1), _conv(1024, 3)),
+    *(_conv(1024, 3), _conv(1024, 3), ("route", -9), _conv(64, 1), ("reorg", 2), ("route", -1, -4)),
+    *(_conv(1024, 3), ("linear", 425, 1, 1)),
+)  # fmt: skip
+
+MINI: tuple[Layer, ...] = (
+    *(_conv(16, 3), _MAX, _conv(32, 3), _MAX),
+    *(_conv(64, 3), _conv(32, 1), _conv(64, 3), _MAX),
+    *(_conv(128, 3), _conv(64, 1), _conv(128, 3), _MAX),
+    *(_conv(256, 3), _conv(128, 1), _conv(256, 3), ("route", -5), _conv(32, 1), ("reorg", 2), ("route", -1, -4)),
+    *(_conv(256, 3), ("linear", 75, 1, 1)),
+)  # fmt: skip
+
+NETWORKS = {"yolov2": (YOLOV2, 608), "mini": (MINI, 320)}
+
+
+def build(name: str, size: int | None = None, seed: int = 1, layers: int | None = None) -> Graph:
+    """One of ``NETWORKS``: input ``1 x size x size x 3`` float32 in [0, 1], the last layer's map as output.
+
+    ``layers`` keeps the first so many layers of the network (16: the part that the paper distributes).
+
+    Raises:
+        PlanError: an unknown name, a size that is no multiple of 32, or too many layers.
+    """
+    if name not in NETWORKS:
+        raise PlanError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
+    rows, default = NETWORKS[name]
+    size = default if size is None else size
+    if size < 32 or size % 32 or size > 4096:
+        raise PlanError(f"size {size} is no multiple of 32 from 32 to 4096")
+    if layers is not None and not 1 <= layers <= len(rows):
+        raise PlanError(f"--layers {layers}: {name} has 1 to {len(rows)} layers")
+    network = Network((size, size, 3), seed)
+    for row in rows[:layers]:
+        network.add(row)
+    return network.graph()
+
+
+class Network:
+    """A graph under construction, layer by layer; ``shape`` is the input's height, width and channels."""
+
+    def __init__(self, shape: tuple[int, int, int], seed: int = 1) -> None:
+        self.seed = seed
+        self.tensors: list[Tensor] = [Tensor("image", (1, *shape), "float32")]
+        self.ops: list[Op] = []
+        self.layers: list[int] = []  # each layer's output tensor
+
+    def graph(self) -> Graph:
+        return Graph(self.tensors, self.ops, (0,), (self.layers[-1],)).pruned()
+
+    def add(self, layer: Layer) -> None:
+        """Appends a row of ``YOLOV2``'s form; its output is called after its kind and number, such as ``conv15``."""
+        kind, *rest = layer
+        source = self.layers[-1] if self.layers else 0
+        name = f"{'conv' if kind == 'linear' else kind}{len(self.layers)}"
+        if kind in ("conv", "linear"):
+            filters, kernel, stride = rest
+            shape = (filters, kernel, kernel, self.tensors[source].shape[3])
+            made = self.conv(name, source, *self.weights(shape, batch_norm=kind == "conv"), stride, leaky=kind == "conv")
+        elif kind == "max":
+            made = self.maxpool(name, source, *rest)
+        elif kind == "route":
+            made = self.route(name, [self.layers[i] for i in rest])
+        else:
+            made = self.reorg(name, source, *rest)
+        self.layers.append(made)
+
+    def weights(self, shape: tuple[int, int, int, int], batch_norm: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Random filters (He's variance) and bias, the batch norm folded in."""
+        random = np.random.default_rng([self.seed, len(self.layers)])
+        fan_in = shape[1] * shape[2] * shape[3]
+        filters = (random.standard_normal(shape, np.float32) * np.float32((2.0 / fan_in) ** 0.5)).astype(np.float32)
+        bias = (random.standard_normal(shape[0], np.float32) * np.float32(0.1)).astype(np.float32)
+        if batch_norm:
+            gamma = random.uniform(0.8, 1.2, shape[0]).astype(np.float32)
+            mean = random.normal(0, 0.1, shape[0]).astype(np.float32)
+            variance = random.uniform(0.8, 1.2, shape[0]).astype(np.float32)
+            filters, bias = fold(filters, bias, gamma, mean, variance)
+        return filters, bias
+
+    def tensor(self, name: str, shape: Sequence[int], dtype: str = "float32") -> int:
+        self.tensors.append(Tensor(name, tuple(shape), dtype))
+        return len(self.tensors) - 1
+
+    def constant(self, name: str, values: np.ndarray) -> int:
+        raw = np.ascontiguousarray(values).reshape(-1).view(np.uint8)
+        self.tensors.append(Tensor(name, values.shape, str(values.dtype), None, raw))
+        return len(self.tensors) - 1
+
+    def op(self, kind: str, inputs: Sequence[int], output: int, options: str, **values: Any) -> int:
+        self.ops.append(Op(kind, tuple(inputs), (output,), OPTIONS.index(options), values))
+        return output
+
+    def conv(self, name: str, source: int, filters: np.ndarray, bias: np.ndarray, stride: int, leaky: bool) -> int:
+        """SAME convolution, then leaky ReLU (0.1) if asked for. ``filters``: out x height x width x in."""
+        _, height, width, _ = self.tensors[source].shape
+        shape = (1, -(-height // stride), -(-width // stride), filters.shape[0])
+        linear = self.tensor(f"{name}/linear" if leaky else name, shape)
+        given = [source, self.constant(f"{name}/filters", filters), self.constant(f"{name}/bias", bias)]
+        self.op("CONV_2D", given, linear, "Conv2D", padding=SAME, stride_w=stride, stride_h=stride)
+        return self.op("LEAKY_RELU", [linear], self.tensor(name, shape), "LeakyRelu", alpha=0.1) if leaky else linear
+
+    def maxpool(self, name: str, source: int, kernel: int, stride: int) -> int:
+        _, height, width, depth = self.tensors[source].shape
+        pooled = self.tensor(name, (1, -(-height // stride), -(-width // stride), depth))
+        sizes = {"filter_width": kernel, "filter_height": kernel, "stride_w": stride, "stride_h": stride}
+        return self.op("MAX_POOL_2D", [source], pooled, "Pool2D", padding=SAME, **sizes)
+
+    def route(self, name: str, sources: Sequence[int]) -> int:
+        if len(sources) == 1:
+            return sources[0]
+        shapes = [self.tensors[t].shape for t in sources]
+        joined = self.tensor(name, (*shapes[0][:3], sum(shape[3] for shape in shapes)))
+        return self.op("CONCATENATION", sources, joined, "Concatenation", axis=3)
+
+    def reorg(self, name: str, source: int, stride: int) -> int:
+        """Darknet's reorg layer in its own element order.
+
+        Darknet reads the C x H x W input as if it were C/s^2 x H*s x W*s and takes every s-th pixel; not TFLite's
+        SPACE_TO_DEPTH. Source: reorg_cpu in Darknet's blas.c, called with forward=0.
+        """
+        _, height, width, depth = self.tensors[source].shape
+        s, c = stride, depth // (stride * stride)
+        out = (depth * s * s, height // s, width // s)
+        planes = self._transpose(f"{name}/planes", source, (0, 3, 1, 2))
+        view = self._reshape(f"{name}/view", planes, (c, height, s, width, s))
+        taken = self._transpose(f"{name}/taken", view, (2, 4, 0, 1, 3))
+        folded = self._reshape(f"{name}/folded", taken, (1, *out))
+        return self._transpose(name, folded, (0, 2, 3, 1))
+
+    def _transpose(self, name: str, source: int, order: Sequence[int]) -> int:
+        shape = [self.tensors[source].shape[axis] for axis in order]
+        given = [source, self.constant(f"{name}/order", np.array(order, np.int32))]
+        return self.op("TRANSPOSE", given, self.tensor(name, shape), "Transpose")
+
+    def _reshape(self, name: str, source: int, shape: Sequence[int]) -> int:
+        given = [source, self.constant(f"{name}/shape", np.array(shape, np.int32))]
+        return self.op("RESHAPE", given, self.tensor(name, shape), "Reshape", new_shape=np.array(shape, np.int32))
+
+
+def fold(
+    filters: np.ndarray, bias: np.ndarray, gamma: np.ndarray, mean: np.ndarray, variance: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Filters and bias with a batch norm folded in; ``bias`` is the norm's beta. Darknet's epsilon, 1e-6."""
+    factor = gamma / (np.sqrt(variance) + np.float32(1e-6))
+    return filters * factor.reshape(-1, 1, 1, 1), bias - mean * factor

@@ -1,0 +1,152 @@
+"""A model with its plan: in memory for the gateway and the commands, on disk as a folder of ``plan.json`` and ``model.tflite``.
+
+Digests tie them together: a plan is never used with another model than the one it was made for.
+"""
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from pydantic import ValidationError
+
+from models import engine, rewrite
+from models.graph import Graph, file_digest, load
+from models.partition import Cut, Partition
+from models.planner import make_plan
+from schemas.errors import PlanError
+from schemas.plan import Plan, digest
+
+_MAX_PLAN_BYTES = 8 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Bundle:
+    """A model file, its partition, the plan and the edges' model."""
+
+    path: Path
+    partition: Partition
+    plan: Plan
+    cut: Cut
+    edge_model: bytes
+
+    @property
+    def graph(self) -> Graph:
+        return self.partition.graph
+
+
+def make_bundle(path: Path, grid: tuple[int, int], cut: str = "auto") -> Bundle:
+    """Plans a model file.
+
+    Raises:
+        PlanError: the file, the grid or the cut is at fault.
+    """
+    partition = Partition(load(path))
+    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut)
+    return Bundle(path, partition, plan, chosen, edge_model)
+
+
+def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "auto") -> Bundle:
+    """A folder that ``save`` wrote, or a model file that is planned now (3x3 unless ``grid`` says otherwise).
+
+    Raises:
+        PlanError: as ``make_bundle``; or a folder whose parts do not belong together.
+    """
+    if not path.is_dir():
+        return make_bundle(path, grid or (3, 3), cut)
+    if grid is not None or cut != "auto":
+        raise PlanError(f"{path} holds a plan already: give the model file to choose another grid or cut")
+    plan = _read_plan(path / "plan.json")
+    model = path / "model.tflite"
+    partition = Partition(load(model))
+    if file_digest(model) != plan.model:
+        raise PlanError(f"{model} is not the model of {path / 'plan.json'} (digests differ): run 'dt plan' again")
+    chosen = partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
+    edge_model = rewrite.edge_graph(partition, chosen).to_bytes()
+    if digest(edge_model) != plan.edge_model:
+        raise PlanError(f"{path / 'plan.json'} was made by another version of this program: run 'dt plan' again")
+    return Bundle(model, partition, plan, chosen, edge_model)
+
+
+def _read_plan(path: Path) -> Plan:
+    try:
+        if path.stat().st_size > _MAX_PLAN_BYTES:
+            raise PlanError(f"{path} is larger than {_MAX_PLAN_BYTES} bytes: no plan")
+        return Plan.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise PlanError(f"{path} is no plan: {where}: {first['msg']}") from error
+
+
+def save(bundle: Bundle, folder: Path) -> None:
+    """Writes plan and model; each file appears whole or not at all.
+
+    Raises:
+        PlanError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "model.tflite").exists() or not os.path.samefile(bundle.path, folder / "model.tflite"):
+            _write(folder / "model.tflite", bundle.path.read_bytes())
+        _write(folder / "plan.json", bundle.plan.model_dump_json(indent=1).encode() + b"\n")
+    except OSError as error:
+        raise PlanError(f"cannot write to {folder}: {error.strerror}") from error
+
+
+def _write(path: Path, data: bytes) -> None:
+    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+class Tail:
+    """What remains after the cut, on one node: merged cut tensors -> the model's outputs."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        graph = rewrite.tail_graph(bundle.partition, bundle.cut)
+        self._outputs = [spec.name for spec in bundle.plan.outputs]
+        self._engine = None if graph is None else engine.load(graph.to_bytes(), threads)
+        self._inputs = [] if graph is None else [graph.tensors[t] for t in graph.inputs]
+        self._made = [] if graph is None else [graph.tensors[t].name for t in graph.outputs]
+
+    def run(self, cut: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Merged maps by name -> all outputs of the model by name. Inputs that nobody gives are zero.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        made: dict[str, np.ndarray] = dict(cut)
+        if self._engine is not None:
+            given = [cut[t.name] if t.name in cut else np.zeros(t.shape, t.dtype) for t in self._inputs]
+            made.update(zip(self._made, self._engine.run(given), strict=True))
+        return {name: made[name] for name in self._outputs}
+
+
+class Reference:
+    """The unpartitioned model on one node: what every answer of a cluster is compared with."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        graph = bundle.graph
+        self._image = bundle.partition.image
+        self._inputs = [graph.tensors[t] for t in graph.inputs]
+        self._names = [graph.tensors[t].name for t in graph.outputs]
+        self._cut_names = [graph.tensors[t].name for t in bundle.cut.tensors]
+        self._whole = engine.load(bundle.path.read_bytes(), threads)
+        self._prefix = engine.load(bundle.edge_model, threads)
+        self._image_name = graph.tensors[self._image].name
+
+    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The model's input values -> (cut tensors, outputs) by name. Inputs that are not the image are zero."""
+        given = [image if t.name == self._image_name else np.zeros(t.shape, t.dtype) for t in self._inputs]
+        cut = dict(zip(self._cut_names, self._prefix.run([image]), strict=True))
+        return cut, dict(zip(self._names, self._whole.run(given), strict=True))

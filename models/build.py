@@ -14,8 +14,8 @@ from models.ops import SAME
 from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
 
-# (kind, filters, kernel, stride) for convolutions, (kind, kernel, stride) for pools, (kind, layers) for routes (relative,
-# as in a Darknet cfg), (kind, stride) for reorg. "linear" is a convolution without batch norm and activation.
+# (kind, filters, kernel, stride) for convolutions, (kind, kernel, stride) for pools, (kind, layers) for routes
+# (relative, as in a Darknet cfg), (kind, stride) for reorg. "linear" is a convolution without batch norm and activation.
 Layer = tuple[Any, ...]
 
 
@@ -88,7 +88,9 @@ class Network:
         if kind in ("conv", "linear"):
             filters, kernel, stride = rest
             shape = (filters, kernel, kernel, self.tensors[source].shape[3])
-            made = self.conv(name, source, *self.weights(shape, batch_norm=kind == "conv"), stride, leaky=kind == "conv")
+            made = self.conv(
+                name, source, *self.weights(shape, batch_norm=kind == "conv"), stride, leaky=kind == "conv"
+            )
         elif kind == "max":
             made = self.maxpool(name, source, *rest)
         elif kind == "route":

@@ -1,4 +1,4 @@
-"""A model with its plan: in memory for the gateway and the commands, on disk as a folder of ``plan.json`` and ``model.tflite``.
+"""A model with its plan: in memory for gateway and commands, on disk a folder of ``plan.json`` and ``model.tflite``.
 
 Digests tie them together: a plan is never used with another model than the one it was made for.
 """
@@ -91,7 +91,7 @@ def save(bundle: Bundle, folder: Path) -> None:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "model.tflite").exists() or not os.path.samefile(bundle.path, folder / "model.tflite"):
+        if not (folder / "model.tflite").exists() or not bundle.path.samefile(folder / "model.tflite"):
             _write(folder / "model.tflite", bundle.path.read_bytes())
         _write(folder / "plan.json", bundle.plan.model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
@@ -103,7 +103,7 @@ def _write(path: Path, data: bytes) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(data)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise

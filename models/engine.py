@@ -102,7 +102,7 @@ def load(model: bytes, threads: int = 1) -> Engine:
 def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
     """An engine whose packed weights live in the file ``cache``, shared by all tile classes of one model.
 
-    Where the runtime has no such cache (tflite-runtime, or a dtype that ``CompiledModel`` does not take) this is ``load``.
+    Where the runtime has no such cache (tflite-runtime, a dtype that ``CompiledModel`` does not take) this is ``load``.
     The name of ``cache`` must carry the model's digest: the runtime does not check it.
     """
     ends = [graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)]

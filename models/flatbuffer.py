@@ -1,8 +1,8 @@
 """Reads and writes flatbuffers by the tables of ``tflite_schema``, and trusts no byte of what it reads.
 
 Every offset is checked against the buffer before it is followed, so that a damaged or crafted file ends in a
-``PlanError`` and not in a crash. Weights stay views of the file that was read, and are written after the tables, aligned
-to 16 bytes, without a copy in between: a model of 200 MB is rewritten in the memory of its tables.
+``PlanError`` and not in a crash. Weights stay views of the file that was read, and are written after the tables,
+aligned to 16 bytes, without a copy in between: a model of 200 MB is rewritten in the memory of its tables.
 
 Format: https://flatbuffers.dev/internals. The generated object API exists in only one of the two runtimes, copies every
 buffer several times and aligns it to 1 byte, where TFLite wants 16.
@@ -23,13 +23,13 @@ _MAX_TABLES = 2_000_000  # no real model comes near; a crafted one may repeat a 
 _NUMPY = {"B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
 
 
-def read(data: bytes | memoryview | np.ndarray) -> Record:
+def read(data: bytes | memoryview) -> Record:
     """The ``Model`` table of a .tflite as nested dicts; vectors of scalars are numpy views of ``data``.
 
     Raises:
         PlanError: the bytes are no TFLite flatbuffer, or are damaged.
     """
-    view = memoryview(data).cast("B") if not isinstance(data, np.ndarray) else memoryview(data)
+    view = memoryview(data)
     if len(view) < 8 or bytes(view[4:8]) != _IDENTIFIER:
         raise PlanError("not a .tflite file: the identifier TFL3 is missing at byte 4")
     try:
@@ -122,11 +122,12 @@ class _Writer:
 
     def pieces(self) -> Iterator[bytes | memoryview]:
         """Tables, then buffers; patches the buffers' references first, since the tables are one piece."""
-        end, tail = len(self.out), []
+        end = len(self.out)
+        tail: list[bytes | memoryview] = []
         for reference, array in self.data:
             start = -(-(end + 4) // 16) * 16
             struct.pack_into("<I", self.out, reference, start - 4 - reference)
-            raw = memoryview(np.ascontiguousarray(array).reshape(-1)).cast("B") if array.size else memoryview(b"")
+            raw = np.ascontiguousarray(array).reshape(-1).data if array.size else memoryview(b"")
             tail += [b"\0" * (start - 4 - end) + struct.pack("<I", len(raw)), raw]
             end = start + len(raw)
         if end >= 2**31:
@@ -163,7 +164,9 @@ class _Writer:
         slots = [0] * len(TABLES[name])
         fields, size = [], 4
         present = [(i, f) for i, f in enumerate(TABLES[name]) if f.name and record.get(f.name) is not None]
-        width = {f.name: struct.calcsize("<" + f.kind) if f.kind in "bBhHiIqQf?" else 4 for f in kinds.values() if f.name}
+        width = {
+            f.name: struct.calcsize("<" + f.kind) if f.kind in "bBhHiIqQf?" else 4 for f in kinds.values() if f.name
+        }
         for slot, field in sorted(present, key=lambda item: -width[item[1].name]):
             size += -size % width[field.name]
             slots[slot] = size

@@ -18,6 +18,8 @@ from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
 from schemas.plan import digest
 
+_MAX_NAME = 200  # exporters join the names of all that they fused
+
 
 @dataclass(frozen=True)
 class Quantization:
@@ -261,11 +263,13 @@ def _quantization(record: dict[str, Any]) -> Quantization | None:
 
 
 def _unique(tensors: list[Tensor]) -> list[Tensor]:
-    """Names identify tensors on the wire and in plans, so every tensor gets one of its own."""
+    """Names identify tensors on the wire and in plans, so every tensor gets one of its own, of sane length."""
     seen: set[str] = set()
     named = []
     for i, tensor in enumerate(tensors):
-        name = tensor.name if tensor.name and tensor.name not in seen else f"{tensor.name or 'tensor'}#{i}"
+        name = tensor.name
+        if not name or name in seen or len(name) > _MAX_NAME:
+            name = f"{name[: _MAX_NAME - 10] or 'tensor'}#{i}"
         seen.add(name)
         named.append(tensor if name == tensor.name else replace(tensor, name=name))
     return named

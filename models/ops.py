@@ -182,7 +182,9 @@ class WindowRule(Rule):
             else:
                 data = self.pad(emitter, op.inputs[0], data, rows, cols)
         inputs = (data, *(emitter.constant(t) for t in op.inputs[1:]))
-        emitter.ops.append(replace(op, inputs=inputs, outputs=tuple(outputs), options={**op.options, "padding": padding}))
+        emitter.ops.append(
+            replace(op, inputs=inputs, outputs=tuple(outputs), options={**op.options, "padding": padding})
+        )
 
     def pad(self, emitter: Emitter, source: int, data: int, rows: tuple[int, int], cols: tuple[int, int]) -> int:
         like = emitter.tensors[data]

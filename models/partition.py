@@ -190,7 +190,9 @@ class Partition:
         def different(lines: tuple[int, ...]) -> int:
             return len({b - a for a, b in zip(lines[1:-2], lines[2:-1])})
 
-        return min((lines for lines, price in prices.items() if price <= limit), key=lambda x: (different(x), prices[x]))
+        return min(
+            (lines for lines, price in prices.items() if price <= limit), key=lambda x: (different(x), prices[x])
+        )
 
     def _dearest(self, cut: Cut, lead: int, lines: Sequence[int], axis: int) -> int:
         _, height, width, _ = self.graph.tensors[lead].shape

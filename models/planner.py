@@ -138,9 +138,7 @@ def tile_costs(partition: Partition, cut: Cut, plan: Plan) -> list[TileCost]:
     for tile in plan.blocks[0].tiles:
         outputs = {names[name]: region for name, region in tile.outputs.items()}
         if tile.tile_class not in peaks:
-            peaks[tile.tile_class] = peak_memory(
-                rewrite.tile_graph(partition, cut.ops, [partition.image], outputs)
-            )
+            peaks[tile.tile_class] = peak_memory(rewrite.tile_graph(partition, cut.ops, [partition.image], outputs))
         bytes_in = sum(r.height * r.width * channels for r in tile.inputs.values())
         bytes_out = sum(_bytes(partition.graph, t, r) for t, r in outputs.items())
         costs.append(TileCost(tile.flops, bytes_in, bytes_out, peaks[tile.tile_class]))

@@ -68,7 +68,7 @@ def edge_graph(partition: Partition, cut: Cut) -> Graph:
 
 
 def tail_graph(partition: Partition, cut: Cut) -> Graph | None:
-    """Cut tensors (and the model's other inputs) -> the outputs that are not the cut's own; None where there are none."""
+    """Cut tensors (and the model's other inputs) -> the outputs that are not the cut's own; None if there are none."""
     graph, inside = partition.graph, set(cut.ops)
     rest = [op for i, op in enumerate(graph.ops) if i not in inside]
     others = tuple(t for t in graph.inputs if t != partition.image)

@@ -45,9 +45,7 @@ class TileRunner:
             EngineError: the runtime failed.
         """
         pixels, spec = self.plan.pixels, self.plan.blocks[block]
-        given = [
-            to_input(inputs[t.name], pixels) if t.name == pixels.tensor else inputs[t.name] for t in spec.inputs
-        ]
+        given = [to_input(inputs[t.name], pixels) if t.name == pixels.tensor else inputs[t.name] for t in spec.inputs]
         outputs = self._engine(block, tile).run(given)
         return {t.name: array for t, array in zip(spec.cut, outputs, strict=True)}
 

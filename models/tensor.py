@@ -1,16 +1,17 @@
 """Arrays: crop a region, stitch regions together, turn pixels into the model's input. NHWC everywhere."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
-from schemas.errors import PlanError
-from schemas.plan import Pixels, Region, TensorSpec
+from schemas.errors import DecodeError, PlanError
+from schemas.plan import Pixels, Plan, Region, TensorSpec
 
 
 def crop(array: np.ndarray, region: Region) -> np.ndarray:
     """The region of an NHWC array, as a view."""
-    return array[:, region.y0 : region.y1, region.x0 : region.x1, :]
+    part: np.ndarray = array[:, region.y0 : region.y1, region.x0 : region.x1, :]
+    return part
 
 
 def stitch(spec: TensorSpec, parts: Iterable[tuple[Region, np.ndarray]]) -> np.ndarray:
@@ -35,7 +36,27 @@ def to_input(image: np.ndarray, pixels: Pixels) -> np.ndarray:
         return image
     if pixels.dtype == "int8":
         return (image ^ 0x80).view(np.int8)
-    values = np.multiply(image, np.float32(pixels.scale), dtype=np.float32)
+    values: np.ndarray = np.multiply(image, np.float32(pixels.scale), dtype=np.float32)
     if pixels.offset:
         values += np.float32(pixels.offset)
     return values
+
+
+def check(plan: Plan, block: int, tile: int, tensors: Mapping[str, np.ndarray], *, inputs: bool) -> None:
+    """Whether ``tensors`` are what the plan says of this tile: names, shapes and dtypes.
+
+    Raises:
+        DecodeError: they are not, or there is no such tile.
+    """
+    if block >= len(plan.blocks) or tile >= len(plan.blocks[block].tiles):
+        raise DecodeError(f"there is no tile {tile} in block {block} of the plan")
+    spec, where = plan.blocks[block], plan.blocks[block].tiles[tile]
+    specs, regions = (spec.inputs, where.inputs) if inputs else (spec.cut, where.outputs)
+    if set(tensors) != set(regions):
+        raise DecodeError(f"tile {tile} has tensors {sorted(tensors)}, not {sorted(regions)}"[:300])
+    for t in specs:
+        region, array = regions[t.name], tensors[t.name]
+        shape = (t.shape[0], region.height, region.width, t.shape[3])
+        dtype = "uint8" if t.name == plan.pixels.tensor else t.dtype
+        if array.shape != shape or array.dtype != dtype:
+            raise DecodeError(f"tensor {t.name} of tile {tile} is {array.dtype}{array.shape}, not {dtype}{shape}"[:300])

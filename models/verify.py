@@ -13,7 +13,7 @@ from models.tensor import stitch, to_input
 
 @dataclass(frozen=True)
 class Difference:
-    """How far one tensor is from the unpartitioned model's: elements that differ in any bit, and the largest distance."""
+    """How far a tensor is from the unpartitioned model's: elements that differ in any bit, and the largest distance."""
 
     tensor: str
     elements: int

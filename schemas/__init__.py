@@ -1,1 +1,1 @@
-"""The contract that both agents speak: plan records, messages, topics, the codec, configuration. Imports nothing of ours."""
+"""The contract that both agents speak: plan records, messages, topics, codec. Imports nothing of ours."""

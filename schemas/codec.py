@@ -1,11 +1,11 @@
-"""Bytes of a message, both ways. Control messages are JSON; tensor messages are preamble, JSON header, raw C-order bytes.
+"""Bytes of a message, both ways. Control messages are JSON; tensor messages are preamble, JSON header, raw bytes.
 
 It knows the limits of the wire, and keeps one law: whatever the bytes are, ``decode`` returns a whole, checked message
-or raises ``DecodeError``, and it allocates nothing that the bytes merely claim. ``encode`` holds itself to the same limits.
+or raises ``DecodeError``, and it allocates nothing that the bytes merely claim. ``encode`` keeps to the same limits.
 
 A tensor message: magic ``DT``, protocol version (u8), reserved (u8), header length (u32, little-endian), the header
-``{"message": {...}, "tensors": [{"name", "dtype", "shape"}, ...]}`` padded with spaces to a multiple of 16 bytes, and the
-tensors' bytes, little-endian, one after the other.
+``{"message": {...}, "tensors": [{"name", "dtype", "shape"}, ...]}`` padded with spaces so that what follows begins at a
+multiple of 16 bytes, and the tensors' elements in C order, little-endian, one tensor after the other.
 """
 
 import json
@@ -128,10 +128,10 @@ def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None =
     try:
         if row.tensors:
             end = _header_end(row, payload)
-            header = _HEADERS[row.pattern].model_validate_json(bytes(payload[_PREAMBLE.size : end]))
+            header = _HEADERS[row.pattern].model_validate_json(bytes(payload[_PREAMBLE.size : end]), strict=True)
             message, tensors = header.message, _views(row, header.tensors, payload, end)
         else:
-            message = row.payload.model_validate_json(bytes(payload))
+            message = row.payload.model_validate_json(bytes(payload), strict=True)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         kind = "version" if first["loc"][-1:] == ("v",) else "form"
@@ -180,9 +180,7 @@ def _header_end(row: Topic, payload: bytes | bytearray) -> int:
     return int(_PREAMBLE.size + length)
 
 
-def _views(
-    row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytearray, offset: int
-) -> dict[str, Tensor]:
+def _views(row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytearray, offset: int) -> dict[str, Tensor]:
     """Read-only arrays on ``payload`` from ``offset`` on; all sizes are compared before any array is made."""
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
@@ -209,7 +207,7 @@ def _views(
 def _first(error: ValidationError) -> str:
     """The first complaint, in one short line: where, what and the value."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(level)[:40] for level in first["loc"]) or "message"
+    where = ".".join(str(level)[:40].encode("unicode_escape").decode() for level in first["loc"]) or "message"
     return f"{where[:120]}: {first['msg'].splitlines()[0][:200]}, got {reprlib.repr(first['input'])}"
 
 

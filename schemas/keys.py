@@ -1,4 +1,4 @@
-"""The identity of one task, on every machine: frame id, index of the fused block in the plan, index of the tile in it."""
+"""The identity of one task, on every machine: frame id, index of the fused block in the plan, index of its tile."""
 
 from typing import TypeAlias
 

@@ -1,18 +1,18 @@
-"""What the nodes say to each other. Control messages are JSON; a tensor message carries its header as JSON and then bytes.
+"""What the nodes say to each other. Control messages are JSON; a tensor message has a JSON header and then bytes.
 
-Every message names its sender and the sender's epoch, a number drawn at process start: an older epoch is stale. Times are
-durations in seconds, never deadlines, because the clocks of two machines differ.
+Every message names its sender and the sender's epoch, a number drawn at process start: an older epoch is stale. Times
+are durations in seconds, never deadlines, because the clocks of two machines differ.
 """
 
 import re
 import secrets
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
 from pydantic import Field, StringConstraints
 
 from schemas.plan import Count, Digest, Plan, Record
 
-PROTOCOL = 1
+PROTOCOL: Final = 1
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
@@ -106,15 +106,17 @@ class TileHeader(Message):
 class ResultHeader(Message):
     """``dt/result/<frame>``, worker -> gateway: the output tensors of one tile. The first one for a tile counts.
 
-    ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source.
+    ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source. With ``error`` there
+    are no tensors: the engine failed, and the frame with it.
     """
 
     plan: Digest
     frame: FrameId
     block: Count
     tile: Count
-    compute_s: Seconds
+    compute_s: Seconds = 0.0
     stolen: bool = False
+    error: Annotated[str, Field(max_length=300)] = ""
 
 
 class Accepted(Message):

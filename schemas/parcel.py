@@ -31,9 +31,8 @@ class Parcel:
 
     def __init__(self, digest: str, chunks: int, total_bytes: int) -> None:
         if total_bytes < 1 or chunks != chunk_count(total_bytes):
-            raise DecodeError(
-                f"a model of {total_bytes} bytes comes in {chunk_count(total_bytes)} chunks of {CHUNK_BYTES}, not {chunks}"
-            )
+            wanted = chunk_count(total_bytes)
+            raise DecodeError(f"a model of {total_bytes} bytes comes in {wanted} chunks of {CHUNK_BYTES}, not {chunks}")
         self.digest = digest
         self.chunks = chunks
         self.total_bytes = total_bytes
@@ -62,7 +61,7 @@ class Parcel:
         found = digest_of(whole)
         if found != self.digest:
             self._parts.clear()
-            raise DecodeError(f"model of {len(whole)} bytes has digest {found}, wanted {self.digest}: fetching it again")
+            raise DecodeError(f"model of {len(whole)} bytes has digest {found}, wanted {self.digest}: starting anew")
         return whole
 
     def _check(self, n: int, data: npt.NDArray[np.uint8]) -> None:

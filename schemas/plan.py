@@ -8,12 +8,12 @@ a matter of regions, not of another format.
 
 import hashlib
 import mmap
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PLAN_VERSION = 1
-Buffer = bytes | bytearray | memoryview | mmap.mmap
+PLAN_VERSION: Final = 1
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 
 
 class Region(NamedTuple):
@@ -34,9 +34,7 @@ class Region(NamedTuple):
 
     def hull(self, other: "Region") -> "Region":
         """Smallest region that holds both."""
-        return Region(
-            min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1)
-        )
+        return Region(min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1))
 
     def within(self, outer: "Region") -> "Region":
         """This region in the coordinates of ``outer``."""
@@ -46,7 +44,7 @@ class Region(NamedTuple):
 class Record(BaseModel):
     """A frozen value that refuses what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 Count = Annotated[int, Field(ge=0)]

@@ -4,7 +4,9 @@ The root (``dt``) is a parameter, so that several clusters can share one broker.
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 from schemas import messages as m
 from schemas.errors import DecodeError
@@ -12,7 +14,7 @@ from schemas.errors import DecodeError
 
 @dataclass(frozen=True)
 class Topic:
-    """One row. ``tensors`` says whether raw tensors follow the JSON header; ``recipient``/``binds`` tie a level to a field."""
+    """One row. ``tensors`` says whether raw tensors follow the JSON header; ``binds`` ties a topic level to a field."""
 
     pattern: str
     payload: type[m.Message]
@@ -30,6 +32,16 @@ class Topic:
     def filter(self, root: str, **levels: str | int) -> str:
         """The filter to subscribe with: ``+`` for every ``<param>`` that is not given."""
         return root + "/" + re.sub(r"<(\w+)>", lambda found: str(levels.get(found[1], "+")), self.pattern)
+
+
+@dataclass(frozen=True)
+class Publish:
+    """What a machine wants said: the adapter encodes and sends it."""
+
+    topic: Topic
+    message: m.Message
+    levels: Mapping[str, str | int] = field(default_factory=dict)
+    tensors: Mapping[str, Any] | None = None
 
 
 REGISTER = Topic("register", m.Register, 1, False, "edge", "gateway")

@@ -1,0 +1,68 @@
+# `make demo` and `make test` make the virtual environments they need, install once, and reuse them afterwards.
+
+PYTHON ?= python3
+VENV := .venv
+OLD_VENV := .venv-tflite-runtime
+DEPENDENCIES := pyproject.toml constraints.txt
+PIP_INSTALL := -m pip --disable-pip-version-check install -qq
+
+# tflite-runtime has wheels for Python 3.10 and 3.11 on Linux alone.
+OLD_PYTHON = $(shell for python in python3.11 python3.10 $(PYTHON); do \
+	$$python -c 'import ensurepip, sys, venv; sys.exit(sys.platform != "linux" or not (3, 10) <= sys.version_info < (3, 12))' \
+	2>/dev/null && echo $$python && break; done)
+
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: demo test lint test-tflite-runtime clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/dt demo
+
+test: lint
+	@echo "== pytest"
+	@$(VENV)/bin/python -m pytest
+	@if [ -n "$(OLD_PYTHON)" ]; then $(MAKE) --no-print-directory test-tflite-runtime; \
+	else echo "== skipped: tests/models with tflite-runtime, which needs Python 3.10 or 3.11 with venv"; fi
+
+lint: $(VENV)/.installed-test
+	@echo "== ruff, import-linter, mypy"
+	@$(VENV)/bin/ruff check
+	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/mypy
+
+test-tflite-runtime: $(OLD_VENV)/.installed
+	@echo "== pytest tests/models with tflite-runtime"
+	@PYTHONPATH=. $(OLD_VENV)/bin/python -m pytest tests/models
+
+clean:
+	rm -rf $(VENV) $(OLD_VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.installed: $(DEPENDENCIES) | $(VENV)/.made
+	@echo "== installing into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera]'
+	@touch $@
+
+$(VENV)/.installed-test: $(DEPENDENCIES) | $(VENV)/.made
+	@echo "== installing with test tools into $(VENV)"
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera,test]'
+	@touch $@ $(VENV)/.installed
+
+$(OLD_VENV)/.installed: constraints-tflite-runtime.txt | $(OLD_VENV)/.made
+	@echo "== installing into $(OLD_VENV)"
+	@$(OLD_VENV)/bin/python $(PIP_INSTALL) -r constraints-tflite-runtime.txt
+	@touch $@
+
+$(VENV)/.made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
+		echo "$(PYTHON) is missing or older than Python 3.10: name another one, as in make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "$(PYTHON) cannot make a virtual environment: install its venv (Debian: apt install python3-venv)" >&2; exit 2; }
+	@echo "== making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+$(OLD_VENV)/.made:
+	@echo "== making $(OLD_VENV) with $$($(OLD_PYTHON) --version)"
+	@$(OLD_PYTHON) -m venv --clear $(OLD_VENV)
+	@touch $@

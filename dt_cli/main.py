@@ -1,0 +1,175 @@
+"""`dt`: one console command. A subcommand imports what it needs when it runs, so that an edge never loads a broker."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from schemas.errors import DtError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="Run one CNN on a cluster of cheap machines, over MQTT, bit for bit.",
+)
+
+Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
+ModelOrFolder = Annotated[
+    Path, typer.Argument(help="A .tflite file, or a folder that 'dt plan' wrote.", show_default=False)
+]
+Grid = Annotated[Optional[str], typer.Option(help="Tiles, rows x columns. [default: 3x3]", show_default=False)]  # noqa: UP045
+CutName = Annotated[str, typer.Option("--cut", help="Where to cut: a tensor's name, an operator's index, or auto.")]
+Json = Annotated[
+    Path | None, typer.Option("--json", help="Write the same as JSON to this file.", show_default=False)
+]
+Threads = Annotated[int, typer.Option(help="Threads of the TFLite runtime.", min=1, max=64)]
+
+
+@app.command()
+def build(
+    network: Annotated[str, typer.Argument(help="yolov2 (the paper's network) or mini (small, of the same kind).")],
+    out: Annotated[Path, typer.Option(help="The .tflite file to write.", show_default=False)],
+    size: Annotated[
+        int | None, typer.Option(help="Width and height. [default: 608; mini: 320]", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Weights are drawn from it.", min=0)] = 1,
+    layers: Annotated[Optional[int], typer.Option(help="Only the first so many layers.", show_default=False)] = None,  # noqa: UP045
+) -> None:
+    """Build a network with random weights, for tests and measurements."""
+    from dt_cli import offline
+
+    offline.build_model(network, out, size, seed, layers)
+
+
+@app.command()
+def inspect(model: Model, json: Json = None) -> None:
+    """List a model's operators and its legal cuts, with what each would cost."""
+    from dt_cli import offline
+
+    offline.inspect_model(model, json)
+
+
+@app.command()
+def plan(
+    model: Model,
+    grid: Grid = None,
+    cut: CutName = "auto",
+    out: Annotated[Optional[Path], typer.Option(help="Folder to write plan and model to.", show_default=False)] = None,  # noqa: UP045
+    json: Json = None,
+) -> None:
+    """Divide a model into tiles and show what they cost."""
+    from dt_cli import offline
+
+    offline.plan_model(model, grid, cut, out, json)
+
+
+@app.command()
+def verify(
+    model: ModelOrFolder,
+    grid: Grid = None,
+    cut: CutName = "auto",
+    image: Annotated[
+        Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)
+    ] = None,
+    threads: Threads = 1,
+    json: Json = None,
+) -> None:
+    """Run tiles and tail in one process and compare them with the unpartitioned model; exit 1 if a bit differs."""
+    from dt_cli import offline
+
+    raise typer.Exit(offline.verify_model(model, grid, cut, image, threads, json))
+
+
+@app.command()
+def gateway(
+    model: Annotated[Path, typer.Option(help="A .tflite file, or a folder that 'dt plan' wrote.", show_default=False)],
+    grid: Grid = None,
+    cut: CutName = "auto",
+    listen: Annotated[str, typer.Option(help="HOST:PORT of the broker that the gateway hosts.")] = "127.0.0.1:1883",
+    broker: Annotated[
+        str | None, typer.Option(help="Use this broker instead: mqtt://HOST:PORT", show_default=False)
+    ] = None,
+    root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
+    deadline: Annotated[float, typer.Option(help="Seconds after which an incomplete frame fails.", min=1.0)] = 120.0,
+    threads: Threads = 1,
+) -> None:
+    """Coordinate a cluster: host the broker, publish the plan, merge tiles and run the tail."""
+    from gateway_agent import app as agent
+
+    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads))
+
+
+@app.command()
+def edge(
+    gateway: Annotated[str, typer.Option(help="HOST[:PORT] of the gateway's broker.", show_default=False)],
+    name: Annotated[
+        str | None, typer.Option(help="This node's name. [default: the host's]", show_default=False)
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option(help="Frames: file:///clip.mp4, dir:///images, synthetic://", show_default=False)
+    ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Stop the source after so many frames.", min=1, show_default=False)
+    ] = None,
+    root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
+    cache: Annotated[
+        Path | None, typer.Option(help="Folder for models. [default: ~/.cache/deepthings]", show_default=False)
+    ] = None,
+    keep: Annotated[int, typer.Option(help="Tile classes kept in memory.", min=1, max=64)] = 1,
+    threads: Threads = 1,
+    once: Annotated[
+        bool, typer.Option("--once", help="Exit 69 if the gateway cannot be reached, instead of retrying.")
+    ] = False,
+) -> None:
+    """Compute tiles: of this node's own frames (--source), and stolen ones when idle."""
+    from edge_agent import app as agent
+
+    raise typer.Exit(agent.main(gateway, name, source, frames, root, cache, keep, threads, once))
+
+
+@app.command()
+def demo(
+    edges: Annotated[int, typer.Option(help="Edges; the first has the camera.", min=1, max=32)] = 3,
+    frames: Annotated[int, typer.Option(help="Frames to run.", min=1)] = 8,
+    grid: Grid = None,
+    cut: CutName = "auto",
+    model: Annotated[
+        Path | None, typer.Option(help="A .tflite file or plan folder. [default: a small YOLO]", show_default=False)
+    ] = None,
+    source: Annotated[str, typer.Option(help="Frames: file:///clip.mp4, dir:///images, synthetic://")] = "synthetic://",
+    json: Json = None,
+    broker: Annotated[
+        str | None, typer.Option(help="Use this broker instead of an own one.", show_default=False)
+    ] = None,
+) -> None:
+    """Run a whole cluster on this machine and check every answer against the unpartitioned model."""
+    from dt_cli import demo as command
+
+    raise typer.Exit(command.run(edges, frames, grid, cut, model, source, json, broker))
+
+
+def main() -> None:
+    """Entry point: one line for a failure that a user can act on, with its exit code."""
+    if not os.environ.get("DT_DEBUG"):
+        from models.engine import silence_runtime
+
+        silence_runtime()
+    try:
+        app()
+    except DtError as error:
+        print(f"dt: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("dt: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output went away: 'dt inspect ... | head'
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

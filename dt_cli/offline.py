@@ -1,0 +1,244 @@
+"""The offline commands: build, inspect, plan, verify. No broker, no agent."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from dt_cli.output import console, short, size, write_json
+from models.build import build
+from models.bundle import open_bundle, save
+from models.graph import Graph, file_digest, load
+from models.ops import RULES
+from models.partition import Cut, Partition
+from models.planner import cut_bytes, parse_grid, tile_costs
+from models.verify import Difference, Verifier
+from schemas.errors import PlanError
+from schemas.plan import Pixels
+
+_GRIDS = ("2x2", "3x3", "5x5")
+
+
+def build_model(network: str, out: Path, size_: int | None, seed: int, layers: int | None) -> None:
+    graph = build(network, size_, seed, layers)
+    try:
+        with out.open("wb") as file:
+            file.writelines(graph.pieces())
+    except OSError as error:
+        raise PlanError(f"cannot write {out}: {error.strerror}") from error
+    console.print(
+        f"{out}: {network}, {len(graph.ops)} operators, {size(out.stat().st_size)}, digest {file_digest(out)}"
+    )
+
+
+def inspect_model(model: Path, json: Path | None) -> None:
+    partition = Partition(load(model))
+    graph = partition.graph
+    blocked = {b.op: b.reason for b in partition.blockers}
+    operators = [_operator(partition, i, blocked) for i in range(len(graph.ops))]
+    total = max(sum(o["flops"] for o in operators), 1)
+    cuts = [_cut(partition, cut, total) for cut in partition.cuts]
+    console.print(_operators_table(model, operators))
+    if cuts:
+        console.print(_cuts_table(cuts))
+    console.print(f"{len(partition.tileable)} of {len(graph.ops)} operators can be tiled. {_ending(partition)}")
+    write_json(
+        json,
+        {
+            "model": str(model),
+            "digest": file_digest(model),
+            "inputs": [_tensor(graph, t) for t in graph.inputs],
+            "outputs": [_tensor(graph, t) for t in graph.outputs],
+            "operators": operators,
+            "blockers": [asdict(b) for b in partition.blockers],
+            "cuts": cuts,
+        },
+    )
+
+
+def _ending(partition: Partition) -> str:
+    if not partition.blockers:
+        return "Nothing ends the tileable part."
+    return f"The tileable part ends at {partition.describe_blocker()}."
+
+
+def _tensor(graph: Graph, t: int) -> dict[str, Any]:
+    tensor = graph.tensors[t]
+    return {"name": tensor.name, "shape": tensor.shape, "dtype": tensor.dtype}
+
+
+def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict[str, Any]:
+    graph, op = partition.graph, partition.graph.ops[index]
+    countable = op.kind in RULES and len(graph.tensors[op.outputs[0]].shape) == 4
+    if index in partition.tileable:
+        state = "tile"
+    elif not graph.data_inputs(op):
+        state = "constant"
+    else:
+        state = blocked.get(index, "follows an operator that cannot be tiled")
+    return {
+        "index": index,
+        "kind": op.label,
+        "output": graph.tensors[op.outputs[0]].name,
+        "shape": graph.tensors[op.outputs[0]].shape,
+        "flops": partition.flops([index]) if countable else 0,
+        "tiling": state,
+    }
+
+
+def _cut(partition: Partition, cut: Cut, total: int) -> dict[str, Any]:
+    redundancy: dict[str, float | None] = {}
+    for grid in _GRIDS:
+        try:
+            redundancy[grid] = round(partition.redundancy(cut, *parse_grid(grid)), 4)
+        except PlanError:
+            redundancy[grid] = None  # the map is smaller than this grid
+    return {
+        "op": cut.ops[-1],
+        "name": cut.name,
+        "tensors": [_tensor(partition.graph, t) for t in cut.tensors],
+        "flop_share": round(partition.flops(cut.ops) / total, 4),
+        "output_bytes": cut_bytes(partition.graph, cut),
+        "redundancy": redundancy,
+    }
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))
+
+
+def _operators_table(model: Path, operators: list[dict[str, Any]]) -> Table:
+    table = Table(title=f"Operators of {model.name}", title_justify="left")
+    for name, justify in (
+        ("op", "right"),
+        ("kind", "left"),
+        ("output", "left"),
+        ("MFLOP", "right"),
+        ("tiling", "left"),
+    ):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    for o in operators:
+        flops = f"{o['flops'] / 1e6:.1f}" if o["flops"] else ""
+        table.add_row(str(o["index"]), o["kind"], _shape(o["shape"]), flops, o["tiling"])
+    return table
+
+
+def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
+    table = Table(title="Legal cuts, with the redundancy of each grid", title_justify="left")
+    for name in ("after op", "cut", "maps", "FLOP share", "output", *_GRIDS):
+        table.add_column(name, justify="left" if name in ("cut", "maps") else "right", overflow="fold")
+    for c in cuts:
+        grids = ["-" if c["redundancy"][g] is None else f"{c['redundancy'][g]:.3f}" for g in _GRIDS]
+        name = short(c["name"]) if len(c["tensors"]) == 1 else f"{len(c['tensors'])} tensors"
+        maps = ", ".join(_shape(t["shape"][1:]) for t in c["tensors"])
+        table.add_row(str(c["op"]), name, maps, f"{c['flop_share']:.1%}", size(c["output_bytes"]), *grids)
+    return table
+
+
+def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: Path | None) -> None:
+    bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+    plan, block = bundle.plan, bundle.plan.blocks[0]
+    costs = tile_costs(bundle.partition, bundle.cut, plan)
+    redundancy = sum(c.flops for c in costs) / max(bundle.partition.flops(bundle.cut.ops), 1)
+    table = Table(
+        title=f"{model.name}: {block.rows}x{block.cols} tiles, cut after operator {bundle.cut.ops[-1]} "
+        f"({short(bundle.cut.name)})",
+        title_justify="left",
+    )
+    for name in (
+        "tile",
+        "class",
+        "output rows",
+        "columns",
+        "input rows",
+        "columns",
+        "MFLOP",
+        "in",
+        "out",
+        "peak memory",
+    ):
+        table.add_column(name, justify="right")
+    rows = []
+    for tile, cost in zip(block.tiles, costs):
+        out_region, in_region = next(iter(tile.outputs.values())), next(iter(tile.inputs.values()))
+        rows.append({**tile.model_dump(), **asdict(cost)})
+        table.add_row(
+            *(str(tile.index), str(tile.tile_class)),
+            *(f"{r.y0}-{r.y1}" if axis == "y" else f"{r.x0}-{r.x1}" for r in (out_region, in_region) for axis in "yx"),
+            *(f"{cost.flops / 1e6:.1f}", size(cost.bytes_in), size(cost.bytes_out), size(cost.peak_memory_bytes)),
+        )
+    console.print(table)
+    summary = {
+        "redundancy": round(redundancy, 4),
+        "input_bytes": sum(c.bytes_in for c in costs),
+        "output_bytes": sum(c.bytes_out for c in costs),
+        "peak_memory_bytes": max(c.peak_memory_bytes for c in costs),
+        "classes": len({t.tile_class for t in block.tiles}),
+    }
+    console.print(
+        f"redundancy {summary['redundancy']}, {summary['classes']} tile classes, a frame moves {size(summary['input_bytes'])} "
+        f"in and {size(summary['output_bytes'])} out, a tile needs at most {size(summary['peak_memory_bytes'])} for "
+        "activations"
+    )
+    console.print(f"model {plan.model}, edges' model {plan.edge_model}, plan {plan.digest()}")
+    if out is not None:
+        save(bundle, out)
+        console.print(f"written to {out}: plan.json, model.tflite")
+    digests = {"model": plan.model, "edge_model": plan.edge_model, "plan": plan.digest()}
+    write_json(
+        json, {**summary, **digests, "cut": bundle.cut.name, "grid": f"{block.rows}x{block.cols}", "tiles": rows}
+    )
+
+
+def verify_model(model: Path, grid: str | None, cut: str, image: Path | None, threads: int, json: Path | None) -> int:
+    bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+    pixels = bundle.plan.pixels
+    if image is None:
+        shape = (1, pixels.height, pixels.width, bundle.plan.blocks[0].inputs[0].shape[3])
+        picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    else:
+        picture = read_picture(image, pixels)
+    block = bundle.plan.blocks[0]
+    with console.status(f"running {len(block.tiles)} tiles, the tail and the unpartitioned model"):
+        cut_differences, output_differences = Verifier(bundle, threads).check(picture)
+    table = Table(
+        title=f"{model.name}, {block.rows}x{block.cols} tiles against the unpartitioned model", title_justify="left"
+    )
+    for name in ("tensor", "of", "elements", "differing", "largest difference"):
+        table.add_column(name, justify="left" if name in ("tensor", "of") else "right")
+    for kind, differences in (("cut", cut_differences), ("output", output_differences)):
+        for d in differences:
+            table.add_row(short(d.tensor, 60), kind, str(d.elements), str(d.differing), f"{d.largest:g}")
+    console.print(table)
+    both = cut_differences + output_differences
+    exact = not any(d.differing for d in both)
+    console.print("equal bit for bit" if exact else "NOT EQUAL: these answers are not the one-machine model's")
+    write_json(
+        json,
+        {
+            "exact": exact,
+            "differing": sum(d.differing for d in both),
+            "largest": max((d.largest for d in both), default=0.0),
+            "cut": _rows(cut_differences),
+            "outputs": _rows(output_differences),
+        },
+    )
+    return 0 if exact else 1
+
+
+def _rows(differences: list[Difference]) -> list[dict[str, Any]]:
+    return [asdict(d) for d in differences]
+
+
+def read_picture(path: Path, pixels: Pixels) -> np.ndarray:
+    """The first frame of a picture or video, fitted to the model's input."""
+    from edge_agent.sources import open_source
+    from edge_agent.sources.fit import fit
+
+    source = open_source(str(path))
+    try:
+        return fit(next(iter(source.frames())), pixels)
+    finally:
+        source.close()

@@ -1,0 +1,47 @@
+"""What all commands print with: one console, JSON files that appear whole, numbers for people."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from schemas.errors import PlanError
+
+console = Console(highlight=False)
+
+
+def write_json(path: Path | None, value: dict[str, Any]) -> None:
+    """Writes ``value`` to ``path`` (if there is one), whole or not at all.
+
+    Raises:
+        PlanError: the file cannot be written.
+    """
+    if path is None:
+        return
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+            temporary = file.name
+            json.dump(value, file, indent=1)
+            file.write("\n")
+        Path(temporary).replace(path)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise PlanError(f"cannot write {path}: {error.strerror}") from error
+
+
+def size(count: float) -> str:
+    """Bytes for people: 1.5 MB (powers of ten, as links are rated)."""
+    for unit in ("B", "kB", "MB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} GB"
+
+
+def short(name: str, width: int = 40) -> str:
+    """A name of at most ``width`` characters, its end kept: exporters put what matters last."""
+    return name if len(name) <= width else "..." + name[3 - width :]

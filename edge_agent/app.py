@@ -1,0 +1,305 @@
+"""The edge's loop: link, model cache, source, engine and clock around ``EdgeNode``. It decides nothing about tiles."""
+
+import contextlib
+import ctypes
+import logging
+import os
+import queue
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from edge_agent.cache import ModelCache
+from edge_agent.capture import Capture, Captured, Ended
+from edge_agent.node import Action, Compute, EdgeNode, Reconnect
+from edge_agent.sources import Source, open_source
+from edge_agent.worker import Computed, Worker
+from models import graph
+from models.engine import kernels
+from models.runner import TileRunner
+from schemas import messages as m
+from schemas import topics
+from schemas.codec import Incoming, Rejects, decode
+from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
+from schemas.link import Arrived, Connected, Disconnected, Link
+from schemas.parcel import Parcel
+from schemas.process import log_to_stderr, on_end
+
+STATUS_S = 2.0
+FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
+WARN_S = 30.0
+ONCE_S = 10.0
+_log = logging.getLogger(__name__)
+
+
+def main(
+    gateway: str,
+    name: str | None,
+    source: str | None,
+    frames: int | None,
+    root: str,
+    cache: Path | None,
+    keep: int,
+    threads: int,
+    once: bool,
+) -> int:
+    """``dt edge``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
+    log_to_stderr()
+    _return_memory()
+    name = name or "".join(c if m.is_name(c) else "-" for c in socket.gethostname())[:64]
+    for option, value in (("--name", name), ("--root", root)):
+        if not m.is_name(value):
+            raise PlanError(f"{option} {value!r}: use 1 to 64 letters, digits, _ and - only")
+    opened = open_source(source) if source else None
+    app = Edge(gateway, name, opened, frames, root, cache or _default_cache(), keep, threads, once)
+    on_end(app.stop)
+    return app.run()
+
+
+def _default_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
+
+
+def _return_memory() -> None:
+    """glibc keeps what large tensors used; asked like this it gives pages back (mallopt: mmap and trim threshold)."""
+    with contextlib.suppress(OSError, AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(-3, 65536)
+        mallopt(-1, 65536)
+
+
+class Edge:
+    """One edge process. ``stop`` may be called from anywhere."""
+
+    def __init__(
+        self,
+        gateway: str,
+        name: str,
+        source: Source | None,
+        limit: int | None,
+        root: str,
+        cache: Path,
+        keep: int,
+        threads: int,
+        once: bool,
+    ) -> None:
+        self._url, self._name, self._source, self._limit, self._root = gateway, name, source, limit, root
+        self._cache, self._keep, self._threads, self._once = ModelCache(cache), keep, threads, once
+        self._epoch = m.new_epoch()
+        self._inbox: queue.Queue[object] = queue.Queue(256)
+        self._link = self._new_link()
+        self._rejects = Rejects(root)
+        self._plan: m.PlanMessage | None = None
+        self._parcel: Parcel | None = None
+        self._chunk_at = 0.0
+        self._node: EdgeNode | None = None
+        self._worker: Worker | None = None
+        self._capture: Capture | None = None
+        self._granted = self._finished = self._stopping = False
+        self._status: m.Status | None = None
+        self._status_at = 0.0
+        self._warn_at = 0.0
+
+    def stop(self) -> None:
+        self._stopping = True
+        with contextlib.suppress(queue.Full):
+            self._inbox.put_nowait(None)
+
+    def run(self) -> int:
+        try:
+            if self._once:
+                self._link.connect()
+            else:
+                self._link.start()
+            self._warn_at = time.monotonic() + 5.0
+            while not self._stopping:
+                self._step()
+        finally:
+            self._close()
+        return 0
+
+    def _new_link(self) -> Link:
+        """A line to the broker, with all that this node listens to."""
+        link = Link(self._url, self._root, self._name, self._inbox)
+        link.subscribe(topics.PLAN)
+        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
+            link.subscribe(topic, node=self._name)
+        return link
+
+    def _step(self) -> None:
+        now = time.monotonic()
+        deadline = min(self._status_at + STATUS_S, self._node.deadline() if self._node else float("inf"))
+        try:
+            event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0))
+        except queue.Empty:
+            event = None
+        now = time.monotonic()
+        self._act(self._handle(event, now))
+        if self._node is not None:
+            if now >= self._node.deadline():
+                self._act(self._node.tick(now))
+            if self._capture is not None and self._node.wants_frame and not self._granted:
+                self._granted = True
+                self._capture.more()
+        else:
+            self._await_model(now)
+        if now >= self._status_at + STATUS_S:
+            self._publish_status(now)
+
+    def _act(self, actions: Sequence[Action]) -> None:
+        for action in actions:
+            if isinstance(action, Compute):
+                assert self._worker is not None
+                self._worker.submit(action)
+            elif isinstance(action, Reconnect):
+                _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
+                self._link.close(0.0)
+                self._link = self._new_link()
+                self._link.start()
+            else:
+                self._link.send(action)
+
+    def _handle(self, event: object, now: float) -> Sequence[Action]:
+        if isinstance(event, Arrived):
+            try:
+                return self._hear(decode(self._root, event.topic, event.payload, self._digest), now)
+            except DecodeError as error:
+                self._rejects.add(event.topic, error, now)
+        elif isinstance(event, Connected):
+            self._warn_at = float("inf")
+            if self._node is not None:
+                return self._node.connected(now)
+        elif isinstance(event, Disconnected):
+            _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
+            self._warn_at = now + WARN_S
+        elif self._node is not None:
+            return self._own(self._node, event, now)
+        return []
+
+    @property
+    def _digest(self) -> str | None:
+        return self._node.digest if self._node is not None else None
+
+    def _own(self, node: EdgeNode, event: object, now: float) -> Sequence[Action]:
+        """What this process itself has done: a tile, a frame. Leftovers of an earlier plan come to nothing."""
+        if isinstance(event, Computed):
+            if event.error:
+                _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
+            return node.computed(event.key, event.outputs, event.seconds, now, event.error)
+        if isinstance(event, Captured) and event.capture is self._capture:
+            self._granted = False
+            return node.frame(event.image, now)
+        if isinstance(event, Ended) and event.capture is self._capture:
+            if event.error:
+                raise event.error
+            self._capture = None
+            self._finished = True
+            self._status_at = 0.0
+            _log.info("the source has ended after %d frames", node.frames_opened)
+        return []
+
+    def _hear(self, incoming: Incoming, now: float) -> Sequence[Action]:
+        message = incoming.message
+        if isinstance(message, m.PlanMessage):
+            self._adopt(message, now)
+        elif isinstance(message, m.ChunkHeader):
+            self._chunk_at = now
+            whole = self._parcel.add(message.digest, message.n, incoming.tensors["chunk"]) if self._parcel else None
+            if whole is not None and self._plan is not None:
+                self._cache.store(message.digest, whole)
+                _log.info("model %s fetched, %.1f MB", message.digest[:8], len(whole) / 1e6)
+                return self._begin(self._plan, now)
+        elif self._node is not None:
+            return self._node.hear(incoming, now)
+        return []
+
+    def _adopt(self, message: m.PlanMessage, now: float) -> None:
+        """A plan: fetch its model unless the disk has it. The plan that we run already is no news."""
+        if self._plan is not None and self._plan.plan == message.plan:
+            return
+        if message.plan.runtime and message.plan.runtime != kernels():
+            raise EngineError(
+                f"this node runs {kernels()}, the cluster {message.plan.runtime}: their bits differ; install the same "
+                "runtime on both"
+            )
+        self._end_plan()
+        self._plan = message
+        if self._cache.load(message.plan.edge_model) is not None:
+            self._act(self._begin(message, now))
+            return
+        self._parcel = Parcel(message.plan.edge_model, message.chunks, message.model_bytes)
+        _log.info("fetching model %s, %.1f MB", message.plan.edge_model[:8], message.model_bytes / 1e6)
+        self._fetch(message, now)
+
+    def _fetch(self, message: m.PlanMessage, now: float) -> None:
+        self._chunk_at = now
+        self._link.subscribe(topics.MODEL, digest=message.plan.edge_model)
+
+    def _await_model(self, now: float) -> None:
+        if self._parcel is not None and self._plan is not None and now >= self._chunk_at + FETCH_S:
+            _log.info("model %s: %d of %d chunks are missing; asking again",
+                      self._parcel.digest[:8], len(self._parcel.missing), self._parcel.chunks)  # fmt: skip
+            self._fetch(self._plan, now)
+        if now >= self._warn_at:
+            self._warn_at = now + WARN_S
+            _log.warning("cannot reach the gateway at %s: is it running? trying again", self._link.address)
+        if self._once and self._plan is None and self._link.connected and now >= self._status_at + ONCE_S:
+            raise UnreachableError(f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?")
+
+    def _begin(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
+        """Plan and model are here: engine, source and node start."""
+        plan, path = message.plan, self._cache.load(message.plan.edge_model)
+        if path is None:
+            raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
+        if self._parcel is not None:
+            self._link.unsubscribe(topics.MODEL, digest=plan.edge_model)
+            self._parcel = None
+        weights = self._cache.folder / self._name
+        weights.mkdir(parents=True, exist_ok=True)
+        runner = TileRunner(plan, graph.load(path), weights, self._threads, self._keep)
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels())
+        self._worker = Worker(runner, self._inbox)
+        if self._source is not None:
+            self._capture = Capture(self._source, plan.pixels, self._limit, self._inbox)
+            self._granted = False
+        self._publish_status(now)
+        _log.info("%s joined the cluster at %s: plan %s", self._name, self._link.address, self._node.digest[:8])
+        return self._node.connected(now)
+
+    def _end_plan(self) -> None:
+        if self._capture is not None:
+            self._capture.close()
+        if self._worker is not None:
+            self._worker.close()
+        if self._node is not None:
+            self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
+        self._node = self._worker = self._capture = None
+
+    def _publish_status(self, now: float) -> None:
+        """Counters, when what people look at has changed."""
+        self._status_at = now
+        node = self._node
+        if node is None:
+            return
+        status = m.Status(
+            node=self._name, epoch=self._epoch, computed=node.counts["computed"], stolen=node.counts["stolen"],
+            lent=node.counts["lent"], compute_s=node.compute_s, frames=node.frames_opened, bytes_in=self._link.bytes_in,
+            bytes_out=self._link.bytes_out, messages_in=self._link.messages_in, messages_out=self._link.messages_out,
+            dropped=self._rejects.by_kind, finished=self._finished,
+        )  # fmt: skip
+        seen = {"compute_s", "frames", "finished", "lent", "dropped"}
+        if self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen):
+            self._status = status
+            self._link.publish(topics.STATUS, status, node=self._name)
+
+    def _close(self) -> None:
+        """Say good-bye and leave nothing running."""
+        if self._source is not None:
+            self._source.close()
+        if self._node is not None and self._link.connected:
+            self._act(self._node.leave(time.monotonic()))
+            self._status_at = 0.0
+            self._publish_status(time.monotonic())
+        self._end_plan()
+        self._link.close()

@@ -1,0 +1,36 @@
+"""OpenCV on demand: imported by the first source or fit that needs it, and silent on stderr about bad files.
+
+The callers turn bad files into a PlanError themselves; a user's own ``OPENCV_LOG_LEVEL`` is respected.
+"""
+
+import os
+from types import ModuleType
+
+from schemas.errors import PlanError
+
+
+def load(purpose: str) -> ModuleType:
+    """The module ``cv2``.
+
+    Raises:
+        PlanError: it is not installed or cannot be loaded; ``purpose`` says what needs it.
+    """
+    asked = "OPENCV_LOG_LEVEL" in os.environ
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
+    try:
+        import cv2
+    except ModuleNotFoundError as error:
+        if error.name != "cv2":
+            raise _refusal(purpose, error) from error
+        raise PlanError(f"{purpose} needs OpenCV: pip install 'deepthings-mqtt[camera]'") from error
+    except ImportError as error:
+        raise _refusal(purpose, error) from error
+    module: ModuleType = cv2
+    if not asked:
+        getattr(module.utils, "logging", module).setLogLevel(0)  # OpenCV 5 moved it from the top
+    return module
+
+
+def _refusal(purpose: str, error: ImportError) -> PlanError:
+    reason = str(error).partition("\n")[0]
+    return PlanError(f"{purpose} needs OpenCV, which does not load ({reason}): pip install 'deepthings-mqtt[camera]'")

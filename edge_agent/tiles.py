@@ -1,0 +1,171 @@
+"""This edge's own tiles: who has each of them, from the camera's frame until the frame's outcome.
+
+    Waiting --take--> Computing --computed--> Sent --accept--> Done --accept(ended)--> gone
+       |  ^--put_back--'  ^------put_back------'                 |
+       |  ^-----------------requeue (gateway restarted)----------'
+       +--lend--> Lent --expire or requeue--> Waiting
+
+``accept`` leads from every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state
+and leaves only with its whole frame, when the gateway has named its outcome; so everything can be computed again.
+The own engine takes from the front of the oldest frame, thieves from its back: they meet as late as possible.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TypeAlias
+
+from schemas.keys import Key
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Nobody has it."""
+
+
+@dataclass(frozen=True)
+class Computing:
+    """In the own engine."""
+
+
+@dataclass(frozen=True)
+class Lent:
+    """A thief has it under its request, until this time (monotonic seconds)."""
+
+    thief: str
+    request: str
+    until: float
+
+
+@dataclass(frozen=True)
+class Sent:
+    """Computed here; the result is in the outbox and not accepted yet."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """The gateway has accepted a result for it; the frame has not ended yet."""
+
+
+State: TypeAlias = Waiting | Computing | Lent | Sent | Done
+
+
+class TileQueue:
+    """The open frames of this edge, oldest first, each a dict of its tiles in the plan's order."""
+
+    def __init__(self) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._frames: dict[str, dict[Key, State]] = {}
+
+    def add(self, frame: str, keys: Sequence[Key]) -> None:
+        """Queue tiles of ``frame`` in the plan's order; a frame that is new is the newest."""
+        tiles = self._frames.setdefault(frame, {})
+        for key in keys:
+            if key in tiles:
+                self.ignored["tile added twice"] += 1
+            else:
+                tiles[key] = Waiting()
+
+    def take(self, now: float) -> Key | None:
+        """The next tile for the own engine."""
+        key = next(self._waiting(), None)
+        if key:
+            self._set(key, Computing())
+        return key
+
+    def lend(self, thief: str, request: str, ahead: bool, now: float, lease_s: float) -> Key | None:
+        """The tile that ``thief`` gets under ``request``; None: nothing to lend.
+
+        A request that holds a lease already gets the same tile again, the lease unchanged. A thief that asks ``ahead``,
+        while it still computes, never gets the last waiting tile.
+        """
+        for key, state in self._all():
+            if isinstance(state, Lent) and (state.thief, state.request) == (thief, request):
+                self.ignored["steal repeated"] += 1
+                return key
+        waiting = list(self._waiting())
+        if len(waiting) < (2 if ahead else 1):
+            return None
+        last = [key for key in waiting if key[0] == waiting[0][0]][-1]
+        self._set(last, Lent(thief, request, now + lease_s))
+        return last
+
+    def computed(self, key: Key) -> bool:
+        """The own engine is through with ``key``. False: nobody needs the result, a thief was first."""
+        if not isinstance(self.state(key), Computing):
+            self.ignored["computed too late"] += 1
+            return False
+        self._set(key, Sent())
+        return True
+
+    def put_back(self, key: Key) -> None:
+        """The own engine failed, or the outbox dropped the result: the tile waits again."""
+        if isinstance(self.state(key), Computing | Sent):
+            self._set(key, Waiting())
+        else:
+            self.ignored["put back too late"] += 1
+
+    def accept(self, frame: str, block: int, tiles: Sequence[int], ended: bool) -> None:
+        """The gateway has results for these tiles; ``ended``: the frame has its outcome."""
+        mine = self._frames.get(frame)
+        if mine is None:
+            self.ignored["accepted: unknown frame"] += 1
+            return
+        for tile in tiles:
+            if (frame, block, tile) in mine:
+                mine[frame, block, tile] = Done()
+            else:
+                self.ignored["accepted: unknown tile"] += 1
+        if ended:
+            del self._frames[frame]
+
+    def expire(self, now: float) -> list[Key]:
+        """Tiles whose lease has ended unanswered; they wait again."""
+        expired = [key for key, state in self._all() if isinstance(state, Lent) and state.until <= now]
+        for key in expired:
+            self._set(key, Waiting())
+        return expired
+
+    def requeue(self) -> None:
+        """The gateway restarted and has forgotten every result: only what this edge still holds need not wait again."""
+        for key, state in list(self._all()):
+            if isinstance(state, Lent | Done):
+                self._set(key, Waiting())
+
+    def deadline(self) -> float | None:
+        """When the earliest lease ends."""
+        return min((state.until for _, state in self._all() if isinstance(state, Lent)), default=None)
+
+    def state(self, key: Key) -> State | None:
+        """Who has ``key``; None: not a tile of an open frame."""
+        return self._frames.get(key[0], {}).get(key)
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """Frames without an outcome, oldest first."""
+        return tuple(self._frames)
+
+    @property
+    def waiting(self) -> int:
+        """Tiles that nobody has."""
+        return sum(1 for _ in self._waiting())
+
+    @property
+    def lent(self) -> int:
+        """Tiles under a lease."""
+        return sum(isinstance(state, Lent) for _, state in self._all())
+
+    @property
+    def tiles(self) -> Mapping[Key, State]:
+        """A copy of every tile's state, for people and tests."""
+        return MappingProxyType(dict(self._all()))
+
+    def _all(self) -> Iterator[tuple[Key, State]]:
+        return (item for tiles in self._frames.values() for item in tiles.items())
+
+    def _waiting(self) -> Iterator[Key]:
+        return (key for key, state in self._all() if isinstance(state, Waiting))
+
+    def _set(self, key: Key, state: State) -> None:
+        self._frames[key[0]][key] = state

@@ -1,0 +1,60 @@
+"""One thread around the engine: it releases the interpreter lock while a tile computes, so the loop goes on."""
+
+import queue
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from edge_agent.node import Compute
+from models.runner import TileRunner
+from schemas.errors import DtError
+from schemas.keys import Key
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A tile's outputs and the seconds in the engine (loading its class included); or why there are none."""
+
+    key: Key
+    outputs: Mapping[str, np.ndarray]
+    seconds: float
+    error: str = ""
+
+
+class Worker:
+    """``submit`` one tile at a time; it comes back as ``Computed`` in ``inbox``."""
+
+    def __init__(self, runner: TileRunner, inbox: "queue.Queue[object]") -> None:
+        self._runner = runner
+        self._inbox = inbox
+        self._work: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
+
+    def submit(self, work: Compute) -> None:
+        self._work.put(work)
+
+    def close(self, wait_s: float = 5.0) -> None:
+        """Ends the thread after the tile that it computes; nothing of it comes back any more."""
+        self._closed = True
+        self._work.put(None)
+        self._thread.join(wait_s)
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            done = self._compute(work)
+            if not self._closed:
+                self._inbox.put(done)
+
+    def _compute(self, work: Compute) -> Computed:
+        start = time.monotonic()
+        _, block, tile = work.key
+        try:
+            outputs = self._runner.run(block, tile, work.inputs)
+        except (DtError, MemoryError) as error:
+            return Computed(work.key, {}, time.monotonic() - start, str(error) or "out of memory")
+        return Computed(work.key, outputs, time.monotonic() - start)

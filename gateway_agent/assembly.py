@@ -1,0 +1,225 @@
+"""The frames that the gateway has heard of: which tiles are here, which frames are whole, which have ended.
+
+    unheard --announce or result--> Open --last tile--> Finishing (the tail runs) --ended or fail--> remembered as ended
+                                      '--deadline, source lost or restarted, fail--> remembered as ended
+
+Law: a frame merges once and whole, and ends exactly once. The first result for a tile counts; a frame holds a dict of
+tiles, never a counter, so a repeated result can not stand for a missing one. What ended is remembered by name, and
+beyond ``memory`` names by the highest number of its source and epoch: it never opens again. A frame that its source
+lists no longer (a gateway before this one ended it) is a leftover: it may complete, but never fails, it is forgotten.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Generic, TypeAlias, TypeVar
+
+from schemas.messages import frame_source
+
+P = TypeVar("P")
+_ALL = 10**12  # above every frame number
+
+
+@dataclass(frozen=True)
+class Part(Generic[P]):
+    """One tile's result."""
+
+    worker: str
+    stolen: bool
+    payload: P
+
+
+@dataclass(frozen=True)
+class Open(Generic[P]):
+    """Tiles are missing. ``announced``: its source listed it in its last heartbeat."""
+
+    first_heard: float
+    announced: bool
+    parts: dict[tuple[int, int], Part[P]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Finishing:
+    """Every tile was here; the tail runs."""
+
+    first_heard: float
+
+
+@dataclass(frozen=True)
+class Complete(Generic[P]):
+    """A whole frame: payload by (block, tile), and how many tiles each node computed and, of these, stole."""
+
+    frame: str
+    tiles: dict[tuple[int, int], P]
+    computed: dict[str, int]
+    stolen: dict[str, int]
+    first_heard: float
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A frame that ended without a result, and why."""
+
+    frame: str
+    reason: str
+    latency_s: float
+
+
+@dataclass(frozen=True)
+class Verdict(Generic[P]):
+    """What to say of a result. ``accepted``: the sender may forget it; ``ended``: and its whole frame."""
+
+    accepted: bool
+    ended: bool = False
+    complete: Complete[P] | None = None
+
+
+@dataclass(frozen=True)
+class Announced:
+    """``ended``: frames that the source lists though they have ended; ``failed``: those of its last epoch."""
+
+    ended: tuple[str, ...] = ()
+    failed: tuple[Failed, ...] = ()
+
+
+State: TypeAlias = Open[P] | Finishing
+
+
+class Assembly(Generic[P]):
+    """Frames by id. ``tiles`` is the number of tiles of each block; the last block's tiles make a frame whole."""
+
+    def __init__(self, tiles: Sequence[int], deadline_s: float = 120.0, memory: int = 4096) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._tiles = tuple(tiles)
+        self._deadline_s = deadline_s
+        self._memory = memory
+        self._frames: dict[str, State[P]] = {}
+        self._ended: dict[str, None] = {}  # apart from the living, which every message scans
+        self._forgotten: dict[tuple[str, str], int] = {}  # (source, epoch): the highest ended number not in _ended
+        self._epochs: dict[str, str] = {}
+
+    def announce(self, source: str, epoch: str, frames: Sequence[str], now: float) -> Announced:
+        """A source's heartbeat: all frames that it has open. Those of an epoch before this one fail."""
+        if self._forgotten.get((source, epoch)) == _ALL:
+            self.ignored["announced: stale epoch"] += 1
+            return Announced()
+        before, self._epochs[source] = self._epochs.get(source, epoch), epoch
+        failed = self._retire(source, before, now) if before != epoch else []
+        for frame, state in self._frames.items():
+            if isinstance(state, Open) and state.announced and frame_source(frame)[:2] == (source, epoch):
+                self._frames[frame] = replace(state, announced=frame in frames)
+        ended = [frame for frame in frames if not self._hear(source, epoch, frame, now)]
+        return Announced(tuple(ended), tuple(failed))
+
+    def result(
+        self, frame: str, block: int, tile: int, worker: str, stolen: bool, payload: P, now: float
+    ) -> Verdict[P]:
+        """A tile's result. ``Complete`` comes with the one that makes the frame whole, once."""
+        if block >= len(self._tiles) or tile >= self._tiles[block]:
+            self.ignored["result: no such tile"] += 1
+            return Verdict(accepted=False)
+        if self._has_ended(frame):
+            self.ignored["result: frame has ended"] += 1
+            return Verdict(accepted=True, ended=True)
+        state = self._frames.setdefault(frame, Open(now, announced=False))
+        if isinstance(state, Finishing) or (block, tile) in state.parts:
+            self.ignored["result: repeated"] += 1
+            return Verdict(accepted=True)
+        state.parts[block, tile] = Part(worker, stolen, payload)
+        last = len(self._tiles) - 1
+        if any((last, index) not in state.parts for index in range(self._tiles[last])):
+            return Verdict(accepted=True)
+        self._frames[frame] = Finishing(state.first_heard)
+        return Verdict(accepted=True, complete=_merge(frame, state))
+
+    def ended(self, frame: str, now: float) -> float | None:
+        """The tail is through. Returns the latency in seconds; None: publish nothing, the frame has its outcome."""
+        state = self._frames.get(frame)
+        if not isinstance(state, Finishing):
+            self.ignored["ended: not finishing"] += 1
+            return None
+        self._end(frame)
+        return now - state.first_heard
+
+    def fail(self, frame: str, reason: str, now: float) -> Failed | None:
+        """The frame can not be finished. None: it has its outcome already, or was never heard of."""
+        state = self._frames.get(frame)
+        if state is None:
+            self.ignored["failed: not open"] += 1
+            return None
+        self._end(frame)
+        return Failed(frame, reason, now - state.first_heard)
+
+    def expire(self, now: float) -> list[Failed]:
+        """Frames that are not whole ``deadline_s`` after the first word of them."""
+        return self._give_up(now, "deadline passed", lambda _, state: state.first_heard + self._deadline_s <= now)
+
+    def source_lost(self, source: str, now: float) -> list[Failed]:
+        """The source is dead: its frames that are not whole fail. (Leftovers of a restart wait for it to come back.)"""
+        return self._give_up(now, "source lost", lambda f, state: state.announced and frame_source(f)[0] == source)
+
+    def deadline(self) -> float | None:
+        """When the next frame fails."""
+        heard = [state.first_heard for state in self._frames.values() if isinstance(state, Open)]
+        return min(heard) + self._deadline_s if heard else None
+
+    @property
+    def frames(self) -> tuple[str, ...]:
+        """Frames heard of that have not ended."""
+        return tuple(self._frames)
+
+    def _hear(self, source: str, epoch: str, frame: str, now: float) -> bool:
+        """Open an announced frame. False: it has ended."""
+        if frame_source(frame)[:2] != (source, epoch):
+            self.ignored["announced: not its frame"] += 1
+            return True
+        if self._has_ended(frame):
+            return False
+        state = self._frames.setdefault(frame, Open(now, announced=True))
+        if isinstance(state, Open) and not state.announced:
+            self._frames[frame] = replace(state, announced=True)
+        return True
+
+    def _retire(self, source: str, epoch: str, now: float) -> list[Failed]:
+        """Everything of this epoch counts as ended from now on; what the tail runs on goes on."""
+        self._forget((source, epoch), _ALL)
+        return self._give_up(now, "source restarted", lambda f, _: frame_source(f)[:2] == (source, epoch))
+
+    def _give_up(self, now: float, reason: str, which: Callable[[str, Open[P]], bool]) -> list[Failed]:
+        given_up = [(f, s) for f, s in self._frames.items() if isinstance(s, Open) and which(f, s)]
+        failed = []
+        for frame, state in given_up:
+            if state.announced:
+                have = f"{reason} with {len(state.parts)} of {sum(self._tiles)} tiles"
+                failed.append(Failed(frame, have, now - state.first_heard))
+                self._end(frame)
+            else:
+                self.ignored["leftover of an unknown frame"] += len(state.parts)
+                del self._frames[frame]
+        return failed
+
+    def _has_ended(self, frame: str) -> bool:
+        source, epoch, number = frame_source(frame)
+        known = frame in self._ended or number <= self._forgotten.get((source, epoch), -1)
+        return known and frame not in self._frames
+
+    def _end(self, frame: str) -> None:
+        del self._frames[frame]
+        self._ended[frame] = None
+        while len(self._ended) > self._memory:
+            oldest = next(iter(self._ended))
+            del self._ended[oldest]
+            source, epoch, number = frame_source(oldest)
+            self._forget((source, epoch), number)
+
+    def _forget(self, whose: tuple[str, str], number: int) -> None:
+        self._forgotten[whose] = max(number, self._forgotten.pop(whose, -1))
+        while len(self._forgotten) > self._memory:
+            del self._forgotten[next(iter(self._forgotten))]
+
+
+def _merge(frame: str, state: Open[P]) -> Complete[P]:
+    computed = Counter(part.worker for part in state.parts.values())
+    stolen = Counter(part.worker for part in state.parts.values() if part.stolen)
+    tiles = {where: part.payload for where, part in state.parts.items()}
+    return Complete(frame, tiles, dict(computed), dict(stolen), state.first_heard)

@@ -1,0 +1,171 @@
+"""All that a gateway decides: who gets whose tile, which results count, when a frame is whole and when it has failed.
+
+It joins the machines of this room and keeps one law: every frame that it has heard of ends exactly once, as a result or
+as a failure that says why. It knows no socket, thread or clock; every method takes ``now`` and returns what to do.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gateway_agent.assembly import Assembly, Complete, Failed
+from gateway_agent.victims import Forward, VictimRing
+from models.tensor import check
+from schemas import messages as m
+from schemas import topics
+from schemas.codec import Incoming
+from schemas.plan import Plan
+from schemas.topics import Publish
+
+Tensors = Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Finish:
+    """To merge and finish now: a whole frame."""
+
+    complete: Complete[Tensors]
+
+
+Action = Publish | Finish
+
+
+class GatewayNode:
+    """The gateway of one plan."""
+
+    def __init__(self, name: str, epoch: str, plan: Plan, deadline_s: float = 120.0) -> None:
+        self.name, self.epoch, self.plan = name, epoch, plan
+        self.digest = plan.digest()
+        self.ring = VictimRing()
+        self.assembly: Assembly[Tensors] = Assembly([len(b.tiles) for b in plan.blocks], deadline_s)
+        self.counts: Counter[str] = Counter()
+        self._finishing: dict[str, Complete[Tensors]] = {}
+
+    def hear(self, incoming: Incoming, now: float) -> list[Action]:
+        """A message of a node.
+
+        Raises:
+            DecodeError: a result that is not what the plan says of its tile.
+        """
+        message = incoming.message
+        if isinstance(message, m.Register):
+            return self._register(message, now)
+        if isinstance(message, m.VictimRequest):
+            forwards = self.ring.request(message.node, message.epoch, message.request, message.ahead, now)
+            return self._steals(forwards)
+        if isinstance(message, m.ResultHeader):
+            return self._result(message, incoming.tensors, now)
+        self.counts["unexpected message"] += 1
+        return []
+
+    def finished(self, frame: str, digests: Mapping[str, str], now: float) -> list[Action]:
+        """The tail is through with ``frame``; ``digests`` are those of the merged cut and of the outputs."""
+        complete = self._finishing.pop(frame)
+        latency_s = self.assembly.ended(frame, now)
+        if latency_s is None:
+            return []
+        self.counts["frames"] += 1
+        outcome = m.Outcome(
+            **self._head(), frame=frame, status="ok", latency_s=latency_s,
+            computed=complete.computed, stolen=complete.stolen, digests=dict(digests),
+        )  # fmt: skip
+        return self._end(outcome)
+
+    def failed(self, frame: str, reason: str, now: float) -> list[Action]:
+        """``frame`` cannot be finished."""
+        self._finishing.pop(frame, None)
+        failure = self.assembly.fail(frame, reason, now)
+        return self._failures([failure] if failure else [])
+
+    def tick(self, now: float) -> list[Action]:
+        """The deadline has come: dead nodes, frames that took too long."""
+        said: list[Action] = []
+        for node in self.ring.expire(now):
+            said += self._failures(self.assembly.source_lost(node, now))
+        return said + self._failures(self.assembly.expire(now))
+
+    def deadline(self) -> float | None:
+        """When ``tick`` is due."""
+        return min((d for d in (self.ring.deadline(), self.assembly.deadline()) if d is not None), default=None)
+
+    def _head(self) -> dict[str, Any]:
+        return {"node": self.name, "epoch": self.epoch}
+
+    def _register(self, register: m.Register, now: float) -> list[Action]:
+        refused = self._refusal(register)
+        echo = m.Echo(**self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused)
+        said: list[Action] = [Publish(topics.ECHO, echo, {"node": register.node})]
+        if refused:
+            self.counts["refused"] += 1
+            return said
+        if register.leaving:
+            self.ring.leave(register.node, register.epoch)
+            return said + self._failures(self.assembly.source_lost(register.node, now))
+        said += self._steals(self.ring.register(register.node, register.epoch, register.waiting, now))
+        announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
+        said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]
+        return said + self._failures(announced.failed)
+
+    def _refusal(self, register: m.Register) -> str:
+        if self.plan.runtime and register.runtime != self.plan.runtime:
+            return f"it runs {register.runtime}, this cluster {self.plan.runtime}: their bits differ; install the same"
+        return ""
+
+    def _steals(self, forwards: Iterable[Forward]) -> list[Action]:
+        return [
+            Publish(
+                topics.STEAL,
+                m.Steal(
+                    **self._head(), plan=self.digest, thief=f.thief, thief_epoch=f.thief_epoch, request=f.request,
+                    ahead=f.ahead,
+                ),
+                {"node": f.victim},
+            )
+            for f in forwards
+        ]  # fmt: skip
+
+    def _result(self, header: m.ResultHeader, tensors: Tensors, now: float) -> list[Action]:
+        if header.node not in self.ring.nodes:
+            self.counts["result of a node that is not here"] += 1  # it registers again and resends
+            return []
+        if header.error:
+            return self.failed(header.frame, f"model error on {header.node}: {header.error}", now)
+        check(self.plan, header.block, header.tile, tensors, inputs=False)
+        verdict = self.assembly.result(
+            header.frame, header.block, header.tile, header.node, header.stolen, tensors, now
+        )
+        if not verdict.accepted:
+            return []
+        source = m.frame_source(header.frame)[0]
+        said: list[Action] = [
+            self._accepted(node, header.frame, verdict.ended, header.block, (header.tile,))
+            for node in dict.fromkeys((header.node, source))
+        ]
+        if verdict.complete:
+            self._finishing[header.frame] = verdict.complete
+            said.append(Finish(verdict.complete))
+        return said
+
+    def _accepted(self, node: str, frame: str, ended: bool, block: int = 0, tiles: tuple[int, ...] = ()) -> Publish:
+        message = m.Accepted(**self._head(), frame=frame, block=block, tiles=tiles, ended=ended)
+        return Publish(topics.ACCEPTED, message, {"node": node})
+
+    def _failures(self, failures: Iterable[Failed]) -> list[Action]:
+        said: list[Action] = []
+        for f in failures:
+            self.counts["failed"] += 1
+            outcome = m.Outcome(
+                **self._head(), frame=f.frame, status="failed", reason=f.reason[:500], latency_s=f.latency_s
+            )
+            said += self._end(outcome)
+        return said
+
+    def _end(self, outcome: m.Outcome) -> list[Action]:
+        source = m.frame_source(outcome.frame)[0]
+        return [
+            Publish(topics.OUTCOME, outcome, {"source": source}),
+            self._accepted(source, outcome.frame, ended=True),
+        ]

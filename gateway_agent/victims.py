@@ -1,0 +1,141 @@
+"""Who has waiting tiles and who wants one: the victim ring of the paper (section IV.B.2), and the requests that wait.
+
+The paper's idle nodes poll; here a request that nobody can serve is parked and answered when somebody registers. Law: a
+request goes to one victim, never to its own sender, and each node has at most one. How many tiles a victim has waiting
+is an assumption: every forward lowers it by one, the next ``dt/register`` corrects it.
+"""
+
+import itertools
+from collections import Counter
+from dataclasses import dataclass, replace
+
+DEAD_S = 6.0  # three missed heartbeats
+FORWARD_S = 2.0
+
+
+@dataclass(frozen=True)
+class Forward:
+    """To publish on ``dt/steal/<victim>``: lend a tile to this thief. ``ahead``: it still computes another."""
+
+    victim: str
+    victim_epoch: str
+    thief: str
+    thief_epoch: str
+    request: str
+    ahead: bool
+
+
+@dataclass(frozen=True)
+class Parked:
+    """A request without a victim; ``order`` counts up, for first come, first served."""
+
+    request: str
+    ahead: bool
+    order: int
+
+
+@dataclass(frozen=True)
+class Forwarded:
+    """A request that went to a victim at this time (monotonic seconds)."""
+
+    request: str
+    at: float
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node that is alive. ``before``: the epoch that this one replaced, whose late messages are stale."""
+
+    epoch: str
+    waiting: int
+    seen: float
+    before: str = ""
+    request: Parked | Forwarded | None = None
+
+
+class VictimRing:
+    """Nodes by name. The dict's order is the ring: the first with a waiting tile is the next victim, and goes last."""
+
+    def __init__(self, dead_s: float = DEAD_S, forward_s: float = FORWARD_S) -> None:
+        self.ignored: Counter[str] = Counter()
+        self._dead_s = dead_s
+        self._forward_s = forward_s
+        self._nodes: dict[str, Member] = {}
+        self._order = itertools.count()
+
+    def register(self, node: str, epoch: str, waiting: int, now: float) -> list[Forward]:
+        """A heartbeat: ``node`` lives and has ``waiting`` tiles. A node with own tiles waiting wants no other: its
+        parked request ends, as does that of an epoch before.
+        """
+        member = self._nodes.get(node)
+        if member and epoch == member.before:
+            self.ignored["register: stale epoch"] += 1
+            return []
+        if member is None or member.epoch != epoch:
+            self._nodes[node] = Member(epoch, waiting, now, before=member.epoch if member else "")
+        else:
+            request = None if waiting and isinstance(member.request, Parked) else member.request
+            self._nodes[node] = replace(member, waiting=waiting, seen=now, request=request)
+        return self._match(now)
+
+    def request(self, node: str, epoch: str, request: str, ahead: bool, now: float) -> list[Forward]:
+        """``node`` can take a tile. A repeated request is ignored while its forward is young; later that seems lost."""
+        member = self._nodes.get(node)
+        if member is None or member.epoch != epoch:
+            self.ignored["request: unknown node" if member is None else "request: stale epoch"] += 1
+            return []
+        had = member.request
+        if isinstance(had, Forwarded) and had.request == request and now < had.at + self._forward_s:
+            self.ignored["request: repeated"] += 1
+            return []
+        again = isinstance(had, Parked) and had.request == request
+        order = had.order if again and isinstance(had, Parked) else next(self._order)
+        self._nodes[node] = replace(member, request=Parked(request, ahead, order))
+        return self._match(now)
+
+    def leave(self, node: str, epoch: str) -> bool:
+        """``node`` says good-bye. False: it was of another epoch or unknown."""
+        member = self._nodes.get(node)
+        if member is None or member.epoch != epoch:
+            self.ignored["leave: not here"] += 1
+            return False
+        del self._nodes[node]
+        return True
+
+    def expire(self, now: float) -> list[str]:
+        """Nodes that have missed their heartbeats; they are gone, with their requests."""
+        dead = [node for node, member in self._nodes.items() if member.seen + self._dead_s <= now]
+        for node in dead:
+            del self._nodes[node]
+        return dead
+
+    def deadline(self) -> float | None:
+        """When the next node is dead unless it registers."""
+        return min((member.seen + self._dead_s for member in self._nodes.values()), default=None)
+
+    @property
+    def nodes(self) -> dict[str, int]:
+        """The living and how many waiting tiles they are assumed to have, in the order of the ring."""
+        return {node: member.waiting for node, member in self._nodes.items()}
+
+    @property
+    def parked(self) -> tuple[str, ...]:
+        """Nodes whose request waits, first served first."""
+        parked = {node: m.request for node, m in self._nodes.items() if isinstance(m.request, Parked)}
+        return tuple(sorted(parked, key=lambda node: (parked[node].ahead, parked[node].order)))
+
+    def _match(self, now: float) -> list[Forward]:
+        return [forward for thief in self.parked if (forward := self._forward(thief, now))]
+
+    def _forward(self, thief: str, now: float) -> Forward | None:
+        taker = self._nodes[thief]
+        assert isinstance(taker.request, Parked)
+        request, ahead = taker.request.request, taker.request.ahead
+        enough = 2 if ahead else 1  # the last tile is for a node that is idle
+        victim = next((n for n, m in self._nodes.items() if n != thief and m.waiting >= enough), None)
+        if victim is None:
+            return None
+        giver = self._nodes.pop(victim)
+        self._nodes[victim] = replace(giver, waiting=giver.waiting - 1)
+        self._nodes[thief] = replace(taker, request=Forwarded(request, now))
+        return Forward(victim, giver.epoch, thief, taker.epoch, request, ahead)

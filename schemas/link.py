@@ -1,0 +1,336 @@
+"""The line to the broker: the paho adapter that both agents share, and the only file of this room that does I/O.
+
+It keeps three laws. The network thread never blocks and never dies: callbacks only put frozen events into a bounded
+inbox, and what does not fit is dropped and counted. Every subscription is made again on every connection (sessions are
+clean). Nothing waits without bound: what is published and not yet written or acknowledged is limited in bytes.
+
+Delivery is not promised: a QoS 0 message is lost while offline, a QoS 1 message may come twice or, when a broker dies,
+not at all. Leases, echoes and resends stand on top of this.
+"""
+
+import contextlib
+import queue
+import re
+import socket
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
+
+from schemas.codec import Tensor, encode
+from schemas.errors import PlanError, UnreachableError
+from schemas.messages import Message, new_epoch
+from schemas.topics import Publish, Topic
+
+KEEPALIVE_S = 20
+MAX_QUEUED = 1024
+BACKLOG_BYTES = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Connected:
+    """The broker accepted this client and acknowledged every subscription."""
+
+
+@dataclass(frozen=True)
+class Disconnected:
+    """The connection is gone, or was refused; the link tries again by itself."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A message as it came, unchecked: ``codec.decode`` is next."""
+
+    topic: str
+    payload: bytes
+
+
+Event = Connected | Disconnected | Arrived
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a broker is and how to enter. ``str`` hides the password."""
+
+    host: str
+    port: int
+    tls: bool = False
+    user: str | None = None
+    password: str | None = None
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @classmethod
+    def parse(cls, url: str) -> "Address":
+        """From ``mqtt://[user:password@]host[:port]``, ``mqtts://...`` or a bare ``host[:port]``.
+
+        Raises:
+            PlanError: it is none of these.
+        """
+        shown = re.sub(r"//[^/]*@", "//...@", url)  # no password in a message
+        try:
+            parts = urlsplit(url if "://" in url else f"mqtt://{url}")
+            port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+            host = parts.hostname or ""
+            host.encode("idna")  # paho's thread dies of the UnicodeError that a bad name gives
+        except (ValueError, UnicodeError) as error:
+            raise PlanError(f"broker address {shown!r}: {error}: write mqtt://host:port") from None
+        if not host or parts.scheme not in ("mqtt", "mqtts") or parts.path.strip("/") or parts.query or parts.fragment:
+            raise PlanError(f"broker address {shown!r} is not of the form mqtt://[user:password@]host[:port]")
+        user, password = (None if text is None else unquote(text) for text in (parts.username, parts.password))
+        return cls(host, port, parts.scheme == "mqtts", user, password)
+
+
+class _Outstanding:
+    """Message ids that wait for the network thread's word, whichever of the two threads comes first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._waiting: dict[int, tuple[int, int]] = {}  # id -> QoS, bytes
+        self._early: set[int] = set()
+        self.bytes = 0
+
+    def sent(self, mid: int, qos: int, size: int) -> None:
+        with self._changed:
+            if mid in self._early:
+                self._early.discard(mid)
+            else:
+                self._waiting[mid] = (qos, size)
+                self.bytes += size
+
+    def done(self, mid: int) -> None:
+        with self._changed:
+            if mid not in self._waiting:
+                self._early.add(mid)
+                return
+            self.bytes -= self._waiting.pop(mid)[1]
+            self._changed.notify_all()
+
+    def lose(self, up_to_qos: int) -> None:
+        """The connection is gone: nothing will be heard of messages up to this QoS."""
+        with self._changed:
+            for mid in [m for m, (qos, _) in self._waiting.items() if qos <= up_to_qos]:
+                self.bytes -= self._waiting.pop(mid)[1]
+            self._changed.notify_all()
+
+    def wait(self, timeout_s: float) -> bool:
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._waiting, timeout_s)
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+
+class Link:
+    """One connection to the broker at ``url`` for ``node`` in the cluster ``root``; events go into ``inbox``.
+
+    Counters, for people: ``bytes_out``, ``bytes_in`` (payload), ``messages_out``, ``messages_in``; ``dropped`` counts
+    messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection.
+    """
+
+    def __init__(
+        self, url: str, root: str, node: str, inbox: "queue.Queue[Any]", backlog_bytes: int = BACKLOG_BYTES
+    ) -> None:
+        self.address = Address.parse(url)
+        self.root = root
+        self.node = node
+        self.bytes_out = self.bytes_in = self.messages_out = self.messages_in = self.dropped = self.unsent = 0
+        self._inbox = inbox
+        self._backlog_bytes = backlog_bytes
+        self._filters: dict[str, int] = {}
+        self._lock = threading.Lock()
+        self._publishes = _Outstanding()
+        self._subscribes = _Outstanding()
+        self._ready = threading.Event()
+        self._refusal = ""
+        self._client = self._build()
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker accepted this client and all its subscriptions. An echo proves more."""
+        return self._ready.is_set() and bool(self._client.is_connected())
+
+    def subscribe(self, topic: Topic, **levels: str | int) -> None:
+        """Subscribe to ``topic`` at the table's QoS, now and after every reconnect; levels not given match any."""
+        pattern = topic.filter(self.root, **levels)
+        with self._lock:
+            self._filters[pattern] = topic.qos
+        if self._client.is_connected():
+            self._send_subscribe([(pattern, topic.qos)])
+
+    def unsubscribe(self, topic: Topic, **levels: str | int) -> None:
+        """Undo ``subscribe``."""
+        pattern = topic.filter(self.root, **levels)
+        with self._lock:
+            self._filters.pop(pattern, None)
+        self._client.unsubscribe(pattern)
+
+    def publish(
+        self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, **levels: str | int
+    ) -> bool:
+        """Send from any thread, without blocking; False if the message was dropped (and counted in ``unsent``)."""
+        payload = encode(topic, message, tensors)
+        if self._publishes and self._publishes.bytes + len(payload) > self._backlog_bytes:
+            return self._count_unsent()
+        info = self._client.publish(topic.path(self.root, **levels), payload, topic.qos, topic.retained)
+        offline = info.rc == paho.MQTT_ERR_NO_CONN and topic.qos > 0  # paho keeps it for the next connection
+        if info.rc != paho.MQTT_ERR_SUCCESS and not offline:
+            return self._count_unsent()
+        self._publishes.sent(info.mid, topic.qos, len(payload))
+        with self._lock:
+            self.messages_out += 1
+            self.bytes_out += len(payload)
+        return True
+
+    def clear(self, topic: Topic, **levels: str | int) -> None:
+        """Remove what the broker retains on a topic."""
+        self._client.publish(topic.path(self.root, **levels), b"", topic.qos, True)
+
+    def send(self, said: Publish) -> bool:
+        """``publish`` for what a machine wants said."""
+        return self.publish(said.topic, said.message, said.tensors, **said.levels)
+
+    def flush(self, timeout_s: float) -> bool:
+        """Wait until all that was published is written (QoS 0) or acknowledged (QoS 1); False if time ran out."""
+        return self._publishes.wait(timeout_s)
+
+    def connect(self, timeout_s: float = 10.0) -> None:
+        """Connect, and return when the broker has accepted this client and acknowledged every subscription.
+
+        Raises:
+            UnreachableError: it has not within ``timeout_s``; the link is closed then.
+        """
+        deadline = time.monotonic() + timeout_s
+        self._client.connect_timeout = max(timeout_s, 0.1)
+        try:
+            self._client.connect(self.address.host, self.address.port, KEEPALIVE_S)
+        except OSError as error:
+            reason = error.strerror or str(error) or type(error).__name__
+            raise UnreachableError(f"no broker at {self.address}: {reason}: {_REMEDY}") from None
+        self._client.loop_start()
+        if not self._ready.wait(max(deadline - time.monotonic(), 0.0)) or self._refusal:
+            reason = self._refusal or f"no MQTT answer within {timeout_s:g} s"
+            self.close(0.0)
+            raise UnreachableError(f"broker at {self.address}: {reason}: {_REMEDY}")
+
+    def start(self) -> None:
+        """Connect in the background, and again for ever; the inbox tells."""
+        self._client.connect_async(self.address.host, self.address.port, KEEPALIVE_S)
+        self._client.loop_start()
+
+    def close(self, flush_s: float = 1.0) -> None:
+        """Wait at most ``flush_s`` for what was published, then disconnect and end the network thread."""
+        if self._client.is_connected():
+            self.flush(flush_s)
+        line = self._client.socket()
+        self._client.disconnect()
+        cut = threading.Timer(1.0, _cut, [line])  # a broker that reads no more must not hold us here
+        cut.start()
+        self._client.loop_stop()
+        cut.cancel()
+        cut.join()
+
+    def __enter__(self) -> "Link":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _build(self) -> Any:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, f"{self.node}-{new_epoch()}", clean_session=True, protocol=paho.MQTTv311
+        )
+        if self.address.user is not None:
+            client.username_pw_set(self.address.user, self.address.password)
+        if self.address.tls:
+            client.tls_set()
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.reconnect_delay_set(0.5, 30)
+        client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
+        client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
+        client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)
+        client.on_pre_connect = lambda *_: self._publishes.lose(0)
+        client.on_socket_open = lambda _client, _data, line: line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return client
+
+    def _count_unsent(self) -> bool:
+        with self._lock:
+            self.unsent += 1
+        return False
+
+    def _send_subscribe(self, filters: list[tuple[str, int]]) -> None:
+        code, mid = self._client.subscribe(filters)
+        if code == paho.MQTT_ERR_SUCCESS:
+            self._subscribes.sent(mid, 1, 0)
+
+    # What follows runs on the network thread, where an exception would end it unheard.
+
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        if reason.is_failure:
+            self._refuse(f"the broker refused this client ({reason})")
+            return
+        with self._lock:
+            filters = list(self._filters.items())
+        if filters:
+            self._send_subscribe(filters)
+        else:
+            self._become_ready()
+
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        self._subscribes.done(mid)
+        if any(reason.is_failure for reason in reasons):
+            self._refuse("the broker refused a subscription")
+        elif not self._subscribes:
+            self._become_ready()
+
+    def _refuse(self, reason: str) -> None:
+        self._refusal = reason
+        self._tell(Disconnected(reason))
+        self._ready.set()  # wakes connect(), which looks at the refusal
+
+    def _become_ready(self) -> None:
+        if not self._ready.is_set() or self._refusal:
+            self._refusal = ""
+            self._tell(Connected())
+            self._ready.set()
+
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._ready.clear()
+        self._publishes.lose(0)
+        self._subscribes.lose(1)
+        self._tell(Disconnected(str(reason)))
+
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
+        self.messages_in += 1
+        self.bytes_in += len(message.payload)
+        try:
+            self._inbox.put_nowait(Arrived(message.topic, message.payload))
+        except (queue.Full, UnicodeDecodeError):  # paho decodes the topic when it is asked for
+            self.dropped += 1
+
+    def _tell(self, event: Event) -> None:
+        """News of the connection always fit: the oldest event makes room."""
+        while True:
+            try:
+                return self._inbox.put_nowait(event)
+            except queue.Full:
+                with contextlib.suppress(queue.Empty):
+                    self._inbox.get_nowait()
+                    self.dropped += 1
+
+
+_REMEDY = "is the gateway running? start `dt gateway`, or name its address with --gateway HOST:PORT"
+
+
+def _cut(line: Any) -> None:
+    if line is not None:
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,55 @@
+"""Fixtures that several rooms share: one real embedded broker for the whole session, links to it, and a way to wait."""
+
+import queue
+import secrets
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+import pytest
+
+from gateway_agent.broker import BrokerProcess
+from schemas.link import Link
+
+E = TypeVar("E")
+
+
+@pytest.fixture(scope="session")
+def broker() -> Iterator[BrokerProcess]:
+    """One broker process on a free port; tests share it and keep apart by ``root``."""
+    with BrokerProcess() as running:
+        yield running
+
+
+@pytest.fixture
+def root() -> str:
+    """A cluster name of the test's own."""
+    return f"test-{secrets.token_hex(4)}"
+
+
+class Station:
+    """A link with its inbox; closed at the test's end."""
+
+    def __init__(self, url: str, root: str, node: str, **settings: Any) -> None:
+        self.inbox: queue.Queue[Any] = queue.Queue(settings.pop("inbox", 1000))
+        self.link = Link(url, root, node, self.inbox, **settings)
+
+    def expect(self, kind: type[E], timeout_s: float = 5.0) -> E:
+        """The next event of ``kind``; others before it are passed over."""
+        while True:
+            event = self.inbox.get(timeout=timeout_s)
+            if isinstance(event, kind):
+                return event
+
+
+@pytest.fixture
+def station(broker: BrokerProcess, root: str) -> Iterator[Callable[..., Station]]:
+    """Makes stations: ``station("e1")`` on the session's broker, or with ``url=`` and ``root=`` of its own."""
+    made: list[Station] = []
+
+    def make(node: str, **settings: Any) -> Station:
+        made.append(Station(settings.pop("url", broker.url), settings.pop("root", root), node, **settings))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.link.close(0.1)

@@ -1,0 +1,121 @@
+"""An edge's own tiles: taken from the front, lent from the back, kept until the frame has its outcome."""
+
+import pytest
+
+from edge_agent.tiles import Computing, Done, Lent, Sent, TileQueue, Waiting
+from schemas.keys import Key
+
+A, B = "cam.0000000a.0", "cam.0000000a.1"
+
+
+def key(tile: int, frame: str = A) -> Key:
+    return (frame, 0, tile)
+
+
+@pytest.fixture
+def queue() -> TileQueue:
+    """Two frames of three tiles; the plan's order of the first is 2, 0, 1."""
+    queue = TileQueue()
+    queue.add(A, [key(2), key(0), key(1)])
+    queue.add(B, [key(0, B), key(1, B), key(2, B)])
+    return queue
+
+
+def test_the_engine_takes_the_oldest_frame_in_the_plans_order(queue: TileQueue) -> None:
+    assert [queue.take(0.0) for _ in range(7)] == [key(2), key(0), key(1), key(0, B), key(1, B), key(2, B), None]
+
+
+def test_a_thief_gets_the_last_tile_of_the_oldest_frame(queue: TileQueue) -> None:
+    assert queue.lend("thief", "r1", False, 0.0, 10.0) == key(1)
+    assert queue.lend("thief", "r2", False, 0.0, 10.0) == key(0)
+    assert queue.state(key(1)) == Lent("thief", "r1", 10.0)
+    assert (queue.waiting, queue.lent) == (4, 2)
+
+
+def test_a_repeated_request_gets_the_same_tile_under_the_same_lease(queue: TileQueue) -> None:
+    first = queue.lend("thief", "r1", False, 0.0, 10.0)
+    assert queue.lend("thief", "r1", False, 5.0, 10.0) == first
+    assert queue.state(key(1)) == Lent("thief", "r1", 10.0)
+    assert queue.lent == 1 and queue.ignored["steal repeated"] == 1
+
+
+def test_a_request_ahead_never_takes_the_last_waiting_tile(queue: TileQueue) -> None:
+    for _ in range(5):
+        queue.take(0.0)
+    assert queue.lend("thief", "r1", True, 0.0, 10.0) is None
+    assert queue.lend("thief", "r1", False, 0.0, 10.0) == key(2, B)
+
+
+def test_expired_lease_is_queued_again(queue: TileQueue) -> None:
+    queue.lend("thief", "r1", False, 1.0, 10.0)
+    assert queue.deadline() == 11.0
+    assert queue.expire(10.999) == []
+    assert queue.expire(11.0) == [key(1)]
+    assert queue.state(key(1)) == Waiting() and queue.deadline() is None
+    assert [queue.take(11.0) for _ in range(3)] == [key(2), key(0), key(1)]
+
+
+def test_a_tile_is_done_when_the_gateway_has_accepted_it(queue: TileQueue) -> None:
+    assert queue.take(0.0) == key(2)
+    assert queue.state(key(2)) == Computing()
+    assert queue.computed(key(2))
+    assert queue.state(key(2)) == Sent()
+    queue.accept(A, 0, [2], ended=False)
+    assert queue.state(key(2)) == Done()
+    assert queue.frames == (A, B)
+
+
+def test_a_frame_leaves_only_when_it_has_ended(queue: TileQueue) -> None:
+    queue.accept(A, 0, [0, 1, 2], ended=False)
+    assert list(queue.frames) == [A, B]
+    queue.accept(A, 0, [], ended=True)
+    assert list(queue.frames) == [B]
+    assert queue.state(key(0)) is None
+
+
+def test_a_tile_that_a_thief_finished_first_stays_done(queue: TileQueue) -> None:
+    queue.take(0.0)
+    queue.accept(A, 0, [2], ended=False)
+    assert not queue.computed(key(2))
+    assert queue.state(key(2)) == Done() and queue.ignored["computed too late"] == 1
+
+
+def test_after_a_restart_of_the_gateway_what_is_not_in_hand_waits_again(queue: TileQueue) -> None:
+    queue.take(0.0)
+    queue.lend("thief", "r1", False, 0.0, 10.0)
+    queue.accept(A, 0, [0], ended=False)
+    queue.requeue()
+    assert [queue.state(key(tile)) for tile in range(3)] == [Waiting(), Waiting(), Computing()]
+    assert queue.deadline() is None
+
+
+def test_a_result_in_the_outbox_is_not_computed_again_after_a_restart(queue: TileQueue) -> None:
+    queue.take(0.0)
+    queue.computed(key(2))
+    queue.requeue()
+    assert queue.state(key(2)) == Sent()
+
+
+def test_a_result_that_the_outbox_dropped_is_computed_again(queue: TileQueue) -> None:
+    queue.take(0.0)
+    queue.computed(key(2))
+    queue.put_back(key(2))
+    assert queue.take(1.0) == key(2)
+
+
+def test_late_and_unknown_messages_are_counted_and_change_nothing(queue: TileQueue) -> None:
+    before = dict(queue.tiles)
+    queue.accept("cam.0000000a.9", 0, [0], ended=True)
+    queue.accept(A, 0, [7], ended=False)
+    queue.accept(A, 1, [0], ended=False)
+    queue.put_back(("cam.0000000a.9", 0, 0))
+    queue.add(A, [key(0)])
+    assert not queue.computed(("cam.0000000a.9", 0, 0))
+    assert dict(queue.tiles) == before
+    assert queue.ignored.total() == 6
+
+
+def test_tiles_of_a_later_block_keep_the_age_of_their_frame(queue: TileQueue) -> None:
+    queue.accept(A, 0, [0, 1, 2], ended=False)
+    queue.add(A, [(A, 1, 0)])
+    assert queue.take(0.0) == (A, 1, 0)

@@ -1,0 +1,122 @@
+"""The broker process: it starts, carries a model, and ends with its parent, however that ends."""
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway_agent.broker import BrokerProcess
+from schemas import topics
+from schemas.codec import decode
+from schemas.errors import DtError
+from schemas.link import Arrived, Connected
+from schemas.messages import ChunkHeader, Register
+from schemas.parcel import CHUNK_BYTES, Parcel, chunks
+from schemas.plan import digest
+
+Make = Callable[..., Any]
+ROOM = Path(__file__).resolve().parents[2]
+
+
+def test_a_retained_model_of_14_mb_reaches_an_edge_that_comes_later(station: Make, root: str) -> None:
+    model = np.random.default_rng(1).bytes(27 * CHUNK_BYTES + 5)
+    gateway, edge = station("gw"), station("e1")
+    gateway.link.connect()
+    for n, data in chunks(model):
+        header = ChunkHeader(node="gw", epoch="01234567", digest=digest(model), n=n)
+        assert gateway.link.publish(topics.MODEL, header, {"data": data}, digest=header.digest, n=n)
+    assert gateway.link.flush(10)
+    edge.link.subscribe(topics.MODEL, digest=digest(model))
+    edge.link.connect()
+    parcel, whole = Parcel(digest(model), 28, len(model)), None
+    while whole is None:
+        event = edge.expect(Arrived)
+        incoming = decode(root, event.topic, event.payload)
+        assert isinstance(incoming.message, ChunkHeader)
+        whole = parcel.add(incoming.message.digest, incoming.message.n, incoming.tensors["data"])
+    assert whole == model
+
+
+def test_a_client_is_sent_no_retained_message_that_only_others_subscribed_to(station: Make) -> None:
+    first, second = station("e1"), station("e2")
+    header = ChunkHeader(node="gw", epoch="01234567", digest="0" * 32, n=0)
+    first.link.subscribe(topics.MODEL)
+    first.link.connect()
+    first.link.publish(topics.MODEL, header, {"data": np.zeros(9, np.uint8)}, digest="0" * 32, n=0)
+    first.expect(Arrived)
+    second.link.subscribe(topics.REGISTER)
+    second.link.connect()
+    second.expect(Connected)
+    second.link.publish(topics.REGISTER, Register(node="e2", epoch="01234567", seq=1, runtime="r"))
+    assert second.expect(Arrived).topic.endswith("/register")
+    assert second.inbox.empty() and second.link.messages_in == 1
+
+
+def test_a_taken_port_is_one_line_that_names_it_and_the_remedy() -> None:
+    with BrokerProcess() as first:
+        second = BrokerProcess(port=first.port)
+        with pytest.raises(DtError, match=rf"127\.0\.0\.1:{first.port} is taken .*--listen") as caught:
+            second.start()
+        assert caught.value.exit_code == 1 and "\n" not in str(caught.value)
+        assert not second.alive and first.alive
+
+
+def test_an_address_that_is_not_ours_is_one_line() -> None:
+    with pytest.raises(DtError, match=r"cannot listen on 192\.0\.2\.1:0.*--listen"):
+        BrokerProcess("192.0.2.1").start()
+
+
+def test_a_port_is_free_again_after_stop_even_with_a_client_connected(station: Make) -> None:
+    with BrokerProcess() as first:
+        edge = station("e1", url=first.url)
+        edge.link.connect()
+        idle = socket.create_connection(("127.0.0.1", first.port))
+    assert not first.alive
+    with BrokerProcess(port=first.port) as second:
+        assert second.alive and second.url == f"mqtt://127.0.0.1:{first.port}"
+    idle.close()
+
+
+def test_every_interface_and_ipv6_are_reachable_by_their_url(station: Make) -> None:
+    for host in ("0.0.0.0", "::1"):
+        with BrokerProcess(host) as running:
+            station("e1", url=running.url).link.connect()
+
+
+CHILD = [sys.executable, "-m", "gateway_agent.broker", "--bind", "127.0.0.1:0"]
+
+
+def test_the_child_ends_with_its_stdin_without_a_word() -> None:
+    child = subprocess.run(CHILD, cwd=ROOM, input=b"", capture_output=True, timeout=10)
+    assert child.returncode == 0 and child.stdout.count(b"\n") == 1 and child.stderr == b""
+
+
+def test_the_child_ignores_sigint_and_ends_on_sigterm() -> None:
+    child = subprocess.Popen(CHILD, cwd=ROOM, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with child:
+        assert child.stdout is not None and b"port" in child.stdout.readline()
+        child.send_signal(signal.SIGINT)
+        child.send_signal(signal.SIGTERM)
+        assert child.wait(5) == 0
+
+
+def test_the_child_ends_when_its_parent_is_killed() -> None:
+    """The grandchild holds the pipe that we read: it ends when the grandchild does."""
+    code = "import gateway_agent.broker as b, time; b.BrokerProcess().start(); print(1, flush=True); time.sleep(60)"
+    ours, theirs = os.pipe()
+    parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOM, stdout=subprocess.PIPE, stderr=theirs)
+    os.close(theirs)
+    with parent:
+        assert parent.stdout is not None and parent.stdout.readline() == b"1\n"
+        parent.kill()
+        parent.wait(5)
+    assert select.select([ours], [], [], 5)[0] and os.read(ours, 1) == b""
+    os.close(ours)

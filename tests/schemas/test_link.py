@@ -1,0 +1,226 @@
+"""Two agents talk through a real broker; what can be said without one is said without."""
+
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from gateway_agent.broker import BrokerProcess
+from schemas import topics
+from schemas.codec import decode
+from schemas.errors import PlanError, UnreachableError
+from schemas.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.messages import Register, ResultHeader, Status, Steal
+
+D = "0" * 32
+FRAME = "cam.01234567.7"
+RESULT = ResultHeader(node="e1", epoch="01234567", plan=D, frame=FRAME, block=0, tile=3, compute_s=0.25)
+STEAL = Steal(node="gw", epoch="01234567", plan=D, thief="e2", thief_epoch="01234567", request="01234567")
+Make = Callable[..., Any]
+
+
+def register(seq: int) -> Register:
+    return Register(node="e1", epoch="01234567", seq=seq, runtime="r")
+
+
+def test_control_and_tensor_messages_arrive_whole(station: Make, root: str) -> None:
+    gateway, edge = station("gw"), station("e1")
+    gateway.link.subscribe(topics.REGISTER)
+    gateway.link.subscribe(topics.RESULT)
+    edge.link.subscribe(topics.STEAL, node="e1")
+    gateway.link.connect()
+    edge.link.connect()
+    tensors = {"conv": np.arange(375_000, dtype=np.float32).reshape(1, 250, 1500)}  # 1.5 MB
+    edge.link.publish(topics.REGISTER, register(7))
+    edge.link.publish(topics.RESULT, RESULT, tensors, frame=FRAME)
+    gateway.link.publish(topics.STEAL, STEAL, node="e2")  # not for e1
+    gateway.link.publish(topics.STEAL, STEAL, node="e1")
+    first, second = gateway.expect(Arrived), gateway.expect(Arrived)
+    assert decode(root, first.topic, first.payload).message == register(7)
+    result = decode(root, second.topic, second.payload, plan=D)
+    assert result.message == RESULT and np.array_equal(result.tensors["conv"], tensors["conv"])
+    assert edge.expect(Arrived).topic == f"{root}/steal/e1"
+    assert edge.link.flush(5)
+    assert (edge.link.messages_out, gateway.link.messages_in) == (2, 2)
+    assert edge.link.bytes_out == gateway.link.bytes_in > 1_500_000
+    assert edge.inbox.empty() and gateway.link.unsent == gateway.link.dropped == 0
+
+
+def test_clusters_on_one_broker_do_not_hear_each_other(station: Make) -> None:
+    ours, theirs, edge = station("gw"), station("gw", root="other"), station("e1")
+    for one in (ours, theirs):
+        one.link.subscribe(topics.REGISTER)
+        one.link.connect()
+    edge.link.connect()
+    edge.link.publish(topics.REGISTER, register(1))
+    ours.expect(Arrived)
+    assert [type(event) for event in theirs.inbox.queue] == [Connected]
+
+
+def test_subscriptions_are_made_again_when_the_broker_comes_back(station: Make, root: str) -> None:
+    with BrokerProcess() as first:
+        gateway, edge = station("gw", url=first.url), station("e1", url=first.url)
+        gateway.link.subscribe(topics.REGISTER)
+        for one in (gateway, edge):
+            one.link.connect()
+            one.expect(Connected)
+        first.stop()
+        for one in (gateway, edge):
+            assert one.expect(Disconnected).reason
+            assert not one.link.connected
+        assert not edge.link.publish(topics.STATUS, Status(node="e1", epoch="01234567"), node="e1")  # QoS 0: lost
+        assert edge.link.publish(topics.REGISTER, register(1))  # QoS 1: kept
+        assert edge.link.unsent == 1
+        with BrokerProcess(port=first.port):
+            gateway.expect(Connected)
+            edge.expect(Connected)
+            edge.link.publish(topics.REGISTER, register(2))
+            seen: set[int] = set()
+            while 2 not in seen:  # 1 may have met the broker before the gateway's subscription did
+                event = gateway.expect(Arrived)
+                message = decode(root, event.topic, event.payload).message
+                assert isinstance(message, Register)
+                seen.add(message.seq)
+            assert edge.link.flush(5)
+
+
+def test_a_link_that_starts_first_connects_when_the_broker_comes(station: Make) -> None:
+    with BrokerProcess() as broker:
+        pass
+    edge = station("e1", url=broker.url)
+    edge.link.subscribe(topics.STEAL, node="e1")
+    edge.link.start()
+    with BrokerProcess(port=broker.port):
+        edge.expect(Connected)
+        assert edge.link.connected
+        edge.link.publish(topics.STEAL, STEAL, node="e1")
+        edge.expect(Arrived)
+
+
+def test_a_subscription_made_while_connected_holds(station: Make) -> None:
+    edge = station("e1")
+    edge.link.connect()
+    edge.link.subscribe(topics.STEAL, node="e1")
+    edge.link.publish(topics.STEAL, STEAL, node="e1")
+    edge.expect(Arrived)
+
+
+class Tried(queue.Queue[Any]):
+    """An inbox that says how often something was put, fit or not."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.puts = threading.Semaphore(0)
+
+    def put_nowait(self, item: Any) -> None:
+        try:
+            super().put_nowait(item)
+        finally:
+            self.puts.release()
+
+
+def test_a_full_inbox_drops_and_counts_and_the_link_lives(broker: BrokerProcess, root: str) -> None:
+    inbox = Tried(2)
+    with Link(broker.url, root, "e1", inbox) as link:
+        link.subscribe(topics.STEAL, node="e1")
+        link.connect()
+        for _ in range(10):
+            link.publish(topics.STEAL, STEAL, node="e1")
+        assert all(inbox.puts.acquire(timeout=5) for _ in range(11))
+        assert [type(event) for event in inbox.queue] == [Connected, Arrived] and link.messages_in == 10
+        inbox.get_nowait()
+        link.publish(topics.STEAL, STEAL, node="e1")
+        assert inbox.puts.acquire(timeout=5) and inbox.qsize() == 2
+    assert link.dropped >= 9
+
+
+def test_news_of_the_connection_pushes_the_oldest_event_out() -> None:
+    inbox: queue.Queue[Any] = queue.Queue(2)
+    link = Link("localhost", "dt", "e1", inbox)
+    inbox.put(Arrived("dt/a", b""))
+    inbox.put(Arrived("dt/b", b""))
+    link._tell(Disconnected("gone"))
+    assert list(inbox.queue) == [Arrived("dt/b", b""), Disconnected("gone")] and link.dropped == 1
+
+
+def test_a_full_backlog_refuses_and_counts(station: Make) -> None:
+    edge = station("e1", url="127.0.0.1:1", backlog_bytes=3000)
+    tensors = {"x": np.zeros(1000, np.uint8)}
+    sent = [edge.link.publish(topics.RESULT, RESULT, tensors, frame=FRAME) for _ in range(4)]
+    assert sent == [True, True, False, False] and edge.link.unsent == 2
+    assert not edge.link.flush(0.0)
+
+
+def test_a_message_sent_just_before_the_end_arrives(station: Make) -> None:
+    gateway = station("gw")
+    gateway.link.subscribe(topics.REGISTER)
+    gateway.link.connect()
+    for _ in range(20):
+        edge = station("e1")
+        edge.link.connect()
+        edge.link.publish(topics.REGISTER, register(1))
+        edge.link.close()
+        gateway.expect(Arrived)
+
+
+def test_close_ends_the_thread_and_says_goodbye(station: Make) -> None:
+    before = threading.active_count()
+    edge = station("e1")
+    edge.link.connect()
+    edge.link.close()
+    assert threading.active_count() == before
+    edge.link.close()
+    assert edge.expect(Disconnected)
+
+
+def test_a_refused_connection_is_unreachable_at_once(station: Make) -> None:
+    with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: Connection refused: is the gateway") as caught:
+        station("e1", url="mqtt://me:secret@127.0.0.1:1").link.connect(5)
+    assert caught.value.exit_code == 69 and "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_an_unknown_host_is_unreachable(station: Make) -> None:
+    with pytest.raises(UnreachableError, match=r"no-such-host\.invalid:1883"):
+        station("e1", url="no-such-host.invalid").link.connect(5)
+
+
+def test_a_mute_server_is_unreachable_within_the_timeout(station: Make) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        began = time.monotonic()
+        with pytest.raises(UnreachableError, match=r"no MQTT answer within 0\.3 s"):
+            station("e1", url=f"127.0.0.1:{server.getsockname()[1]}").link.connect(0.3)
+        assert time.monotonic() - began < 3
+
+
+@pytest.mark.parametrize(
+    ("url", "address"),
+    [
+        ("gw", Address("gw", 1883)),
+        ("gw:77", Address("gw", 77)),
+        ("10.0.0.1:77", Address("10.0.0.1", 77)),
+        ("mqtt://gw", Address("gw", 1883)),
+        ("mqtts://gw", Address("gw", 8883, True)),
+        ("mqtts://me:a%40b@gw:1/", Address("gw", 1, True, "me", "a@b")),
+        ("[::1]:77", Address("::1", 77)),
+    ],
+)
+def test_an_address_is_read(url: str, address: Address) -> None:
+    assert Address.parse(url) == address
+
+
+@pytest.mark.parametrize("url", ["", ":77", "http://gw", "gw:x", "gw:99999", "mqtt://", "mqtt://gw/p", "a..b", "[::1"])
+def test_a_bad_address_is_one_line_with_exit_code_2(url: str) -> None:
+    with pytest.raises(PlanError, match="mqtt://") as caught:
+        Address.parse(url)
+    assert caught.value.exit_code == 2 and "\n" not in str(caught.value)
+
+
+def test_a_bad_address_hides_its_password() -> None:
+    with pytest.raises(PlanError) as caught:
+        Address.parse("mqtt://me:secret@gw:port")
+    assert "secret" not in str(caught.value)

@@ -22,7 +22,7 @@ import numpy as np
 from rich.live import Live
 from rich.table import Table
 
-from dt_cli.output import console, size, write_json
+from dt_cli.output import console, size, table, write_json
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
@@ -279,21 +279,19 @@ class Demo:
         """What the cluster does, for people."""
         summary = self.summary()
         block = self.bundle.plan.blocks[0]
-        table = Table(
-            title=f"{summary['frames']} of {self._expected()} frames, {block.rows}x{block.cols} tiles of "
-            f"{self.bundle.path.name}; {summary['failed']} failed, {len(self.wrong)} wrong",
-            title_justify="left",
+        title = (
+            f"{summary['frames']} of {self._expected()} frames, {block.rows}x{block.cols} tiles of "
+            f"{self.bundle.path.name}; {summary['failed']} failed, {len(self.wrong)} wrong"
         )
-        for name in ("node", "tiles computed", "tiles stolen", "tiles lent", "compute s", "sent"):
-            table.add_column(name, justify="left" if name == "node" else "right")
+        shown = table(title, "node", "tiles computed", "tiles stolen", "tiles lent", "compute s", "sent", left=("node",))
         for name, n in summary["nodes"].items():
             status = self.nodes.get(name)
             sent = size(status.bytes_out) if status else ""
             camera = " (camera)" if name == "edge1" else ""
-            table.add_row(
+            shown.add_row(
                 name + camera, *(str(n[k]) for k in ("computed", "stolen", "lent")), f"{n['compute_s']:.2f}", sent
             )
-        return table
+        return shown
 
 
 def _print(summary: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from dt_cli.output import console, short, size, write_json
+from dt_cli.output import console, short, size, table, write_json
 from models.build import build
 from models.bundle import open_bundle, save
 from models.graph import Graph, file_digest, load
@@ -110,31 +110,22 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _operators_table(model: Path, operators: list[dict[str, Any]]) -> Table:
-    table = Table(title=f"Operators of {model.name}", title_justify="left")
-    for name, justify in (
-        ("op", "right"),
-        ("kind", "left"),
-        ("output", "left"),
-        ("MFLOP", "right"),
-        ("tiling", "left"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    made = table(f"Operators of {model.name}", "op", "kind", "output", "MFLOP", "tiling", left=("kind", "output", "tiling"))
     for o in operators:
         flops = f"{o['flops'] / 1e6:.1f}" if o["flops"] else ""
-        table.add_row(str(o["index"]), o["kind"], _shape(o["shape"]), flops, o["tiling"])
-    return table
+        made.add_row(str(o["index"]), o["kind"], _shape(o["shape"]), flops, o["tiling"])
+    return made
 
 
 def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
-    table = Table(title="Legal cuts, with the redundancy of each grid", title_justify="left")
-    for name in ("after op", "cut", "maps", "FLOP share", "output", *_GRIDS):
-        table.add_column(name, justify="left" if name in ("cut", "maps") else "right", overflow="fold")
+    title = "Legal cuts, with the redundancy of each grid (- where the map is too small)"
+    made = table(title, "after op", "cut", "maps", "FLOP share", "output", *_GRIDS, left=("cut", "maps"))
     for c in cuts:
         grids = ["-" if c["redundancy"][g] is None else f"{c['redundancy'][g]:.3f}" for g in _GRIDS]
         name = short(c["name"]) if len(c["tensors"]) == 1 else f"{len(c['tensors'])} tensors"
         maps = ", ".join(_shape(t["shape"][1:]) for t in c["tensors"])
-        table.add_row(str(c["op"]), name, maps, f"{c['flop_share']:.1%}", size(c["output_bytes"]), *grids)
-    return table
+        made.add_row(str(c["op"]), name, maps, f"{c['flop_share']:.1%}", size(c["output_bytes"]), *grids)
+    return made
 
 
 def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: Path | None) -> None:
@@ -142,34 +133,20 @@ def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: 
     plan, block = bundle.plan, bundle.plan.blocks[0]
     costs = tile_costs(bundle.partition, bundle.cut, plan)
     redundancy = sum(c.flops for c in costs) / max(bundle.partition.flops(bundle.cut.ops), 1)
-    table = Table(
-        title=f"{model.name}: {block.rows}x{block.cols} tiles, cut after operator {bundle.cut.ops[-1]} "
-        f"({short(bundle.cut.name)})",
-        title_justify="left",
+    title = f"{model.name}: {block.rows}x{block.cols} tiles, cut after operator {bundle.cut.ops[-1]} ({short(bundle.cut.name)})"
+    shown = table(
+        title, "tile", "class", "output rows", "columns", "input rows", "columns", "MFLOP", "in", "out", "peak memory"
     )
-    for name in (
-        "tile",
-        "class",
-        "output rows",
-        "columns",
-        "input rows",
-        "columns",
-        "MFLOP",
-        "in",
-        "out",
-        "peak memory",
-    ):
-        table.add_column(name, justify="right")
     rows = []
     for tile, cost in zip(block.tiles, costs):
         out_region, in_region = next(iter(tile.outputs.values())), next(iter(tile.inputs.values()))
         rows.append({**tile.model_dump(), **asdict(cost)})
-        table.add_row(
+        shown.add_row(
             *(str(tile.index), str(tile.tile_class)),
             *(f"{r.y0}-{r.y1}" if axis == "y" else f"{r.x0}-{r.x1}" for r in (out_region, in_region) for axis in "yx"),
             *(f"{cost.flops / 1e6:.1f}", size(cost.bytes_in), size(cost.bytes_out), size(cost.peak_memory_bytes)),
         )
-    console.print(table)
+    console.print(shown)
     summary = {
         "redundancy": round(redundancy, 4),
         "input_bytes": sum(c.bytes_in for c in costs),
@@ -203,15 +180,12 @@ def verify_model(model: Path, grid: str | None, cut: str, image: Path | None, th
     block = bundle.plan.blocks[0]
     with console.status(f"running {len(block.tiles)} tiles, the tail and the unpartitioned model"):
         cut_differences, output_differences = Verifier(bundle, threads).check(picture)
-    table = Table(
-        title=f"{model.name}, {block.rows}x{block.cols} tiles against the unpartitioned model", title_justify="left"
-    )
-    for name in ("tensor", "of", "elements", "differing", "largest difference"):
-        table.add_column(name, justify="left" if name in ("tensor", "of") else "right")
+    title = f"{model.name}, {block.rows}x{block.cols} tiles against the unpartitioned model"
+    shown = table(title, "tensor", "of", "elements", "differing", "largest difference", left=("tensor", "of"))
     for kind, differences in (("cut", cut_differences), ("output", output_differences)):
         for d in differences:
-            table.add_row(short(d.tensor, 60), kind, str(d.elements), str(d.differing), f"{d.largest:g}")
-    console.print(table)
+            shown.add_row(short(d.tensor, 60), kind, str(d.elements), str(d.differing), f"{d.largest:g}")
+    console.print(shown)
     both = cut_differences + output_differences
     exact = not any(d.differing for d in both)
     console.print("equal bit for bit" if exact else "NOT EQUAL: these answers are not the one-machine model's")

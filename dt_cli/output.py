@@ -5,11 +5,23 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
+from rich.table import Table
 
 from schemas.errors import PlanError
 
-console = Console(highlight=False)
+console = Console(highlight=False, soft_wrap=False)
+if not console.is_terminal:  # a pipe or a file has no width: let no line of ours be folded there
+    console = Console(highlight=False, width=160)
+
+
+def table(title: str, *columns: str, left: tuple[str, ...] = ()) -> Table:
+    """A plain table; columns named in ``left`` hold words, the others numbers."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for name in columns:
+        made.add_column(name, justify="left" if name in left else "right", overflow="fold")
+    return made
 
 
 def write_json(path: Path | None, value: dict[str, Any]) -> None:

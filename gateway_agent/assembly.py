@@ -17,7 +17,6 @@ from typing import Generic, TypeAlias, TypeVar
 from schemas.messages import frame_source
 
 P = TypeVar("P")
-_ALL = 10**12  # above every frame number
 
 
 @dataclass(frozen=True)
@@ -96,15 +95,16 @@ class Assembly(Generic[P]):
         self._frames: dict[str, State[P]] = {}
         self._ended: dict[str, None] = {}  # apart from the living, which every message scans
         self._forgotten: dict[tuple[str, str], int] = {}  # (source, epoch): the highest ended number not in _ended
-        self._epochs: dict[str, str] = {}
+        self._sources: dict[str, tuple[str, str]] = {}  # the epoch of each, and the one before it, which is stale
 
     def announce(self, source: str, epoch: str, frames: Sequence[str], now: float) -> Announced:
         """A source's heartbeat: all frames that it has open. Those of an epoch before this one fail."""
-        if self._forgotten.get((source, epoch)) == _ALL:
+        current, before = self._sources.get(source, (epoch, ""))
+        if epoch == before:
             self.ignored["announced: stale epoch"] += 1
             return Announced()
-        before, self._epochs[source] = self._epochs.get(source, epoch), epoch
-        failed = self._retire(source, before, now) if before != epoch else []
+        failed = [] if epoch == current else self._retire(source, current, now)
+        self._sources[source] = (epoch, before if epoch == current else current)
         for frame, state in self._frames.items():
             if isinstance(state, Open) and state.announced and frame_source(frame)[:2] == (source, epoch):
                 self._frames[frame] = replace(state, announced=frame in frames)
@@ -155,7 +155,8 @@ class Assembly(Generic[P]):
         return self._give_up(now, "deadline passed", lambda _, state: state.first_heard + self._deadline_s <= now)
 
     def source_lost(self, source: str, now: float) -> list[Failed]:
-        """The source is dead: its frames that are not whole fail. (Leftovers of a restart wait for it to come back.)"""
+        """The source is dead or has left: its frames that are not whole fail. Which epoch comes next is open again."""
+        self._sources.pop(source, None)
         return self._give_up(now, "source lost", lambda f, state: state.announced and frame_source(f)[0] == source)
 
     def deadline(self) -> float | None:
@@ -181,9 +182,9 @@ class Assembly(Generic[P]):
         return True
 
     def _retire(self, source: str, epoch: str, now: float) -> list[Failed]:
-        """Everything of this epoch counts as ended from now on; what the tail runs on goes on."""
-        self._forget((source, epoch), _ALL)
-        return self._give_up(now, "source restarted", lambda f, _: frame_source(f)[:2] == (source, epoch))
+        """Fail what is not whole of an epoch that is over; a frame on which the tail runs goes on."""
+        whose = (source, epoch)
+        return self._give_up(now, "source restarted", lambda f, s: s.announced and frame_source(f)[:2] == whose)
 
     def _give_up(self, now: float, reason: str, which: Callable[[str, Open[P]], bool]) -> list[Failed]:
         given_up = [(f, s) for f, s in self._frames.items() if isinstance(s, Open) and which(f, s)]

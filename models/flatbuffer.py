@@ -19,7 +19,7 @@ from schemas.errors import PlanError
 
 Record = dict[str, Any]
 _IDENTIFIER = b"TFL3"
-_MAX_TABLES = 2_000_000  # no real model comes near; a crafted one may repeat a table without end
+_SHARING = 2  # what is read may be so many times the file: references to one place are honest, without end they are not
 _NUMPY = {"B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
 
 
@@ -42,20 +42,24 @@ def read(data: bytes | memoryview) -> Record:
 class _Reader:
     def __init__(self, view: memoryview) -> None:
         self.view = view
-        self.tables = 0
+        self.budget = _SHARING * len(view)
 
     def scalar(self, kind: str, position: int) -> Any:
         if position < 0:
             raise ValueError(f"offset {position} points before the start")
         return struct.unpack_from("<" + kind, self.view, position)[0]
 
+    def spend(self, size: int) -> None:
+        """Bounds what a small crafted file, whose references all lead to one place, may unfold to."""
+        self.budget -= size
+        if self.budget < 0:
+            raise ValueError("its parts are larger than the file")
+
     def offset(self, position: int) -> int:
         return position + int(self.scalar("I", position))
 
     def table(self, name: str, position: int) -> Record:
-        self.tables += 1
-        if self.tables > _MAX_TABLES:
-            raise ValueError(f"more than {_MAX_TABLES} tables")
+        self.spend(8)  # each takes a reference to it and one to its vtable
         vtable = position - int(self.scalar("i", position))
         slots = (int(self.scalar("H", vtable)) - 4) // 2
         record: Record = {}
@@ -79,8 +83,9 @@ class _Reader:
         if kind[1:] in TABLES:
             start = self.offset(at)
             count = self.count(start, 4)
+            self.spend(4 * count)
             return [self.table(kind[1:], self.offset(start + 4 + 4 * i)) for i in range(count)]
-        return self.vector(kind[1:], self.offset(at))
+        return self.vector(kind[1:], self.offset(at), weights=field.name == "data")
 
     def count(self, start: int, size: int) -> int:
         count = int(self.scalar("I", start))
@@ -88,9 +93,12 @@ class _Reader:
             raise ValueError(f"a vector of {count} elements at byte {start} passes the end")
         return count
 
-    def vector(self, kind: str, start: int) -> np.ndarray:
+    def vector(self, kind: str, start: int, weights: bool = False) -> np.ndarray:
         dtype = np.dtype(_NUMPY[kind]).newbyteorder("<")
-        return np.frombuffer(self.view, dtype, self.count(start, dtype.itemsize), start + 4)
+        count = self.count(start, dtype.itemsize)
+        if not weights:  # those stay views, however many share them
+            self.spend(count * dtype.itemsize)
+        return np.frombuffer(self.view, dtype, count, start + 4)
 
 
 def write(model: Record) -> list[bytes | memoryview]:

@@ -32,7 +32,11 @@ class Quantization:
 
 @dataclass(frozen=True, eq=False)
 class Tensor:
-    """A tensor of the graph; ``data`` (raw bytes, uint8) is present for constants."""
+    """A tensor of the graph; ``data`` (raw bytes, uint8) is present for constants.
+
+    ``buffer`` is the number of its buffer in the file that it was read from (0: none yet), and is kept when a graph of
+    parts of that file is written: the runtime's weight cache knows weights by this number alone.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -40,6 +44,7 @@ class Tensor:
     quantization: Quantization | None = None
     data: np.ndarray | None = None
     variable: bool = False
+    buffer: int = 0
 
     @property
     def itemsize(self) -> int:
@@ -228,7 +233,8 @@ def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:
         raise PlanError(f"damaged .tflite file: tensor {name!r} has buffer {record.get('buffer')} of {len(buffers)}")
     data = buffers[record.get("buffer", 0)]
     data = data if data is not None and data.size else None
-    tensor = Tensor(name, shape, TYPES[kind], _quantization(record), data, bool(record.get("is_variable", False)))
+    number = record.get("buffer", 0) if data is not None else 0
+    tensor = Tensor(name, shape, TYPES[kind], _quantization(record), data, bool(record.get("is_variable", False)), number)
     if data is not None and kind != TYPES.index("string") and _stored(tensor) != data.size:
         raise PlanError(f"damaged .tflite file: tensor {name!r} {shape} has {data.size} bytes, not {_stored(tensor)}")
     return tensor
@@ -315,21 +321,14 @@ def _check(graph: Graph) -> None:
 
 def _to_record(graph: Graph) -> flatbuffer.Record:
     codes: dict[tuple[str, int, str | None], int] = {}
-    buffers: list[flatbuffer.Record] = [{}]
-    stored: dict[int, int] = {}
+    buffers, stored = _number_buffers(graph)
     quantizations: dict[Quantization, flatbuffer.Record] = {}
     tensors = []
     for tensor in graph.tensors:
-        buffer = 0
-        if tensor.data is not None:
-            address = tensor.data.__array_interface__["data"][0]
-            buffer = stored.setdefault(address, len(buffers))
-            if buffer == len(buffers):
-                buffers.append({"data": tensor.data})
         record = {
             "shape": np.array(tensor.shape, np.int32),
             "type": TYPES.index(tensor.dtype),
-            "buffer": buffer,
+            "buffer": 0 if tensor.data is None else stored[_address(tensor.data)],
             "name": tensor.name,
             "is_variable": tensor.variable,
             "has_rank": True,
@@ -361,6 +360,24 @@ def _to_record(graph: Graph) -> flatbuffer.Record:
         "description": "",
         "buffers": buffers,
     }
+
+
+def _address(data: np.ndarray) -> int:
+    return int(data.__array_interface__["data"][0])
+
+
+def _number_buffers(graph: Graph) -> tuple[list[flatbuffer.Record], dict[int, int]]:
+    """The file's buffers, and the number of each constant's by its address: the number that it has, or a new one."""
+    constants = [t for t in graph.tensors if t.data is not None]
+    stored = {_address(t.data): t.buffer for t in constants if t.data is not None and t.buffer}
+    buffers: list[flatbuffer.Record] = [{} for _ in range(max(stored.values(), default=0) + 1)]
+    for tensor in constants:
+        assert tensor.data is not None
+        number = stored.setdefault(_address(tensor.data), len(buffers))
+        if number == len(buffers):
+            buffers.append({})
+        buffers[number]["data"] = tensor.data
+    return buffers, stored
 
 
 def _code_record(kind: str, version: int, custom: str | None) -> flatbuffer.Record:

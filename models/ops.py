@@ -17,6 +17,7 @@ from models.tflite_schema import OPTIONS
 from schemas.plan import Region
 
 SAME, VALID = 0, 1
+MAPS = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
 Needs = dict[int, Region]  # by position among the operator's inputs
 
 
@@ -194,7 +195,7 @@ class WindowRule(Rule):
         if not self.pad_with_minimum:
             return emitter.op("PAD", [data, widths], padded, "Pad")
         dtype = np.dtype(like.dtype)
-        lowest = np.finfo(dtype).min if dtype.kind == "f" else np.iinfo(dtype).min
+        lowest = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         value = emitter.literal(like.name + "/lowest", np.array([lowest], dtype), like.quantization)
         return emitter.op("PADV2", [data, widths, value], padded, "PadV2")
 
@@ -214,6 +215,8 @@ class ConvRule(WindowRule):
             return f"its weights have shape {weights.shape}"
         if data.dtype == "float32" and weights.dtype != "float32":
             return "dynamic-range quantization scales by the whole map's extremes"
+        if any(t >= 0 and t not in graph.constant for t in op.inputs[2:]):
+            return "its bias is not constant"
         return super().blocker(graph, op)
 
     def flops(self, graph: Graph, op: Op) -> float:
@@ -248,6 +251,8 @@ class ElementwiseRule(Rule):
                 return "it broadcasts one map over another"
             if t in graph.constant and graph.tensors[t].data is None and max(_map_axes(shape)) > 1:
                 return "it joins the map with a constant that is computed"
+            if t in graph.constant and graph.tensors[t].dtype not in MAPS:
+                return f"it joins the map with a constant of {graph.tensors[t].dtype}"
         return None
 
     def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
@@ -278,8 +283,11 @@ class PadRule(Rule):
         return graph.tensors[op.inputs[1]].array().astype(np.int64)
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        if graph.tensors[op.inputs[1]].data is None or graph.tensors[op.inputs[1]].shape != (4, 2):
+        given = graph.tensors[op.inputs[1]]
+        if given.data is None or given.shape != (4, 2) or given.dtype not in ("int32", "int64"):
             return "its widths are not constant"
+        if any(t not in graph.constant for t in op.inputs[2:]):
+            return "its value is not constant"
         widths = self.widths(graph, op)
         if widths[0].any() or (widths < 0).any():
             return "it pads the batch"
@@ -330,7 +338,7 @@ class SplitRule(Rule):
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
         axis = graph.tensors[op.inputs[0 if op.kind == "SPLIT" else 2]]
-        if axis.data is None or int(axis.array().reshape(-1)[0]) not in (3, -1):
+        if axis.data is None or axis.dtype != "int32" or int(axis.array().reshape(-1)[0]) not in (3, -1):
             return "it splits another axis than channels"
         return None
 
@@ -347,11 +355,15 @@ class BlocksRule(Rule):
         return graph.tensors[op.outputs[0]].shape[1] // graph.tensors[op.inputs[0]].shape[1]
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        if op.kind != "RESIZE_NEAREST_NEIGHBOR":
-            return None if self.factor(graph, op) else "its block is empty"
+        if op.kind != "RESIZE_NEAREST_NEIGHBOR" and int(op.option("block_size")) < 1:
+            return "its block is empty"
         _, height, width, _ = graph.tensors[op.inputs[0]].shape
         _, out_height, out_width, _ = graph.tensors[op.outputs[0]].shape
-        factor = out_height // height
+        factor = self.factor(graph, op)
+        if factor < 0:
+            return None if (height, width) == (out_height * -factor, out_width * -factor) else "its block does not divide it"
+        if op.kind == "DEPTH_TO_SPACE":
+            return None if (out_height, out_width) == (height * factor, width * factor) else "its shape is another"
         if factor not in (2, 4, 8) or (out_height, out_width) != (height * factor, width * factor):
             return "it resizes by other than 2, 4 or 8"
         if op.option("align_corners"):
@@ -393,16 +405,26 @@ RULES: dict[str, Rule] = {
 }
 
 
+_FEWEST_INPUTS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "PAD": 2, "PADV2": 3, "SPLIT": 2, "SPLIT_V": 3}
+_LAST_CLAMP = 3  # ActivationFunctionType: NONE, RELU, RELU_N1_TO_1, RELU6, then TANH and SIGN_BIT
+
+
 def blocker(graph: Graph, op: Op) -> str | None:
     """Why ``op`` cannot be tiled bit for bit, or None."""
     rule = RULES.get(op.kind)
     if rule is None:
         return "no rule can tile it"
+    if not op.outputs or len(op.inputs) < _FEWEST_INPUTS.get(op.kind, 1) or min(op.inputs[:2]) < 0:
+        return "inputs or outputs are missing"
+    if op.option("fused_activation_function") > _LAST_CLAMP:
+        return "its fused activation is more than a clamp: other kernels than XNNPACK's compute it"
     for t in (*graph.data_inputs(op), *op.outputs):
         if len(graph.tensors[t].shape) != 4:
             return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is no NHWC map"
         if min(graph.tensors[t].shape) < 1:
             return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is empty"
-    if op.outputs and len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
+        if graph.tensors[t].dtype not in MAPS:
+            return f"tensor {graph.tensors[t].name!r} is {graph.tensors[t].dtype}: only {', '.join(MAPS)} are exact"
+    if len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
         return "its outputs are maps of different sizes"
     return rule.blocker(graph, op)

@@ -159,16 +159,24 @@ def main() -> None:
 
         silence_runtime()
     try:
-        app()
+        code = app(standalone_mode=False)
+        if code == 130:  # newer versions of typer turn Ctrl-C into an exit code
+            raise KeyboardInterrupt
+        sys.exit(code)
     except DtError as error:
         print(f"dt: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, typer.Abort):
         print("dt: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away: 'dt inspect ... | head'
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(0)
+    except Exception as error:
+        if not hasattr(error, "show"):  # a usage error: typer ships its own click, so its class has no public name
+            raise
+        error.show(file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ class EdgeNode:
         self._computing: Key | None = None
         self._tile_s: float | None = None
         self._gateway = ""
-        self._seq = 0
+        self._seq = self._echoed_seq = 0
         self._registered: tuple[int, tuple[str, ...]] = (-1, ())
         self._heartbeat_at = float("-inf")
         self._echoed_at = float("inf")  # no echo is awaited before the broker is there
@@ -150,9 +150,10 @@ class EdgeNode:
         return {"node": self.name, "epoch": self.epoch}
 
     def _echo(self, echo: m.Echo, now: float) -> None:
-        if echo.to_epoch != self.epoch:
-            self.counts["echo for another epoch"] += 1
+        if echo.to_epoch != self.epoch or echo.seq <= self._echoed_seq:
+            self.counts["echo of another time"] += 1
             return
+        self._echoed_seq = echo.seq
         if echo.refused:
             raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
         self._echoed_at = now
@@ -210,7 +211,7 @@ class EdgeNode:
         said: list[Action] = []
         if self._computing is None and not self.outbox.full:
             said += self._next(now)
-        hungry = not self.tiles.waiting and not self._stolen and not self.outbox.full
+        hungry = bool(self._gateway) and not self.tiles.waiting and not self._stolen and not self.outbox.full
         ask = self.thief.poll(hungry, self._computing is not None, now)
         for key in self.outbox.due(now):
             header, tensors = self._results[key]

@@ -102,8 +102,9 @@ class GatewayNode:
             self.counts["refused"] += 1
             return said
         if register.leaving:
-            self.ring.leave(register.node, register.epoch)
-            return said + self._failures(self.assembly.source_lost(register.node, now))
+            if self.ring.leave(register.node, register.epoch):
+                said += self._failures(self.assembly.source_lost(register.node, now))
+            return said
         said += self._steals(self.ring.register(register.node, register.epoch, register.waiting, now))
         announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
         said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]

@@ -102,9 +102,7 @@ class Edge:
         hungry = not self.stolen and not self.queue.waiting and not self.outbox.full and bool(self.gateway)
         ask = self.thief.poll(hungry, self.engine is not None, now)
         if ask:
-            wanted = VictimRequest(
-                node=self.name, epoch=self.epoch, plan=PLAN, request=ask.request, ahead=ask.ahead
-            )
+            wanted = VictimRequest(node=self.name, epoch=self.epoch, plan=PLAN, request=ask.request, ahead=ask.ahead)
             self._send(GATEWAY, wanted)
         for key in self.outbox.due(now):
             frame, block, tile = key
@@ -262,7 +260,7 @@ class Gateway:
         verdict = self.assembly.result(
             header.frame, header.block, header.tile, header.node, header.stolen, payload, self.world.now
         )
-        assert verdict.accepted and verdict.ended == (header.frame not in self.assembly.frames)
+        assert verdict.accepted and verdict.ended == (header.frame not in self.assembly.frames)  # it opens or has ended
         assert verdict.ended or header.frame not in self.outcomes, "an ended frame does not open again"
         if verdict.complete:
             self._whole(verdict.complete)

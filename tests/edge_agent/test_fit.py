@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_agent.sources.fit import BORDER, fit, letterboxed
+from edge_agent.sources.fit import BORDER, fit
+from models.geometry import letterboxed
 from schemas.errors import PlanError
 from schemas.plan import Pixels
 

@@ -143,7 +143,17 @@ def test_a_stale_announcement_changes_nothing() -> None:
     late = frames.announce("cam", "0000000a", [F0, F1, F2], 6.0)
     assert late.ended == () and late.failed == () and frames.frames == (NEW,)
     assert frames.ignored["announced: stale epoch"] == 1
-    assert give(frames, F2, 0).ended
+    assert give(frames, F0, 0) == Verdict(accepted=True, ended=True)
+
+
+def test_a_living_source_is_heard_again_after_a_late_word_of_a_dead_epoch() -> None:
+    frames: Assembly[str] = Assembly([2])
+    frames.announce("cam", "0000000b", [NEW], 0.0)
+    frames.announce("cam", "0000000a", [F0], 1.0)
+    assert frames.announce("cam", "0000000b", [NEW], 2.0).ended == ()
+    assert [f.frame for f in frames.source_lost("cam", 7.0)] == [F0]
+    assert frames.announce("cam", "0000000b", [NEW, "cam.0000000b.1"], 8.0).ended == (NEW,)
+    assert frames.frames == ("cam.0000000b.1",)
 
 
 def test_what_a_source_says_of_other_sources_frames_is_ignored() -> None:

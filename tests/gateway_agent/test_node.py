@@ -1,0 +1,148 @@
+"""What a gateway says and finishes, message by message."""
+
+import pytest
+
+from gateway_agent.node import Finish, GatewayNode
+from schemas import messages as m
+from schemas import topics
+from schemas.errors import DecodeError
+from tests.nodes import heard, outputs, published, small_plan
+
+PLAN = small_plan()
+FRAME = "edge1.11111111.0"
+
+
+def gateway() -> GatewayNode:
+    return GatewayNode("gateway", "aaaaaaaa", PLAN, deadline_s=30.0)
+
+
+def register(
+    node: GatewayNode, name: str, epoch: str, waiting: int = 0, frames: tuple[str, ...] = (), now: float = 0.0,
+    runtime: str = "test kernels", leaving: bool = False,
+) -> list[object]:  # fmt: skip
+    message = m.Register(
+        node=name,
+        epoch=epoch,
+        seq=1,
+        runtime=runtime,
+        plan=node.digest,
+        waiting=waiting,
+        frames=frames,
+        leaving=leaving,
+    )
+    return list(node.hear(heard(topics.REGISTER, message), now))
+
+
+def result(
+    node: GatewayNode, tile: int, worker: str = "edge2", epoch: str = "22222222", now: float = 1.0
+) -> list[object]:
+    header = m.ResultHeader(node=worker, epoch=epoch, plan=node.digest, frame=FRAME, block=0, tile=tile, stolen=True)
+    return list(node.hear(heard(topics.RESULT, header, outputs(PLAN, tile, tile)), now))
+
+
+def running() -> GatewayNode:
+    """A gateway with a source that has one frame open and an idle worker."""
+    node = gateway()
+    register(node, "edge1", "11111111", 4, (FRAME,))
+    register(node, "edge2", "22222222")
+    return node
+
+
+def test_every_register_is_echoed() -> None:
+    (echo,) = published(register(gateway(), "edge1", "11111111"), topics.ECHO)
+    assert echo.levels == {"node": "edge1"} and echo.message.to_epoch == "11111111" and not echo.message.refused
+
+
+def test_a_parked_request_is_answered_when_somebody_has_work() -> None:
+    node = gateway()
+    register(node, "edge2", "22222222")
+    ask = m.VictimRequest(node="edge2", epoch="22222222", plan=node.digest, request="0000000a")
+    assert not node.hear(heard(topics.VICTIM_REQ, ask), 0.5)
+    (steal,) = published(register(node, "edge1", "11111111", 4, (FRAME,), 1.0), topics.STEAL)
+    assert steal.levels == {"node": "edge1"} and (steal.message.thief, steal.message.request) == ("edge2", "0000000a")
+
+
+def test_the_last_tile_makes_the_frame_whole_and_both_sides_hear_that_tiles_are_accepted() -> None:
+    node = running()
+    for tile in range(3):
+        said = result(node, tile)
+        assert {p.levels["node"] for p in published(said, topics.ACCEPTED)} == {"edge1", "edge2"}
+        assert not [a for a in said if isinstance(a, Finish)]
+    (finish,) = [a for a in result(node, 3) if isinstance(a, Finish)]
+    assert set(finish.complete.tiles) == {(0, tile) for tile in range(4)}
+
+
+def test_a_frame_ends_once() -> None:
+    node = running()
+    for tile in range(4):
+        result(node, tile)
+    said = node.finished(FRAME, {"cut/max1": "0" * 32}, 2.0)
+    (outcome,) = published(said, topics.OUTCOME)
+    assert outcome.message.status == "ok" and outcome.message.computed == {"edge2": 4} == outcome.message.stolen
+    (ended,) = published(said, topics.ACCEPTED)
+    assert ended.message.ended and ended.levels == {"node": "edge1"}
+    assert not node.failed(FRAME, "too late", 3.0)
+
+
+def test_a_late_result_of_an_ended_frame_is_answered_so_that_its_sender_stops() -> None:
+    node = running()
+    for tile in range(4):
+        result(node, tile)
+    node.finished(FRAME, {}, 2.0)
+    said = result(node, 2, now=3.0)
+    assert all(p.message.ended for p in published(said, topics.ACCEPTED)) and published(said, topics.ACCEPTED)
+
+
+def test_a_result_of_a_wrong_shape_is_rejected_and_changes_nothing() -> None:
+    node = running()
+    header = m.ResultHeader(node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=1)
+    with pytest.raises(DecodeError, match="tensor max1 of tile 1"):
+        node.hear(heard(topics.RESULT, header, {"max1": outputs(PLAN, 0)["max1"][:, 1:]}), 1.0)
+    for tile in (0, 2, 3):
+        assert not [a for a in result(node, tile) if isinstance(a, Finish)]
+
+
+def test_a_result_of_a_node_that_never_registered_does_not_count() -> None:
+    node = running()
+    assert not result(node, 0, worker="stranger", epoch="99999999")
+
+
+def test_a_node_with_other_kernels_is_refused_and_gets_no_tile() -> None:
+    node = gateway()
+    (echo,) = published(register(node, "edge2", "22222222", runtime="other kernels"), topics.ECHO)
+    assert "their bits differ" in echo.message.refused
+    assert node.ring.nodes == {}
+
+
+def test_a_silent_source_fails_its_frames_with_the_reason() -> None:
+    node = running()
+    register(node, "edge2", "22222222", now=5.0)
+    deadline = node.deadline()
+    assert deadline == 6.0
+    (outcome,) = published(node.tick(deadline), topics.OUTCOME)
+    assert outcome.message.status == "failed" and "source lost" in outcome.message.reason
+
+
+def test_a_frame_that_takes_too_long_fails() -> None:
+    node = running()
+    said: list[object] = []
+    for now in range(1, 31):
+        register(node, "edge1", "11111111", 0, (FRAME,), float(now))
+        said += node.tick(float(now))
+    (outcome,) = published(said, topics.OUTCOME)
+    assert "deadline passed with 0 of 4 tiles" in outcome.message.reason
+
+
+def test_an_engine_error_fails_the_frame_and_names_the_node() -> None:
+    node = running()
+    header = m.ResultHeader(
+        node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=1, error="out of memory"
+    )
+    (outcome,) = published(node.hear(heard(topics.RESULT, header), 1.0), topics.OUTCOME)
+    assert outcome.message.reason == "model error on edge2: out of memory"
+
+
+def test_a_leaving_source_fails_what_it_leaves_behind() -> None:
+    node = running()
+    (outcome,) = published(register(node, "edge1", "11111111", leaving=True, now=1.0), topics.OUTCOME)
+    assert outcome.message.status == "failed" and "edge1" not in node.ring.nodes

@@ -1,0 +1,172 @@
+"""The commands as a user types them: processes, exit codes, what they print and write, and that they leave nothing."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.broker import BrokerProcess
+from models.build import build
+from tests.paths import shared
+
+
+def dt(*argv: object, timeout_s: float = 120.0, **env: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "dt_cli.main", *map(str, argv)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env})
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "mini.tflite"
+    path.write_bytes(build("mini").to_bytes())
+    return path
+
+
+def running(token: str) -> list[str]:
+    """Command lines of processes that mention ``token``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal() and int(entry.name) != os.getpid():
+            try:
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            except OSError:
+                continue
+            if token in line:
+                found.append(line)
+    return found
+
+
+def test_demo_is_exact_and_reports_every_node(tmp_path: Path) -> None:
+    report = tmp_path / "demo.json"
+    done = dt("demo", "--edges", 3, "--frames", 6, "--json", report, TMPDIR=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    said = json.loads(report.read_text())
+    assert (said["frames"], said["failed"], said["exact"], said["tiles"]) == (6, 0, True, 54)
+    assert set(said["nodes"]) == {"edge1", "edge2", "edge3"}
+    assert set(said["nodes"]["edge1"]) == {"computed", "stolen", "lent", "compute_s"}
+    assert said["tiles_stolen"] == sum(node["stolen"] for node in said["nodes"].values()) > 0
+    assert sum(node["computed"] + node["stolen"] for node in said["nodes"].values()) == 54
+    assert said["wire_bytes"] > 6 * 400_000 and 0 < said["latency_ms"]["p50"] <= said["latency_ms"]["p95"]
+    assert not running(str(tmp_path)) and [p.name for p in tmp_path.iterdir()] == ["demo.json"]
+
+
+def test_demo_on_a_video_steals_with_every_edge_without_a_camera(tmp_path: Path) -> None:
+    model, report = tmp_path / "yolo.tflite", tmp_path / "demo.json"
+    model.write_bytes(build("yolov2", size=320, layers=16).to_bytes())
+    video = shared("data/video/car-detection.mp4")
+    done = dt("demo", "--edges", 3, "--frames", 6, "--model", model, "--source", video, "--json", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    nodes = json.loads(report.read_text())["nodes"]
+    assert nodes["edge2"]["stolen"] > 0 and nodes["edge3"]["stolen"] > 0
+
+
+def test_demo_runs_over_somebody_elses_broker(tmp_path: Path) -> None:
+    with BrokerProcess() as broker:
+        done = dt("demo", "--edges", 2, "--frames", 3, "--grid", "2x2", "--broker", broker.url)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_demo_fails_loudly_when_an_answer_differs(tmp_path: Path) -> None:
+    """A cluster whose edges compute something else must not pass for exact: here one edge adds noise to its results."""
+    (tmp_path / "sitecustomize.py").write_text(
+        "import models.runner as r\nrun = r.TileRunner.run\n"
+        "def noisy(self, *a):\n    made = run(self, *a)\n    return {k: v + v.dtype.type(1) for k, v in made.items()}\n"
+        "r.TileRunner.run = noisy\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
+    done = dt("demo", "--edges", 1, "--frames", 2, "--grid", "2x2", PYTHONPATH=path)
+    assert done.returncode == 1
+    assert "WRONG: frame" in done.stdout
+
+
+def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "dt_cli.main", "demo", "--frames", "100000"]
+    demo = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 60
+    while not any("--name edge1" in line for line in running(str(tmp_path))) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    children = running(str(tmp_path))
+    demo.send_signal(signal.SIGINT)
+    _, said = demo.communicate(timeout=30)
+    assert children, "the demo had not started its edges"
+    assert demo.returncode == 130 and said.decode().strip() == "dt: interrupted"
+    assert not running(str(tmp_path)) and not list(tmp_path.iterdir())
+
+
+def test_plan_verify_and_inspect_write_what_they_print(mini: Path, tmp_path: Path) -> None:
+    report, folder = tmp_path / "report.json", tmp_path / "plan"
+    assert dt("plan", mini, "--grid", "2x3", "--cut", "conv9", "--out", folder, "--json", report).returncode == 0
+    plan = json.loads(report.read_text())
+    assert {"redundancy", "input_bytes", "output_bytes", "peak_memory_bytes", "classes", "tiles"} <= set(plan)
+    assert len(plan["tiles"]) == 6 and plan["redundancy"] > 1
+    assert sorted(p.name for p in folder.iterdir()) == ["model.tflite", "plan.json"]
+    assert dt("verify", folder, "--json", report).returncode == 0
+    assert json.loads(report.read_text())["exact"] is True
+    assert dt("inspect", mini, "--json", report).returncode == 0
+    cuts = json.loads(report.read_text())["cuts"]
+    assert {"2x2", "3x3", "5x5"} == set(cuts[0]["redundancy"]) and {"flop_share", "output_bytes"} <= set(cuts[0])
+
+
+def test_verify_takes_a_picture(mini: Path) -> None:
+    assert dt("verify", mini, "--image", shared("data/images/cat.bmp")).returncode == 0
+
+
+USAGE = [
+    (["plan", "{dir}/text.tflite"], "text.tflite: not a .tflite file"),
+    (["plan", "{dir}/absent.tflite"], "absent.tflite: No such file or directory"),
+    (
+        ["plan", "{mini}", "--cut", "conv9", "--grid", "41x41"],
+        "a 41x41 grid leaves tiles empty: the map at cut conv9 is 40x40",
+    ),
+    (["plan", "{mini}", "--grid", "3by3"], "grid '3by3': give rows x columns"),
+    (["plan", "{mini}", "--cut", "nowhere"], "no legal cut 'nowhere'"),
+    (["verify", "{mini}", "--image", "{dir}/text.tflite"], "text.tflite' is not a readable video"),
+    (["demo", "--source", "file:///absent.mp4"], "there is no file '/absent.mp4'"),
+    (["demo", "--source", "{dir}/clip.mp4"], "clip.mp4' is not a readable video"),
+    (["gateway", "--model", "{mini}", "--listen", "nonsense"], "--listen 'nonsense': give HOST:PORT"),
+    (["edge", "--gateway", "127.0.0.1:1", "--name", "a/b"], "--name 'a/b': use 1 to 64 letters"),
+    (["build", "resnet", "--out", "{dir}/x.tflite"], "unknown network 'resnet'"),
+    (["build", "mini", "--size", "333", "--out", "{dir}/x.tflite"], "size 333 is no multiple of 32"),
+]
+
+
+@pytest.mark.parametrize(("argv", "says"), USAGE, ids=[" ".join(argv) for argv, _ in USAGE])
+def test_bad_input_is_one_line_that_names_the_value(argv: list[str], says: str, mini: Path, tmp_path: Path) -> None:
+    (tmp_path / "text.tflite").write_text("no model")
+    (tmp_path / "clip.mp4").write_text("no video")
+    done = dt(*(a.format(dir=tmp_path, mini=mini) for a in argv))
+    assert done.returncode == 2
+    assert says in done.stderr and done.stderr.startswith("dt: ") and len(done.stderr.splitlines()) == 1
+
+
+def test_unreachable_gateway_exits_69_when_asked_once() -> None:
+    done = dt("edge", "--gateway", "127.0.0.1:1", "--once")
+    assert done.returncode == 69
+    assert "no broker at 127.0.0.1:1" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_taken_port_is_one_line(mini: Path) -> None:
+    with BrokerProcess() as broker:
+        done = dt("gateway", "--model", mini, "--listen", f"127.0.0.1:{broker.port}")
+    assert done.returncode == 1
+    assert f"127.0.0.1:{broker.port} is taken" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def test_gateway_refuses_an_unreachable_broker(mini: Path) -> None:
+    done = dt("gateway", "--model", mini, "--broker", "mqtt://127.0.0.1:1")
+    assert done.returncode == 69 and len(done.stderr.splitlines()) == 1
+
+
+def test_edge_imports_neither_broker_nor_opencv() -> None:
+    code = (
+        "import sys, edge_agent.app; print([m for m in ('amqtt', 'cv2', 'rich', 'gateway_agent') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
+    assert done.stdout.strip() == "[]", done.stderr

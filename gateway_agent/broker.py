@@ -171,7 +171,7 @@ async def _serve(bind: str) -> int:
     except Exception as error:  # amqtt wraps the OSError; the parent gets one line whatever it was
         return _say({"error": _explain(bind, error)}, 1)
     _say({"port": broker._servers["default"].instance.sockets[0].getsockname()[1]}, 0)
-    threading.Thread(target=_await_end_of_stdin, args=(loop, stop), daemon=True).start()
+    threading.Thread(target=_end_with_stdin, daemon=True).start()
     await stop.wait()
     try:
         await asyncio.wait_for(broker.shutdown(), STOP_S / 2)
@@ -189,10 +189,11 @@ def _explain(bind: str, error: BaseException) -> str:
     return f"cannot listen on {bind}: {why}: choose another with --listen HOST:PORT"
 
 
-def _await_end_of_stdin(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+def _end_with_stdin() -> None:
+    """The parent is gone: free the port at once, for it may be restarting. Nothing here needs saving."""
     while os.read(0, 4096):
         pass
-    loop.call_soon_threadsafe(stop.set)
+    os._exit(0)
 
 
 def _say(words: dict[str, Any], code: int) -> int:

@@ -311,6 +311,8 @@ class Link:
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         self.messages_in += 1
         self.bytes_in += len(message.payload)
+        if not message.payload:  # something that was retained has been cleared
+            return
         try:
             self._inbox.put_nowait(Arrived(message.topic, message.payload))
         except (queue.Full, UnicodeDecodeError):  # paho decodes the topic when it is asked for

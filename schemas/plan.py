@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAN_VERSION: Final = 1
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
+Channels: TypeAlias = float | tuple[float, float, float]  # one number for all channels, or one for each
 
 
 class Region(NamedTuple):
@@ -96,18 +97,19 @@ class Block(Record):
 
 
 class Pixels(Record):
-    """How an image becomes the model's input: uint8 RGB of ``height x width`` until the worker maps it.
+    """How an image becomes the model's input: uint8 of ``height x width`` until the worker maps it.
 
-    float32: ``pixel * scale + offset``; uint8: the pixel; int8: the pixel minus 128. ``fit`` says how a frame of another
-    size is brought to this one.
+    float32: ``pixel * scale + offset``, in the model's own order of channels; uint8: the pixel; int8: the pixel minus
+    128. ``fit`` says how a frame of another size is brought to this one, ``colour`` in which order channels travel.
     """
 
     tensor: str
     height: Annotated[int, Field(ge=1, le=16384)]
     width: Annotated[int, Field(ge=1, le=16384)]
     dtype: Literal["float32", "uint8", "int8"]
-    scale: float = 1.0 / 255.0
-    offset: float = 0.0
+    scale: Channels = 1.0 / 255.0
+    offset: Channels = 0.0
+    colour: Literal["rgb", "bgr"] = "rgb"
     fit: Literal["letterbox", "stretch"] = "letterbox"
 
 

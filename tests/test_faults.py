@@ -59,6 +59,17 @@ class Cluster:
             "gateway", "gateway", "--model", str(self.model), "--listen", f"127.0.0.1:{self.port}", "--cut", "conv9"
         )
 
+    def listen(self) -> None:
+        """Hear what is published from now on."""
+        deadline = time.monotonic() + 30.0
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+                return self.link.connect()
+            except OSError:
+                assert time.monotonic() < deadline, "the gateway does not listen"
+                time.sleep(0.1)
+
     def edge(self, name: str, *more: str) -> None:
         cache = str(self.folder / name)
         self.start(name, "edge", "--gateway", f"127.0.0.1:{self.port}", "--name", name, "--cache", cache, *more)
@@ -105,7 +116,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
 
 def test_every_frame_ends_once_and_exact_whatever_dies(cluster: Cluster) -> None:
     cluster.gateway()
-    cluster.link.start()
+    cluster.listen()
     cluster.edge("worker1")
     cluster.edge("worker2")
     cluster.hear(lambda: {"worker1", "worker2"} <= cluster.seen)

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from schemas.errors import DtError
+from schemas.errors import DtError, PlanError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +16,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Run one CNN on a cluster of cheap machines, over MQTT, bit for bit.",
 )
+importer = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Turn another program's network into a .tflite."
+)
+app.add_typer(importer, name="import")
 
 Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
 ModelOrFolder = Annotated[
@@ -23,8 +27,16 @@ ModelOrFolder = Annotated[
 ]
 Grid = Annotated[Optional[str], typer.Option(help="Tiles, rows x columns. [default: 3x3]", show_default=False)]  # noqa: UP045
 CutName = Annotated[str, typer.Option("--cut", help="Where to cut: a tensor's name, an operator's index, or auto.")]
-Json = Annotated[
-    Path | None, typer.Option("--json", help="Write the same as JSON to this file.", show_default=False)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.", show_default=False)]
+Sources = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--source", help="Frames: file:///clip.mp4, dir:///images, synthetic://. One for each edge with a camera."
+    ),
+]
+Broker = Annotated[str | None, typer.Option(help="Use this broker instead of an own one.", show_default=False)]
+PicturesFolder = Annotated[
+    Path | None, typer.Option("--pictures", help="Write annotated pictures to this folder.", show_default=False)
 ]
 Threads = Annotated[int, typer.Option(help="Threads of the TFLite runtime.", min=1, max=64)]
 
@@ -43,6 +55,23 @@ def build(
     from dt_cli import offline
 
     offline.build_model(network, out, size, seed, layers)
+
+
+@importer.command()
+def darknet(
+    cfg: Annotated[Path, typer.Argument(help="The network, as yolov3-tiny.cfg.", show_default=False)],
+    weights: Annotated[Path, typer.Argument(help="Its weights, as yolov3-tiny.weights.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option(help="The .tflite file to write; its card, a .toml, goes beside it.", show_default=False)
+    ],
+    names: Annotated[
+        Path | None, typer.Option(help="Labels, one a line. [default: class0, class1...]", show_default=False)
+    ] = None,
+) -> None:
+    """YOLOv2, YOLOv3 and their tiny versions from Darknet's cfg and weights, with a card."""
+    from dt_cli import importing
+
+    importing.darknet(cfg, weights, out, names)
 
 
 @app.command()
@@ -72,9 +101,7 @@ def verify(
     model: ModelOrFolder,
     grid: Grid = None,
     cut: CutName = "auto",
-    image: Annotated[
-        Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)
-    ] = None,
+    image: Annotated[Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)] = None,
     threads: Threads = 1,
     json: Json = None,
 ) -> None:
@@ -96,11 +123,14 @@ def gateway(
     root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
     deadline: Annotated[float, typer.Option(help="Seconds after which an incomplete frame fails.", min=1.0)] = 120.0,
     threads: Threads = 1,
+    outputs: Annotated[
+        bool, typer.Option("--outputs", help="Publish the final tensors, too, not only what they say.")
+    ] = False,
 ) -> None:
     """Coordinate a cluster: host the broker, publish the plan, merge tiles and run the tail."""
     from gateway_agent import app as agent
 
-    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads))
+    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads, outputs))
 
 
 @app.command()
@@ -140,16 +170,40 @@ def demo(
     model: Annotated[
         Path | None, typer.Option(help="A .tflite file or plan folder. [default: a small YOLO]", show_default=False)
     ] = None,
-    source: Annotated[str, typer.Option(help="Frames: file:///clip.mp4, dir:///images, synthetic://")] = "synthetic://",
+    source: Sources = None,
     json: Json = None,
-    broker: Annotated[
-        str | None, typer.Option(help="Use this broker instead of an own one.", show_default=False)
-    ] = None,
+    broker: Broker = None,
+    pictures: PicturesFolder = None,
 ) -> None:
     """Run a whole cluster on this machine and check every answer against the unpartitioned model."""
     from dt_cli import demo as command
 
-    raise typer.Exit(command.run(edges, frames, grid, cut, model, source, json, broker))
+    sources = source or ["synthetic://"]
+    raise typer.Exit(command.run(edges, frames, grid, cut, model, sources, json, broker, pictures))
+
+
+@app.command()
+def run(
+    model: ModelOrFolder,
+    source: Sources = None,
+    edges: Annotated[int, typer.Option(help="Edges; the first ones have the sources.", min=1, max=32)] = 3,
+    frames: Annotated[
+        int | None, typer.Option(help="Stop after so many frames of each source.", min=1, show_default=False)
+    ] = None,
+    grid: Grid = None,
+    cut: CutName = "auto",
+    json: Annotated[
+        Path | None, typer.Option("--json", help="Write one JSON line a frame.", show_default=False)
+    ] = None,
+    pictures: PicturesFolder = None,
+    broker: Broker = None,
+) -> None:
+    """Try any model on any picture, folder or video, by a cluster on this machine, and say what it sees."""
+    from dt_cli import run as command
+
+    if not source:
+        raise PlanError("dt run needs --source: a picture, a video, a folder or a URI such as synthetic://?frames=8")
+    raise typer.Exit(command.run(model, source, edges, frames, grid, cut, json, pictures, broker))
 
 
 def main() -> None:

@@ -110,7 +110,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 def _operators_table(model: Path, operators: list[dict[str, Any]]) -> Table:
-    made = table(f"Operators of {model.name}", "op", "kind", "output", "MFLOP", "tiling", left=("kind", "output", "tiling"))
+    made = table(
+        f"Operators of {model.name}", "op", "kind", "output", "MFLOP", "tiling", left=("kind", "output", "tiling")
+    )
     for o in operators:
         flops = f"{o['flops'] / 1e6:.1f}" if o["flops"] else ""
         made.add_row(str(o["index"]), o["kind"], _shape(o["shape"]), flops, o["tiling"])
@@ -162,7 +164,7 @@ def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: 
     console.print(f"model {plan.model}, edges' model {plan.edge_model}, plan {plan.digest()}")
     if out is not None:
         save(bundle, out)
-        console.print(f"written to {out}: plan.json, model.tflite")
+        console.print(f"written to {out}: plan.json, card.json, model.tflite")
     digests = {"model": plan.model, "edge_model": plan.edge_model, "plan": plan.digest()}
     write_json(
         json, {**summary, **digests, "cut": bundle.cut.name, "grid": f"{block.rows}x{block.cols}", "tiles": rows}

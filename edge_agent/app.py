@@ -189,7 +189,7 @@ class Edge:
             return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
             self._granted = False
-            return node.frame(event.image, now)
+            return node.frame(event.image, now, event.picture)
         if isinstance(event, Ended) and event.capture is self._capture:
             if event.error:
                 raise event.error

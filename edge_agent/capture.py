@@ -17,10 +17,11 @@ from schemas.plan import Pixels
 
 @dataclass(frozen=True)
 class Captured:
-    """One frame, uint8 pixels of the model's size, NHWC."""
+    """One frame, uint8 pixels of the model's size, NHWC; ``picture`` is the size (height, width) that it came in."""
 
     capture: "Capture"
     image: np.ndarray
+    picture: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ class Capture:
                 self._room.acquire()
                 if self._closed:
                     return
-                self._inbox.put(Captured(self, fitted))
+                self._inbox.put(Captured(self, fitted, (image.shape[0], image.shape[1])))
                 count += 1
                 if count == self._limit:
                     break

@@ -56,10 +56,11 @@ class EdgeNode:
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
-        self._images: dict[str, np.ndarray] = {}
-        self._stolen: dict[Key, Tensors] = {}  # leased to us, not computed yet
+        self._images: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._stolen: dict[Key, tuple[Tensors, tuple[int, int]]] = {}  # leased to us, not computed yet
         self._results: dict[Key, tuple[m.ResultHeader, Tensors]] = {}
         self._computing: Key | None = None
+        self._picture = (0, 0)  # of the frame that is being computed
         self._tile_s: float | None = None
         self._gateway = ""
         self._seq = self._echoed_seq = 0
@@ -76,11 +77,11 @@ class EdgeNode:
     def frames_opened(self) -> int:
         return self._frames
 
-    def frame(self, image: np.ndarray, now: float) -> list[Action]:
-        """A frame of the own source: uint8 pixels of the model's size, NHWC."""
+    def frame(self, image: np.ndarray, now: float, picture: tuple[int, int] = (0, 0)) -> list[Action]:
+        """A frame of the own source: uint8 pixels of the model's size, NHWC; ``picture``: the size that it came in."""
         frame = m.frame_id(self.name, self.epoch, self._frames)
         self._frames += 1
-        self._images[frame] = image
+        self._images[frame] = (image, picture)
         self.tiles.add(frame, [(frame, 0, tile) for tile in self.plan.blocks[0].order])
         return self._settle(now)
 
@@ -113,7 +114,7 @@ class EdgeNode:
             self.counts["stolen" if stolen else "computed"] += 1
             header = m.ResultHeader(
                 **self._head(), plan=self.digest, frame=key[0], block=key[1], tile=key[2],
-                compute_s=seconds, stolen=stolen, error=error[:300],
+                compute_s=seconds, stolen=stolen, picture=self._picture, error=error[:300],
             )  # fmt: skip
             self._results[key] = (header, {} if error else outputs)
             for dropped in self.outbox.put(key, now):
@@ -169,13 +170,14 @@ class EdgeNode:
         if key is None:
             return Publish(topics.TILE, m.TileHeader.model_validate(header), {"node": steal.thief}, {})
         self.counts["lent"] += 1
-        where = {"frame": key[0], "block": key[1], "tile": key[2], "lease_s": lease_s}
+        picture = self._images[key[0]][1]
+        where = {"frame": key[0], "block": key[1], "tile": key[2], "lease_s": lease_s, "picture": picture}
         message = m.TileHeader.model_validate(header | where)
         return Publish(topics.TILE, message, {"node": steal.thief}, self._inputs(key))
 
     def _inputs(self, key: Key) -> Tensors:
         frame, block, tile = key
-        image = self._images[frame]
+        image, _ = self._images[frame]
         return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
 
     def _tile(self, header: m.TileHeader, tensors: Tensors, now: float) -> None:
@@ -191,7 +193,7 @@ class EdgeNode:
                 return
             key = (header.frame, header.block, header.tile)
             if self.thief.tile(header.request) and key not in self._results and key != self._computing:
-                self._stolen[key] = tensors
+                self._stolen[key] = (tensors, header.picture)
 
     def _accept(self, accepted: m.Accepted) -> None:
         if self._gateway and accepted.epoch != self._gateway:
@@ -232,12 +234,13 @@ class EdgeNode:
         """The next tile for the engine: a stolen one first, since somebody waits for it under a lease."""
         if self._stolen:
             key = next(iter(self._stolen))
+            tensors, self._picture = self._stolen.pop(key)
             self._computing = key
-            return [Compute(key, self._stolen.pop(key))]
+            return [Compute(key, tensors)]
         own = self.tiles.take(now)
         if own is None:
             return []
-        self._computing = own
+        self._computing, self._picture = own, self._images[own[0]][1]
         return [Compute(own, self._inputs(own))]
 
     def _register(self, now: float, leaving: bool = False) -> Publish:

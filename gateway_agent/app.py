@@ -4,6 +4,7 @@ import contextlib
 import logging
 import queue
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from gateway_agent.broker import BrokerProcess
@@ -35,6 +36,7 @@ def main(
     root: str,
     deadline_s: float,
     threads: int,
+    outputs: bool,
 ) -> int:
     """``dt gateway``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr()
@@ -44,7 +46,8 @@ def main(
     bundle = bind(open_bundle(model, parse_grid(grid) if grid else None, cut))
     with contextlib.ExitStack() as stack:
         broker = None if broker_url else stack.enter_context(BrokerProcess(host, port))
-        app = Gateway(bundle, broker_url or (broker.url if broker else ""), root, deadline_s, threads, broker)
+        url = broker_url or (broker.url if broker else "")
+        app = Gateway(bundle, url, root, deadline_s, threads, broker, outputs)
         on_end(app.stop)
         return app.run()
 
@@ -52,7 +55,7 @@ def main(
 def bind(bundle: Bundle) -> Bundle:
     """The bundle with its plan bound to the kernels of this machine."""
     plan = bundle.plan.model_copy(update={"runtime": kernels()})
-    return Bundle(bundle.path, bundle.partition, plan, bundle.cut, bundle.edge_model)
+    return replace(bundle, plan=plan)
 
 
 def parse_listen(text: str) -> tuple[str, int]:
@@ -71,11 +74,18 @@ class Gateway:
     """One gateway process. ``stop`` may be called from anywhere."""
 
     def __init__(
-        self, bundle: Bundle, url: str, root: str, deadline_s: float, threads: int, broker: BrokerProcess | None
+        self,
+        bundle: Bundle,
+        url: str,
+        root: str,
+        deadline_s: float,
+        threads: int,
+        broker: BrokerProcess | None,
+        outputs: bool = False,
     ) -> None:
-        self._bundle, self._root, self._broker = bundle, root, broker
+        self._bundle, self._root, self._broker, self._outputs = bundle, root, broker, outputs
         self._inbox: queue.Queue[object] = queue.Queue(512)
-        self._node = GatewayNode(NAME, m.new_epoch(), bundle.plan, deadline_s)
+        self._node = GatewayNode(NAME, m.new_epoch(), bundle.plan, deadline_s, ordered=bool(bundle.card.state))
         self._link = Link(url, root, NAME, self._inbox)
         self._tail = TailThread(bundle, self._inbox, threads)
         self._rejects = Rejects(root)
@@ -117,7 +127,7 @@ class Gateway:
         now = time.monotonic()
         for action in self._handle(event, now) + self._node.tick(now):
             if isinstance(action, Finish):
-                self._tail.submit(action.complete)
+                self._tail.submit(action)
             else:
                 self._link.send(action)
                 if isinstance(action.message, m.Outcome):
@@ -136,7 +146,10 @@ class Gateway:
         elif isinstance(event, Finished):
             if event.error:
                 return self._node.failed(event.frame, event.error, now)
-            return self._node.finished(event.frame, event.digests, now)
+            if self._outputs:
+                header = m.OutputHeader(node=NAME, epoch=self._node.epoch, frame=event.frame)
+                self._link.publish(topics.OUTPUT, header, event.outputs, source=m.frame_source(event.frame)[0])
+            return self._node.finished(event.frame, event.digests, now, event.result)
         elif isinstance(event, Connected):
             self._publish_model()
         elif isinstance(event, Disconnected):

@@ -53,6 +53,7 @@ class Complete(Generic[P]):
     computed: dict[str, int]
     stolen: dict[str, int]
     first_heard: float
+    workers: dict[tuple[int, int], tuple[str, bool]] = field(default_factory=dict)  # (block, tile) -> node, stolen
 
 
 @dataclass(frozen=True)
@@ -223,4 +224,5 @@ def _merge(frame: str, state: Open[P]) -> Complete[P]:
     computed = Counter(part.worker for part in state.parts.values())
     stolen = Counter(part.worker for part in state.parts.values() if part.stolen)
     tiles = {where: part.payload for where, part in state.parts.items()}
-    return Complete(frame, tiles, dict(computed), dict(stolen), state.first_heard)
+    workers = {where: (part.worker, part.stolen) for where, part in state.parts.items()}
+    return Complete(frame, tiles, dict(computed), dict(stolen), state.first_heard, workers)

@@ -18,6 +18,7 @@ from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.plan import Plan
+from schemas.results import Result
 from schemas.topics import Publish
 
 Tensors = Mapping[str, np.ndarray]
@@ -28,21 +29,24 @@ class Finish:
     """To merge and finish now: a whole frame."""
 
     complete: Complete[Tensors]
+    picture: tuple[int, int] = (0, 0)
 
 
 Action = Publish | Finish
 
 
 class GatewayNode:
-    """The gateway of one plan."""
+    """The gateway of one plan. ``ordered``: frames of one source are finished in order, for the tail keeps state."""
 
-    def __init__(self, name: str, epoch: str, plan: Plan, deadline_s: float = 120.0) -> None:
-        self.name, self.epoch, self.plan = name, epoch, plan
+    def __init__(self, name: str, epoch: str, plan: Plan, deadline_s: float = 120.0, ordered: bool = False) -> None:
+        self.name, self.epoch, self.plan, self._ordered = name, epoch, plan, ordered
         self.digest = plan.digest()
         self.ring = VictimRing()
         self.assembly: Assembly[Tensors] = Assembly([len(b.tiles) for b in plan.blocks], deadline_s)
         self.counts: Counter[str] = Counter()
-        self._finishing: dict[str, Complete[Tensors]] = {}
+        self._finishing: dict[str, Finish] = {}
+        self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
+        self._pictures: dict[str, tuple[int, int]] = {}
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
         """A message of a node.
@@ -61,22 +65,31 @@ class GatewayNode:
         self.counts["unexpected message"] += 1
         return []
 
-    def finished(self, frame: str, digests: Mapping[str, str], now: float) -> list[Action]:
+    def finished(
+        self, frame: str, digests: Mapping[str, str], now: float, result: Result | None = None
+    ) -> list[Action]:
         """The tail is through with ``frame``; ``digests`` are those of the merged cut and of the outputs."""
-        complete = self._finishing.pop(frame)
+        finish = self._finishing.pop(frame)
+        complete = finish.complete
         latency_s = self.assembly.ended(frame, now)
         if latency_s is None:
             return []
         self.counts["frames"] += 1
+        last = len(self.plan.blocks) - 1
+        work = [complete.workers[last, tile.index] for tile in self.plan.blocks[last].tiles]
         outcome = m.Outcome(
             **self._head(), frame=frame, status="ok", latency_s=latency_s,
             computed=complete.computed, stolen=complete.stolen, digests=dict(digests),
+            workers=tuple(node for node, _ in work),
+            stolen_tiles=tuple(i for i, (_, stolen) in enumerate(work) if stolen),
+            picture=finish.picture, result=result,
         )  # fmt: skip
         return self._end(outcome)
 
     def failed(self, frame: str, reason: str, now: float) -> list[Action]:
         """``frame`` cannot be finished."""
         self._finishing.pop(frame, None)
+        self._held.pop(frame, None)
         failure = self.assembly.fail(frame, reason, now)
         return self._failures([failure] if failure else [])
 
@@ -140,15 +153,29 @@ class GatewayNode:
         )
         if not verdict.accepted:
             return []
+        if not verdict.ended:
+            self._pictures[header.frame] = header.picture
         source = m.frame_source(header.frame)[0]
         said: list[Action] = [
             self._accepted(node, header.frame, verdict.ended, header.block, (header.tile,))
             for node in dict.fromkeys((header.node, source))
         ]
         if verdict.complete:
-            self._finishing[header.frame] = verdict.complete
-            said.append(Finish(verdict.complete))
+            self._held[header.frame] = Finish(verdict.complete, self._pictures.pop(header.frame, (0, 0)))
+            said += self._release(source)
         return said
+
+    def _release(self, source: str) -> list[Action]:
+        """Whole frames of ``source`` that may be finished now: all, or as long as none before them is incomplete."""
+        released: list[Action] = []
+        own = [f for f in self.assembly.frames if m.frame_source(f)[0] == source]
+        for frame in sorted(own, key=m.frame_source):
+            if frame in self._held:
+                self._finishing[frame] = self._held.pop(frame)
+                released.append(self._finishing[frame])
+            elif self._ordered and frame not in self._finishing:
+                break
+        return released
 
     def _accepted(self, node: str, frame: str, ended: bool, block: int = 0, tiles: tuple[int, ...] = ()) -> Publish:
         message = m.Accepted(**self._head(), frame=frame, block=block, tiles=tiles, ended=ended)
@@ -166,7 +193,9 @@ class GatewayNode:
 
     def _end(self, outcome: m.Outcome) -> list[Action]:
         source = m.frame_source(outcome.frame)[0]
+        self._pictures.pop(outcome.frame, None)
         return [
             Publish(topics.OUTCOME, outcome, {"source": source}),
             self._accepted(source, outcome.frame, ended=True),
+            *self._release(source),
         ]

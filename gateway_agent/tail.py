@@ -1,27 +1,39 @@
-"""One thread that merges whole frames and runs the tail, so that the loop never waits for arithmetic."""
+"""One thread that merges whole frames, runs the tail and decodes, so that the loop never waits for arithmetic.
+
+A recurrent model's state is kept here, one per source and epoch: frames of one source must come in order.
+"""
 
 import logging
 import queue
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway_agent.assembly import Complete
-from models.bundle import Bundle, Tail
+from gateway_agent.node import Finish
+from models.bundle import Bundle, Tail, next_state
+from models.decode import decode, quantization_of
 from models.tensor import stitch
 from schemas.errors import DtError
+from schemas.messages import frame_source
 from schemas.plan import digest
+from schemas.results import Result
+
+STATES = 64  # sources whose state is remembered
+
+Tensors = Mapping[str, np.ndarray]
 
 
 @dataclass(frozen=True)
 class Finished:
-    """A frame's final outputs by tensor name, and the digests of merged cut and outputs; or why there are none."""
+    """A frame's final outputs, what they say, and the digests of merged cut and outputs; or why there are none."""
 
     frame: str
-    digests: Mapping[str, str]
-    outputs: Mapping[str, np.ndarray]
+    digests: Mapping[str, str] = field(default_factory=dict)
+    outputs: Tensors = field(default_factory=dict)
+    result: Result | None = None
     error: str = ""
 
 
@@ -32,39 +44,52 @@ class TailThread:
         self._bundle = bundle
         self._inbox = inbox
         self._tail = Tail(bundle, threads)
-        self._work: queue.SimpleQueue[Complete[Mapping[str, np.ndarray]] | None] = queue.SimpleQueue()
+        self._quantization = quantization_of(bundle.graph)
+        self._states: OrderedDict[tuple[str, str], Tensors] = OrderedDict()
+        self._work: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
         self._thread.start()
 
-    def submit(self, complete: Complete[Mapping[str, np.ndarray]]) -> None:
-        self._work.put(complete)
+    def submit(self, finish: Finish) -> None:
+        self._work.put(finish)
 
     def close(self) -> None:
         self._work.put(None)
         self._thread.join(5.0)
 
     def _run(self) -> None:
-        while (complete := self._work.get()) is not None:
-            self._inbox.put(self._finish(complete))
+        while (finish := self._work.get()) is not None:
+            try:
+                done = self._finish(finish)
+            except (DtError, MemoryError) as error:
+                frame = finish.complete.frame
+                logging.getLogger(__name__).error("frame %s: %s", frame, error)
+                done = Finished(frame, error=f"model error on the gateway: {error or 'out of memory'}")
+            self._inbox.put(done)
 
-    def _finish(self, complete: Complete[Mapping[str, np.ndarray]]) -> Finished:
-        block = self._bundle.plan.blocks[-1]
-        last = len(self._bundle.plan.blocks) - 1
-        try:
-            merged = {
-                spec.name: stitch(
-                    spec, ((t.outputs[spec.name], complete.tiles[last, t.index][spec.name]) for t in block.tiles)
-                )
-                for spec in block.cut
-            }
-            outputs = self._tail.run(merged)
-        except (DtError, MemoryError) as error:
-            logging.getLogger(__name__).error("frame %s: %s", complete.frame, error)
-            return Finished(complete.frame, {}, {}, f"model error on the gateway: {error}")
-        return Finished(complete.frame, digests(merged, outputs), outputs)
+    def _finish(self, finish: Finish) -> Finished:
+        bundle, complete = self._bundle, finish.complete
+        last = len(bundle.plan.blocks) - 1
+        block = bundle.plan.blocks[last]
+        merged = {
+            spec.name: stitch(
+                spec, ((t.outputs[spec.name], complete.tiles[last, t.index][spec.name]) for t in block.tiles)
+            )
+            for spec in block.cut
+        }
+        source, epoch, _ = frame_source(complete.frame)
+        outputs = self._tail.run(merged, self._states.get((source, epoch)))
+        if bundle.card.state:
+            self._states[source, epoch] = next_state(bundle.card, outputs)
+            self._states.move_to_end((source, epoch))
+            while len(self._states) > STATES:
+                self._states.popitem(last=False)
+        picture = finish.picture if min(finish.picture) > 0 else (bundle.plan.pixels.height, bundle.plan.pixels.width)
+        result = decode(bundle.card, outputs, self._quantization, picture, bundle.plan.pixels)
+        return Finished(complete.frame, digests(merged, outputs), outputs, result)
 
 
-def digests(cut: Mapping[str, np.ndarray], outputs: Mapping[str, np.ndarray]) -> dict[str, str]:
+def digests(cut: Tensors, outputs: Tensors) -> dict[str, str]:
     """Digest of each tensor's bytes, by ``cut/NAME`` and ``output/NAME``."""
     named = {f"cut/{name}": array for name, array in cut.items()}
     named |= {f"output/{name}": array for name, array in outputs.items()}

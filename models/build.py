@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.graph import Graph, Op, Tensor
-from models.ops import SAME
+from models.ops import SAME, VALID, Window
 from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
 
@@ -42,6 +42,15 @@ MINI: tuple[Layer, ...] = (
     *(_conv(256, 3), _conv(128, 1), _conv(256, 3), ("route", -5), _conv(32, 1), ("reorg", 2), ("route", -1, -4)),
     *(_conv(256, 3), ("linear", 75, 1, 1)),
 )  # fmt: skip
+
+# Darknet's name -> operator, its options' table and their values.
+ACTIVATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "leaky": ("LEAKY_RELU", "LeakyRelu", {"alpha": 0.1}),
+    "relu": ("RELU", "", {}),
+    "logistic": ("LOGISTIC", "", {}),
+}
+
+_LOWEST = float(np.finfo(np.float32).min)
 
 NETWORKS = {"yolov2": (YOLOV2, 608), "mini": (MINI, 320)}
 
@@ -88,9 +97,8 @@ class Network:
         if kind in ("conv", "linear"):
             filters, kernel, stride = rest
             shape = (filters, kernel, kernel, self.tensors[source].shape[3])
-            made = self.conv(
-                name, source, *self.weights(shape, batch_norm=kind == "conv"), stride, leaky=kind == "conv"
-            )
+            filled = self.weights(shape, batch_norm=kind == "conv")
+            made = self.conv(name, source, *filled, stride, "leaky" if kind == "conv" else "linear")
         elif kind == "max":
             made = self.maxpool(name, source, *rest)
         elif kind == "route":
@@ -125,20 +133,57 @@ class Network:
         self.ops.append(Op(kind, tuple(inputs), (output,), OPTIONS.index(options), values))
         return output
 
-    def conv(self, name: str, source: int, filters: np.ndarray, bias: np.ndarray, stride: int, leaky: bool) -> int:
-        """SAME convolution, then leaky ReLU (0.1) if asked for. ``filters``: out x height x width x in."""
-        _, height, width, _ = self.tensors[source].shape
-        shape = (1, -(-height // stride), -(-width // stride), filters.shape[0])
-        linear = self.tensor(f"{name}/linear" if leaky else name, shape)
+    def conv(
+        self, name: str, source: int, filters: np.ndarray, bias: np.ndarray, stride: int, activation: str, pad: int = -1
+    ) -> int:
+        """Convolution of a map with ``pad`` zeros (half the kernel, unless told) on all four sides, then ``activation``
+        ("linear": none). ``filters``: out x height x width x in."""
+        kernel = filters.shape[1]
+        pad = kernel // 2 if pad < 0 else pad
+        source, padding, size = self._window(name, source, kernel, stride, pad, 2 * pad)
+        shape = (1, *size, filters.shape[0])
+        linear = self.tensor(name if activation == "linear" else f"{name}/linear", shape)
         given = [source, self.constant(f"{name}/filters", filters), self.constant(f"{name}/bias", bias)]
-        self.op("CONV_2D", given, linear, "Conv2D", padding=SAME, stride_w=stride, stride_h=stride)
-        return self.op("LEAKY_RELU", [linear], self.tensor(name, shape), "LeakyRelu", alpha=0.1) if leaky else linear
+        self.op("CONV_2D", given, linear, "Conv2D", padding=padding, stride_w=stride, stride_h=stride)
+        return self.activate(name, linear, activation)
 
-    def maxpool(self, name: str, source: int, kernel: int, stride: int) -> int:
-        _, height, width, depth = self.tensors[source].shape
-        pooled = self.tensor(name, (1, -(-height // stride), -(-width // stride), depth))
+    def activate(self, name: str, source: int, activation: str) -> int:
+        if activation == "linear":
+            return source
+        kind, options, values = ACTIVATIONS[activation]
+        return self.op(kind, [source], self.tensor(name, self.tensors[source].shape), options, **values)
+
+    def maxpool(self, name: str, source: int, kernel: int, stride: int, pad: int = -1) -> int:
+        """Darknet's: ``pad`` pixels (kernel - 1, unless told) in all along an axis, the odd one after the map."""
+        pad = kernel - 1 if pad < 0 else pad
+        depth = self.tensors[source].shape[3]
+        source, padding, size = self._window(name, source, kernel, stride, pad // 2, pad, _LOWEST)
+        pooled = self.tensor(name, (1, *size, depth))
         sizes = {"filter_width": kernel, "filter_height": kernel, "stride_w": stride, "stride_h": stride}
-        return self.op("MAX_POOL_2D", [source], pooled, "Pool2D", padding=SAME, **sizes)
+        return self.op("MAX_POOL_2D", [source], pooled, "Pool2D", padding=padding, **sizes)
+
+    def _window(
+        self, name: str, source: int, kernel: int, stride: int, before: int, pad: int, value: float = 0.0
+    ) -> tuple[int, int, tuple[int, int]]:
+        """What a window operator reads, its padding and its output's height and width.
+
+        ``pad`` pixels of ``value`` surround the map along each axis, ``before`` of them above and left. Where TFLite's SAME
+        puts its padding elsewhere (stride 2 on even sizes), the map is padded by an operator of its own.
+        """
+        _, height, width, depth = self.tensors[source].shape
+        rows, cols = (Window(kernel, stride, 1, before, size) for size in (height, width))
+        out_height, out_width = ((size + pad - kernel) // stride + 1 for size in (height, width))
+        above, beside = rows.padding(0, out_height), cols.padding(0, out_width)
+        same = rows.is_same(height, out_height, above) and cols.is_same(width, out_width, beside)
+        if same and stride <= kernel:  # tflite-runtime 2.14 answers nonsense to SAME where windows leave gaps
+            return source, SAME, (out_height, out_width)
+        if any(above + beside):
+            given = [source, self.constant(f"{name}/pads", np.array([(0, 0), above, beside, (0, 0)], np.int32))]
+            padded = self.tensor(f"{name}/padded", (1, height + sum(above), width + sum(beside), depth))
+            if value:
+                given.append(self.constant(f"{name}/lowest", np.array([value], np.float32)))
+            source = self.op("PADV2" if value else "PAD", given, padded, "PadV2" if value else "Pad")
+        return source, VALID, (out_height, out_width)
 
     def route(self, name: str, sources: Sequence[int]) -> int:
         if len(sources) == 1:
@@ -146,6 +191,20 @@ class Network:
         shapes = [self.tensors[t].shape for t in sources]
         joined = self.tensor(name, (*shapes[0][:3], sum(shape[3] for shape in shapes)))
         return self.op("CONCATENATION", sources, joined, "Concatenation", axis=3)
+
+    def shortcut(self, name: str, sources: Sequence[int], activation: str) -> int:
+        """The sum of two maps of one shape, then ``activation``."""
+        added = self.tensor(name if activation == "linear" else f"{name}/sum", self.tensors[sources[0]].shape)
+        self.op("ADD", sources, added, "Add")
+        return self.activate(name, added, activation)
+
+    def upsample(self, name: str, source: int, factor: int) -> int:
+        """Every pixel ``factor`` x ``factor`` times."""
+        _, height, width, depth = self.tensors[source].shape
+        size = (height * factor, width * factor)
+        given = [source, self.constant(f"{name}/size", np.array(size, np.int32))]
+        grown = self.tensor(name, (1, *size, depth))
+        return self.op("RESIZE_NEAREST_NEIGHBOR", given, grown, "ResizeNearestNeighbor")
 
     def reorg(self, name: str, source: int, stride: int) -> int:
         """Darknet's reorg layer in its own element order.

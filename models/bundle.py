@@ -1,4 +1,4 @@
-"""A model with its plan: in memory for gateway and commands, on disk a folder of ``plan.json`` and ``model.tflite``.
+"""A model with its plan: in memory for gateway and commands, on disk a folder of its plan, card and model.
 
 Digests tie them together: a plan is never used with another model than the one it was made for.
 """
@@ -8,18 +8,21 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from pydantic import ValidationError
 
 from models import engine, rewrite
-from models.graph import Graph, file_digest, load
+from models.card import Card, check_card, load_card
+from models.graph import Graph, Tensor, file_digest, load
 from models.partition import Cut, Partition
 from models.planner import make_plan
 from schemas.errors import PlanError
-from schemas.plan import Plan, digest
+from schemas.plan import Plan, Record, digest
 
-_MAX_PLAN_BYTES = 8 * 2**20
+R = TypeVar("R", bound=Record)
+_MAX_JSON_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +34,8 @@ class Bundle:
     plan: Plan
     cut: Cut
     edge_model: bytes
+    card: Card
+    card_guessed: bool
 
     @property
     def graph(self) -> Graph:
@@ -44,8 +49,9 @@ def make_bundle(path: Path, grid: tuple[int, int], cut: str = "auto") -> Bundle:
         PlanError: the file, the grid or the cut is at fault.
     """
     partition = Partition(load(path))
-    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut)
-    return Bundle(path, partition, plan, chosen, edge_model)
+    card, guessed = load_card(path, partition.graph)
+    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut, **card.pixels())
+    return Bundle(path, partition, plan, chosen, edge_model, card, guessed)
 
 
 def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "auto") -> Bundle:
@@ -58,7 +64,7 @@ def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "aut
         return make_bundle(path, grid or (3, 3), cut)
     if grid is not None or cut != "auto":
         raise PlanError(f"{path} holds a plan already: give the model file to choose another grid or cut")
-    plan = _read_plan(path / "plan.json")
+    plan = _read(Plan, path / "plan.json")
     model = path / "model.tflite"
     partition = Partition(load(model))
     if file_digest(model) != plan.model:
@@ -67,20 +73,22 @@ def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "aut
     edge_model = rewrite.edge_graph(partition, chosen).to_bytes()
     if digest(edge_model) != plan.edge_model:
         raise PlanError(f"{path / 'plan.json'} was made by another version of this program: run 'dt plan' again")
-    return Bundle(model, partition, plan, chosen, edge_model)
+    card = _read(Card, path / "card.json")
+    check_card(card, partition.graph, str(path / "card.json"))
+    return Bundle(model, partition, plan, chosen, edge_model, card, False)
 
 
-def _read_plan(path: Path) -> Plan:
+def _read(kind: type[R], path: Path) -> R:
     try:
-        if path.stat().st_size > _MAX_PLAN_BYTES:
-            raise PlanError(f"{path} is larger than {_MAX_PLAN_BYTES} bytes: no plan")
-        return Plan.model_validate_json(path.read_bytes())
+        if path.stat().st_size > _MAX_JSON_BYTES:
+            raise PlanError(f"{path} is larger than {_MAX_JSON_BYTES} bytes: no {kind.__name__.lower()}")
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
-        raise PlanError(f"cannot read the plan {path}: {error.strerror}") from error
+        raise PlanError(f"cannot read {path}: {error.strerror}") from error
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{path} is no plan: {where}: {first['msg']}") from error
+        raise PlanError(f"{path} is no {kind.__name__.lower()}: {where}: {first['msg']}") from error
 
 
 def save(bundle: Bundle, folder: Path) -> None:
@@ -93,6 +101,7 @@ def save(bundle: Bundle, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "model.tflite").exists() or not bundle.path.samefile(folder / "model.tflite"):
             _write(folder / "model.tflite", bundle.path.read_bytes())
+        _write(folder / "card.json", bundle.card.model_dump_json(indent=1).encode() + b"\n")
         _write(folder / "plan.json", bundle.plan.model_dump_json(indent=1).encode() + b"\n")
     except OSError as error:
         raise PlanError(f"cannot write to {folder}: {error.strerror}") from error
@@ -109,6 +118,17 @@ def _write(path: Path, data: bytes) -> None:
         raise
 
 
+def first_state(tensor: Tensor) -> np.ndarray:
+    """What an input holds before anything was fed back: the number zero, in its quantization."""
+    zero = tensor.quantization.zero_point[0] if tensor.quantization and tensor.quantization.zero_point else 0
+    return np.full(tensor.shape, zero, tensor.dtype)
+
+
+def next_state(card: Card, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the outputs of one frame feed into the next one of the same source, by input."""
+    return {given: outputs[made] for made, given in card.state.items()}
+
+
 class Tail:
     """What remains after the cut, on one node: merged cut tensors -> the model's outputs."""
 
@@ -119,15 +139,18 @@ class Tail:
         self._inputs = [] if graph is None else [graph.tensors[t] for t in graph.inputs]
         self._made = [] if graph is None else [graph.tensors[t].name for t in graph.outputs]
 
-    def run(self, cut: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Merged maps by name -> all outputs of the model by name. Inputs that nobody gives are zero.
+    def run(
+        self, cut: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None
+    ) -> dict[str, np.ndarray]:
+        """Merged maps by name -> all outputs of the model by name. ``state`` gives its other inputs; the rest is zero.
 
         Raises:
             EngineError: the runtime failed.
         """
         made: dict[str, np.ndarray] = dict(cut)
+        known = {**cut, **(state or {})}
         if self._engine is not None:
-            given = [cut[t.name] if t.name in cut else np.zeros(t.shape, t.dtype) for t in self._inputs]
+            given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
             made.update(zip(self._made, self._engine.run(given), strict=True))
         return {name: made[name] for name in self._outputs}
 
@@ -145,8 +168,11 @@ class Reference:
         self._prefix = engine.load(bundle.edge_model, threads)
         self._image_name = graph.tensors[self._image].name
 
-    def run(self, image: np.ndarray) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-        """The model's input values -> (cut tensors, outputs) by name. Inputs that are not the image are zero."""
-        given = [image if t.name == self._image_name else np.zeros(t.shape, t.dtype) for t in self._inputs]
+    def run(
+        self, image: np.ndarray, state: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        """The model's input values -> (cut tensors, outputs) by name. ``state`` as in ``Tail.run``."""
+        known = {self._image_name: image, **(state or {})}
+        given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
         cut = dict(zip(self._cut_names, self._prefix.run([image]), strict=True))
         return cut, dict(zip(self._names, self._whole.run(given), strict=True))

@@ -273,9 +273,9 @@ def _unique(tensors: list[Tensor]) -> list[Tensor]:
     seen: set[str] = set()
     named = []
     for i, tensor in enumerate(tensors):
-        name = tensor.name
-        if not name or name in seen or len(name) > _MAX_NAME:
-            name = f"{name[: _MAX_NAME - 10] or 'tensor'}#{i}"
+        name, again = tensor.name, i
+        while not name or name in seen or len(name) > _MAX_NAME:
+            name, again = f"{tensor.name[: _MAX_NAME - 20] or 'tensor'}#{again}", again + len(tensors)
         seen.add(name)
         named.append(tensor if name == tensor.name else replace(tensor, name=name))
     return named

@@ -208,15 +208,15 @@ class ConvRule(WindowRule):
         return height, width
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        if op.inputs[1] not in graph.constant:
-            return "its weights are not constant"
         weights, data = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[0]]
         if len(weights.shape) != 4:
             return f"its weights have shape {weights.shape}"
         if data.dtype == "float32" and weights.dtype != "float32":
             return "dynamic-range quantization scales by the whole map's extremes"
-        if any(t >= 0 and t not in graph.constant for t in op.inputs[2:]):
-            return "its bias is not constant"
+        if data.dtype == "float32" and op.option("padding") == SAME and self.kernel(graph, op) != (1, 1):
+            for window, out in zip(self.windows(graph, op), graph.tensors[op.outputs[0]].shape[1:3]):
+                if window.span(out - 1, out)[1] < window.size:
+                    return "its kernel is smaller than its stride: tflite-runtime's SAME padding of it is wrong"
         return super().blocker(graph, op)
 
     def flops(self, graph: Graph, op: Op) -> float:
@@ -235,6 +235,17 @@ class PoolRule(WindowRule):
                     return "SAME average-pool with partial windows: its divisor changes at the border"
         return super().blocker(graph, op)
 
+    def grow(self, graph: Graph, op: Op, out: Region) -> Region:
+        """A window as large as its input is a global average to tflite-runtime, whose kernel sums in another order."""
+        _, height, width, _ = graph.tensors[op.outputs[0]].shape
+        if op.kind != "AVERAGE_POOL_2D" or (out.height, out.width) != (1, 1) or (height, width) == (1, 1):
+            return out
+        if width > 1:
+            x0 = min(out.x0, width - 2)
+            return Region(out.y0, x0, out.y1, x0 + 2)
+        y0 = min(out.y0, height - 2)
+        return Region(y0, out.x0, y0 + 2, out.x1)
+
     def flops(self, graph: Graph, op: Op) -> float:
         height, width = self.kernel(graph, op)
         return float(height * width * graph.tensors[op.outputs[0]].shape[3])
@@ -245,6 +256,8 @@ class ElementwiseRule(Rule):
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
         out = graph.tensors[op.outputs[0]].shape
+        if op.kind == "PRELU" and graph.tensors[op.inputs[-1]].shape[-1:] != out[3:]:
+            return "its slopes are not one per channel: tflite-runtime reads past their end"
         for t in op.inputs:
             shape = graph.tensors[t].shape if t >= 0 else ()
             if t >= 0 and t not in graph.constant and shape[1:3] != out[1:3]:
@@ -286,8 +299,6 @@ class PadRule(Rule):
         given = graph.tensors[op.inputs[1]]
         if given.data is None or given.shape != (4, 2) or given.dtype not in ("int32", "int64"):
             return "its widths are not constant"
-        if any(t not in graph.constant for t in op.inputs[2:]):
-            return "its value is not constant"
         widths = self.widths(graph, op)
         if widths[0].any() or (widths < 0).any():
             return "it pads the batch"
@@ -425,6 +436,8 @@ def blocker(graph: Graph, op: Op) -> str | None:
             return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is empty"
         if graph.tensors[t].dtype not in MAPS:
             return f"tensor {graph.tensors[t].name!r} is {graph.tensors[t].dtype}: only {', '.join(MAPS)} are exact"
+    if isinstance(rule, (WindowRule, PadRule, BlocksRule)) and graph.data_inputs(op) != [op.inputs[0]]:
+        return "an input beside its map is not constant"
     if len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
         return "its outputs are maps of different sizes"
     return rule.blocker(graph, op)

@@ -10,11 +10,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from models.graph import Graph
-from models.ops import RULES, blocker, whole
+from models.ops import MAPS, RULES, blocker, whole
 from schemas.errors import PlanError
 from schemas.plan import Region
 
 Regions = dict[int, Region]
+_MAX_SIDE = 16384  # as in schemas.plan.Pixels
 
 
 @dataclass(frozen=True)
@@ -47,16 +48,22 @@ class Partition:
     def _tileable(self) -> frozenset[int]:
         """Operators that can be tiled and depend on the image through such operators alone."""
         ready, ops = {self.image}, set()
+        beyond: set[int] = set()  # what depends on a blocker: its operators are not named again
         for i, op in enumerate(self.graph.ops):
             needed = self.graph.data_inputs(op)
-            if not needed or not ready.issuperset(needed):
+            if beyond.intersection(needed):
+                beyond.update(op.outputs)
                 continue
-            reason = blocker(self.graph, op)
+            if ready.isdisjoint(needed):
+                continue
+            strange = [self.graph.tensors[t].name for t in needed if t not in ready]
+            reason = f"it needs {strange[0]}, which is not made of the image" if strange else blocker(self.graph, op)
             if reason is None:
                 ops.add(i)
                 ready.update(op.outputs)
             else:
                 self.blockers.append(Blocker(i, op.label, reason))
+                beyond.update(op.outputs)
         return frozenset(ops)
 
     @functools.cached_property
@@ -161,15 +168,14 @@ class Partition:
         height, width = (min(shape[axis] for shape in shapes.values()) for axis in (1, 2))
         if rows < 1 or cols < 1 or rows > height or cols > width:
             raise PlanError(f"a {rows}x{cols} grid leaves tiles empty: the map at cut {cut.name} is {height}x{width}")
-        lead = min(cut.tensors, key=lambda t: (shapes[t][1], t))
-        best_rows = self._divide(cut, lead, rows, axis=1)
-        best_cols = self._divide(cut, lead, cols, axis=2)
+        lowest, narrowest = (min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (1, 2))
+        best_rows = self._divide(cut, lowest, rows, axis=1)
+        best_cols = self._divide(cut, narrowest, cols, axis=2)
 
-        def scale(lines: tuple[int, ...], axis: int, t: int) -> tuple[int, ...]:
-            size, own = shapes[lead][axis], shapes[t][axis]
-            return tuple(line * own // size for line in lines)
+        def scale(lines: tuple[int, ...], size: int) -> tuple[int, ...]:
+            return tuple(line * size // lines[-1] for line in lines)
 
-        return {t: (scale(best_rows, 1, t), scale(best_cols, 2, t)) for t in cut.tensors}
+        return {t: (scale(best_rows, shape[1]), scale(best_cols, shape[2])) for t, shape in shapes.items()}
 
     def _divide(self, cut: Cut, lead: int, parts: int, axis: int) -> tuple[int, ...]:
         """Lines along one axis: of the divisions whose dearest strip is within 8 % of the cheapest, the one with the
@@ -242,7 +248,9 @@ def image_input(graph: Graph) -> int:
     maps = [t for t in graph.inputs if len(graph.tensors[t].shape) == 4 and graph.tensors[t].shape[0] == 1]
     for channels in (3, 1):
         for t in maps:
-            if graph.tensors[t].shape[3] == channels and graph.tensors[t].dtype in ("float32", "uint8", "int8"):
+            if graph.tensors[t].shape[3] == channels and graph.tensors[t].dtype in MAPS:
+                if max(graph.tensors[t].shape) > _MAX_SIDE:
+                    raise PlanError(f"the model's image is {graph.tensors[t].shape}: at most {_MAX_SIDE} pixels a side")
                 return t
     shapes = ", ".join(f"{graph.tensors[t].name} {graph.tensors[t].shape}" for t in graph.inputs)
     raise PlanError(f"the model has no image input (1 x H x W x 3 of float32, uint8 or int8), only {shapes}")

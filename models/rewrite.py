@@ -45,7 +45,9 @@ def _named(graph: Graph) -> Graph:
     seen: set[str] = set()
     tensors = []
     for i, tensor in enumerate(graph.tensors):
-        name = tensor.name if tensor.name not in seen else f"{tensor.name}#{i}"
+        name, again = tensor.name, i
+        while name in seen:
+            name, again = f"{tensor.name}#{again}", again + len(graph.tensors)
         seen.add(name)
         tensors.append(replace(tensor, name=name))
     return Graph(tensors, graph.ops, graph.inputs, graph.outputs)

@@ -21,12 +21,13 @@ def stitch(spec: TensorSpec, parts: Iterable[tuple[Region, np.ndarray]]) -> np.n
         PlanError: the regions do not cover the map exactly once.
     """
     array = np.empty(spec.shape, spec.dtype)
-    covered = 0
+    covered = np.zeros(spec.shape[1:3], np.uint8)
     for region, part in parts:
         crop(array, region)[...] = part
-        covered += region.height * region.width
-    if covered != spec.shape[1] * spec.shape[2]:
-        raise PlanError(f"tiles cover {covered} of the {spec.shape[1] * spec.shape[2]} pixels of {spec.name}")
+        covered[region.y0 : region.y1, region.x0 : region.x1] += 1
+    if (covered != 1).any():
+        wrong = int((covered != 1).sum())
+        raise PlanError(f"tiles cover {wrong} of the {covered.size} pixels of {spec.name} not at all or twice")
     return array
 
 
@@ -36,9 +37,9 @@ def to_input(image: np.ndarray, pixels: Pixels) -> np.ndarray:
         return image
     if pixels.dtype == "int8":
         return (image ^ 0x80).view(np.int8)
-    values: np.ndarray = np.multiply(image, np.float32(pixels.scale), dtype=np.float32)
-    if pixels.offset:
-        values += np.float32(pixels.offset)
+    values: np.ndarray = np.multiply(image, np.asarray(pixels.scale, np.float32), dtype=np.float32)
+    if np.any(pixels.offset):
+        values += np.asarray(pixels.offset, np.float32)
     return values
 
 

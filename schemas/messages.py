@@ -11,12 +11,14 @@ from typing import Annotated, Final, Literal
 from pydantic import Field, StringConstraints
 
 from schemas.plan import Count, Digest, Plan, Record
+from schemas.results import Result
 
 PROTOCOL: Final = 1
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
@@ -92,7 +94,10 @@ class Steal(Message):
 
 
 class TileHeader(Message):
-    """``dt/tile/<thief>``, victim -> thief: a tile's input tensors and its lease; no frame and no tensors: "none"."""
+    """``dt/tile/<thief>``, victim -> thief: a tile's input tensors and its lease; no frame and no tensors: "none".
+
+    ``picture`` is the size of the source's image before it was fitted to the model; it comes back with the result.
+    """
 
     plan: Digest
     to_epoch: Epoch
@@ -101,6 +106,7 @@ class TileHeader(Message):
     block: Count = 0
     tile: Count = 0
     lease_s: Seconds = 0.0
+    picture: Picture = (0, 0)
 
 
 class ResultHeader(Message):
@@ -116,6 +122,7 @@ class ResultHeader(Message):
     tile: Count
     compute_s: Seconds = 0.0
     stolen: bool = False
+    picture: Picture = (0, 0)
     error: Annotated[str, Field(max_length=300)] = ""
 
 
@@ -136,7 +143,8 @@ class Outcome(Message):
 
     ``digests`` are those of the merged cut tensors and of the model's final outputs, by tensor name. ``computed`` counts
     the tiles of the frame by node, ``stolen`` those that were stolen. ``latency_s`` runs from the gateway's first
-    word of the frame to its outcome.
+    word of the frame to its outcome. ``workers`` names the node of each tile in the plan's numbering, ``stolen_tiles`` those
+    that were stolen. ``result`` is what the model says of the picture, in pixels of the source's image.
     """
 
     frame: FrameId
@@ -145,7 +153,17 @@ class Outcome(Message):
     latency_s: Seconds
     computed: dict[str, Count] = {}
     stolen: dict[str, Count] = {}
+    workers: Annotated[tuple[Name, ...], Field(max_length=4096)] = ()
+    stolen_tiles: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
     digests: dict[str, Digest] = {}
+    picture: Picture = (0, 0)
+    result: Result | None = None
+
+
+class OutputHeader(Message):
+    """``dt/source/<source>/output``, gateway -> all, where asked for: the final output tensors of a frame, by name."""
+
+    frame: FrameId
 
 
 class PlanMessage(Message):

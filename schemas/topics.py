@@ -55,9 +55,10 @@ OVERLAP = Topic("overlap/<layer>/<tile>", m.ResultHeader, 0, False, "worker", "g
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
 MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds="digest")
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
+OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True)
 STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
 
-TABLE = (REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, PLAN, MODEL, OUTCOME, STATUS)
+TABLE = (REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, PLAN, MODEL, OUTCOME, OUTPUT, STATUS)
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 
 

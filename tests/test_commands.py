@@ -106,7 +106,7 @@ def test_plan_verify_and_inspect_write_what_they_print(mini: Path, tmp_path: Pat
     plan = json.loads(report.read_text())
     assert {"redundancy", "input_bytes", "output_bytes", "peak_memory_bytes", "classes", "tiles"} <= set(plan)
     assert len(plan["tiles"]) == 6 and plan["redundancy"] > 1
-    assert sorted(p.name for p in folder.iterdir()) == ["model.tflite", "plan.json"]
+    assert sorted(p.name for p in folder.iterdir()) == ["card.json", "model.tflite", "plan.json"]
     assert dt("verify", folder, "--json", report).returncode == 0
     assert json.loads(report.read_text())["exact"] is True
     assert dt("inspect", mini, "--json", report).returncode == 0

@@ -6,14 +6,15 @@ The law: equal frames give equal pixels, and a frame that has the model's size a
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.sources import opencv
+from models import opencv
+from models.geometry import placed
 from schemas.plan import Pixels
 
 BORDER = 114  # the grey of YOLO's letterbox
 
 
 def fit(image: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.uint8]:
-    """``image`` (any height, any width, 3; uint8 RGB) as (1, pixels.height, pixels.width, 3).
+    """``image`` (any height, any width, 3; uint8 RGB) as (1, pixels.height, pixels.width, 3), channels in the model's order.
 
     ``letterbox`` keeps the aspect and centres the picture on grey, ``stretch`` does not. A view of ``image`` if it fits
     as it is.
@@ -21,27 +22,15 @@ def fit(image: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.uint8]:
     Raises:
         PlanError: it must be resized and OpenCV is missing.
     """
-    height, width = image.shape[:2]
-    if (height, width) == (pixels.height, pixels.width):
+    where = placed(image.shape[0], image.shape[1], pixels)
+    image = _resize(image, where.height, where.width)
+    if pixels.colour == "bgr":
+        image = np.ascontiguousarray(image[..., ::-1])
+    if image.shape[:2] == (pixels.height, pixels.width):
         return image[None]
-    if pixels.fit == "stretch":
-        return _resize(image, pixels.height, pixels.width)[None]
-    height, width = letterboxed(height, width, pixels)
-    top, left = (pixels.height - height) // 2, (pixels.width - width) // 2
     canvas = np.full((1, pixels.height, pixels.width, 3), BORDER, np.uint8)
-    canvas[0, top : top + height, left : left + width] = _resize(image, height, width)
+    canvas[0, where.y0 : where.y1, where.x0 : where.x1] = image
     return canvas
-
-
-def letterboxed(height: int, width: int, pixels: Pixels) -> tuple[int, int]:
-    """Height and width of the picture inside the letterbox: one side fills it, the other is rounded to nearest."""
-    if pixels.height * width <= pixels.width * height:
-        return pixels.height, _share(width * pixels.height, height, pixels.width)
-    return _share(height * pixels.width, width, pixels.height), pixels.width
-
-
-def _share(part: int, whole: int, limit: int) -> int:
-    return min(limit, max(1, (2 * part + whole) // (2 * whole)))
 
 
 def _resize(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_agent.sources import opencv
+from models import opencv
 from schemas.errors import PlanError
 
 

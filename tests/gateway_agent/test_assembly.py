@@ -30,8 +30,9 @@ def test_a_frame_completes_with_its_last_tile() -> None:
     verdict = give(frames, F0, 0)
     assert verdict.accepted and not verdict.ended
     assert verdict.complete == Complete(
-        F0, {(0, 0): f"{F0}/0/thief", (0, 1): f"{F0}/1/cam"}, {"cam": 1, "thief": 1}, {"thief": 1}, 0.0
-    )
+        F0, {(0, 0): f"{F0}/0/thief", (0, 1): f"{F0}/1/cam"}, {"cam": 1, "thief": 1}, {"thief": 1}, 0.0,
+        {(0, 0): ("thief", True), (0, 1): ("cam", False)},
+    )  # fmt: skip
 
 
 def test_a_repeated_result_does_not_stand_for_a_missing_one() -> None:

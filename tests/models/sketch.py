@@ -7,17 +7,15 @@ import numpy as np
 
 from models import engine
 from models.graph import Graph, Op, Quantization, Tensor
-from models.ops import SAME, VALID
+from models.ops import SAME
+from models.ops import VALID as VALID
 from models.partition import Cut, Partition
 from models.rewrite import signature, tail_graph, tile_graph
 from models.tensor import crop
 from models.tflite_schema import OPTIONS
-from schemas.plan import Region
 
 # What the schema calls the fused activations.
 NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
-
-Q = Quantization
 
 
 def quantized(scale: float, zero_point: int = 0) -> Quantization:
@@ -115,7 +113,7 @@ class Sketch:
             given = [self.halved(weights), self.halved(bias)] if half else [self.constant(weights), self.constant(bias)]
             made = self.tensor((self.shape(x)[0], *size, out), dtype)
         else:
-            given, made = self.quantized_weights(x, weights, bias, depthwise)
+            given = self.quantized_weights(x, weights, bias, depthwise)
             made = self.tensor((self.shape(x)[0], *size, out), dtype, self.some_quantization(dtype, 2.0))
         values: dict[str, Any] = {
             "padding": padding,
@@ -131,9 +129,7 @@ class Sketch:
             )
         return self.op("CONV_2D", [x, *given], made, "Conv2D", **values)
 
-    def quantized_weights(
-        self, x: int, weights: np.ndarray, bias: np.ndarray, depthwise: bool
-    ) -> tuple[list[int], int]:
+    def quantized_weights(self, x: int, weights: np.ndarray, bias: np.ndarray, depthwise: bool) -> list[int]:
         """int8: a scale for each output channel; uint8: one scale and a zero point that is not in the middle."""
         spec = self.tensors[x].quantization
         assert spec is not None
@@ -151,7 +147,7 @@ class Sketch:
         bias_scales = scales.astype(np.float32) * np.float32(spec.scale[0])
         stored = np.round(bias / bias_scales).astype(np.int32)
         bias_quantization = Quantization(tuple(map(float, bias_scales)), (0,) * len(scales))
-        return [self.constant(values, quantization), self.constant(stored, bias_quantization)], -1
+        return [self.constant(values, quantization), self.constant(stored, bias_quantization)]
 
     def halved(self, values: np.ndarray) -> int:
         stored = self.constant(values.astype(np.float16))
@@ -294,11 +290,3 @@ def wrong_cuts(graph: Graph, rows: int, cols: int, image: np.ndarray | None = No
             if not same_bits(made[t], b)
         ]
     return wrong
-
-
-def full(region_of: tuple[int, ...]) -> Region:
-    """The region of a whole NHWC shape."""
-    return Region(0, 0, region_of[1], region_of[2])
-
-
-__all__ = ["NONE", "RELU", "RELU6", "RELU_N1_TO_1", "SAME", "VALID", "Q", "Sketch"]

@@ -67,7 +67,7 @@ def test_a_card_is_read_from_the_toml_beside_its_model_with_labels_relative_to_i
     assert (found.task, found.labels, found.top_k) == ("classify", ("ant", "bee", "cat", "dog"), 2)
     assert found.input.scale == (1.0, 0.5, 2.0) and found.input.colour == "bgr"
     assert found.outputs == ("scores",) and found.logits is False
-    assert describe(found) == "classify by top_k, 4 labels, top 2, letterbox bgr, pixel x (1 0.5 2)"
+    assert describe(found) == "classify by top_k, 4 labels, top 2, stretch bgr, pixel x (1 0.5 2)"
 
 
 def test_without_a_card_one_is_guessed(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_a_card_that_cannot_be_read_or_is_huge_is_refused(tmp_path: Path) -> Non
     [
         (network((1, 10), last="SOFTMAX"), "top_k", "stretch"),
         (network((1, 1, 1, 1001)), "top_k", "stretch"),
-        (network((1, 10)), "raw", "stretch"),
+        (network((1, 10)), "raw", "letterbox"),
         (network((1, 64, 64), dtype="int64"), "segmentation", "stretch"),
         (network((1, 33, 33, 21)), "segmentation", "stretch"),
         (network((1, 1, 17, 3)), "movenet", "letterbox"),
@@ -175,12 +175,12 @@ def test_a_card_that_cannot_be_read_or_is_huge_is_refused(tmp_path: Path) -> Non
         (network((1, 252, 85)), "yolov5", "letterbox"),
         (network((1, 84, 84)), "yolov8", "letterbox"),  # as many boxes as channels, told by the sum of the grids
         (network((1, 9, 84)), "yolov8", "letterbox"),
-        (network((1, 2, 2, 7)), "raw", "stretch"),
+        (network((1, 2, 2, 7)), "raw", "letterbox"),
     ],
 )
 def test_the_shape_of_an_output_suggests_its_decoder(graph: Graph, decoder: str, fit: str) -> None:
     found = guess(graph)
-    assert (found.decoder, found.input.fit) == (decoder, fit)
+    assert (found.decoder, found.fit) == (decoder, fit)
     check_card(found, graph)
 
 
@@ -202,7 +202,7 @@ def test_the_lstm_detectors_outputs_and_state_are_found() -> None:
 
 def test_a_model_that_scales_its_pixels_itself_gets_them_unscaled() -> None:
     net = Sketch((1, 8, 8, 3))
-    half = net.constant(np.float32([0.5]))
+    half = net.constant(np.array([0.5], np.float32))
     net.tensors.append(Tensor("scaled", (1, 8, 8, 3), "float32"))
     net.ops.append(Op("MUL", (0, half), (half + 1,)))
     assert guess(net.graph()).input.scale == 1.0
@@ -328,6 +328,7 @@ def test_scales_of_channels_are_applied_element_by_element() -> None:
     pixels = Pixels(tensor="x", height=5, width=7, dtype="float32", scale=scale, offset=offset)
     image = np.random.default_rng(1).integers(0, 256, (1, 5, 7, 3), np.uint8)
     whole = to_input(image, pixels)
+    assert whole.dtype == np.float32 and np.allclose(whole, image * np.array(scale) + np.array(offset), atol=1e-5)
     for channel in range(3):
         alone = pixels.model_copy(update={"scale": scale[channel], "offset": offset[channel]})
         assert (to_input(image, alone)[..., channel] == whole[..., channel]).all()

@@ -476,6 +476,7 @@ def changed(number: int, **values: Any) -> str:
         (changed(0, stride_x=1), "stride_x=1 is not supported"),
         (changed(0, size=64, pad=0), "size=64 is larger than its 32x32 input with padding 0"),
         (changed(0, size=10**12), "size=1000000000000: it must be"),
+        (changed(0, size="1" * 5000), "size=1111111111111111111111111111111111111111: it must be"),
         (changed(2, **{"from": "-3"}), "section 3 [shortcut] (layer 2, line 24): layer -3 is none of the 2 layers before it"),
         (changed(2, **{"from": 2}), "layer 2 is none of the 2 layers"),
         (changed(2, **{"from": None}), "from=: it must name one layer"),
@@ -487,7 +488,7 @@ def changed(number: int, **values: Any) -> str:
         (changed(5, anchors="1,2,3,-4"), "num=2 anchors are 4 positive numbers"),
         (changed(5, anchors="1,2,3,inf"), "not finite"),
         (changed(5, mask="0,2"), "mask=0,2: it must name anchors from 0 to 1 once"),
-        (changed(5, mask="0"), "section 6 [yolo] (layer 5, line 38): 1 anchors and 4 classes take 9 channels, its input has 18"),
+        (changed(5, mask="0"), "section 6 [yolo] (layer 5, line 38): 1 anchors and 4 classes take 9 channels, its"),
         (changed(5, classes=5), "2 anchors and 5 classes take 20 channels, its input has 18"),
         (changed(5, scale_x_y=1.05), "scale_x_y=1.05 is not supported"),
         (cfg_text(SMALL[:-1], 32, 32), "no [region] and no [yolo] section"),
@@ -661,3 +662,18 @@ def test_dt_import_darknet_leaves_nothing_behind_when_it_fails(tmp_path: Path) -
                 catch_exceptions=False,
             )
     assert {p.name for p in tmp_path.iterdir()} == {*before, "folder.tflite"}
+
+
+def test_dt_import_darknet_leaves_nothing_behind_when_the_disk_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Path, target: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    files = write(tmp_path, SMALL, 32, 32)
+    before = {p.name for p in tmp_path.iterdir()}
+    monkeypatch.setattr(Path, "replace", fail)
+    arguments = ["import", "darknet", str(files.cfg), str(files.weights), "--out", str(tmp_path / "a.tflite")]
+    with pytest.raises(PlanError, match="No space left on device"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert {p.name for p in tmp_path.iterdir()} == before

@@ -214,7 +214,9 @@ def rank_3() -> Graph:
     net = Sketch((1, 9, 9, 3))
     x = net.conv(0, 4)
     shape = net.constant(np.array([9, 9, 4], np.int32))
-    flat = net.op("RESHAPE", [x, shape], net.tensor((9, 9, 4), "float32"), "Reshape", new_shape=np.array([9, 9, 4], np.int32))
+    flat = net.op(
+        "RESHAPE", [x, shape], net.tensor((9, 9, 4), "float32"), "Reshape", new_shape=np.array([9, 9, 4], np.int32)
+    )
     return net.graph(net.unary("RELU", flat))
 
 
@@ -250,7 +252,9 @@ def thrice() -> Graph:
 def padded_batch() -> Graph:
     net = Sketch((1, 9, 9, 3))
     net.pad(0, (1, 1), (1, 1))
-    net.tensors[2] = replace(net.tensors[2], data=np.array([(1, 0), (1, 1), (1, 1), (0, 0)], np.int32).reshape(-1).view(np.uint8))
+    net.tensors[2] = replace(
+        net.tensors[2], data=np.array([(1, 0), (1, 1), (1, 1), (0, 0)], np.int32).reshape(-1).view(np.uint8)
+    )
     return net.graph(1)
 
 
@@ -365,7 +369,12 @@ def test_weights_behind_a_dequantize_are_constants() -> None:
 
 @pytest.mark.parametrize("kind", sorted(RULES))
 def test_an_operator_without_inputs_options_or_sense_is_refused_and_never_crashes(kind: str) -> None:
-    for inputs, shape in (((0,), (1, 4, 4, 3)), ((0, 1), (1, 4, 4, 3)), ((1, 0), (1, 1, 1, 1)), ((0, -1, 2), (1, 9, 9, 1))):
+    for inputs, shape in (
+        ((0,), (1, 4, 4, 3)),
+        ((0, 1), (1, 4, 4, 3)),
+        ((1, 0), (1, 1, 1, 1)),
+        ((0, -1, 2), (1, 9, 9, 1)),
+    ):
         net = Sketch((1, 4, 4, 3))
         net.constant(np.ones((1, 2, 2, 3), np.float32))
         net.constant(np.zeros(0, np.int32))

@@ -7,8 +7,9 @@ from hypothesis import HealthCheck, event, given, note, settings
 from hypothesis import strategies as st
 
 from models.graph import Graph
+from models.ops import SAME, VALID
 from models.partition import Partition
-from tests.models.sketch import NONE, RELU, RELU6, RELU_N1_TO_1, SAME, VALID, Sketch, image_for, quantized, wrong_cuts
+from tests.models.sketch import NONE, RELU, RELU6, RELU_N1_TO_1, Sketch, image_for, quantized, wrong_cuts
 
 Draw = Callable[[st.SearchStrategy[int]], int]
 Step = Callable[[st.DataObject, Sketch, int], "int | None"]
@@ -80,7 +81,14 @@ def prelu(_: st.DataObject, net: Sketch, x: int) -> int:
 def scale(data: st.DataObject, net: Sketch, x: int) -> int:
     """Multiplies by, or adds, a scalar, a vector of channels, a row, a column or a map of constants."""
     _, height, width, depth = net.shape(x)
-    shapes = [(1,), (depth,), (1, 1, 1, depth), (height, width, depth), (1, height, width, depth), (1, height, width, 1)]
+    shapes = [
+        (1,),
+        (depth,),
+        (1, 1, 1, depth),
+        (height, width, depth),
+        (1, height, width, depth),
+        (1, height, width, 1),
+    ]
     shapes += [(width, depth), (height, 1, depth), (1, 1, width, 1)]
     shape, kind = data.draw(st.sampled_from(shapes)), data.draw(st.sampled_from(["MUL", "ADD", "SUB"]))
     dtype, values = net.tensors[x].dtype, net.normal(*shape)
@@ -88,8 +96,8 @@ def scale(data: st.DataObject, net: Sketch, x: int) -> int:
         return net.binary(kind, x, net.constant(values), activation=data.draw(ACTIVATIONS))
     middle = 3 if dtype == "int8" else 130
     stored = (values * 20).round().clip(-100, 100) + middle
-    given = [x, net.constant(stored.astype(dtype), quantized(0.05, middle))]
-    return net.binary(kind, *given, quantization=net.some_quantization(dtype, 2.0), activation=data.draw(ACTIVATIONS))
+    y = net.constant(stored.astype(dtype), quantized(0.05, middle))
+    return net.binary(kind, x, y, net.some_quantization(dtype, 2.0), data.draw(ACTIVATIONS))
 
 
 def residual(data: st.DataObject, net: Sketch, x: int) -> int | None:
@@ -164,7 +172,11 @@ def draw_graph(data: st.DataObject, dtype: str) -> Graph:
             x = data.draw(st.sampled_from(maps(net)))
         step = data.draw(st.sampled_from(STEPS))
         made = step(data, net, x)
-        if made is not None and net.shape(made)[1] * net.shape(made)[2] <= MAX_PIXELS and net.shape(made)[3] <= MAX_DEPTH:
+        if (
+            made is not None
+            and net.shape(made)[1] * net.shape(made)[2] <= MAX_PIXELS
+            and net.shape(made)[3] <= MAX_DEPTH
+        ):
             x = made
             event(step.__name__)
     if x == 0:

@@ -1,4 +1,4 @@
-"""OpenCV on demand: imported by the first source or fit that needs it, and silent on stderr about bad files.
+"""OpenCV on demand: imported by the first function that needs it, and silent on stderr about bad files.
 
 The callers turn bad files into a PlanError themselves; a user's own ``OPENCV_LOG_LEVEL`` is respected.
 """

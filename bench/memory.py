@@ -1,0 +1,114 @@
+"""The memory of an edge without a camera: ``python -m bench.memory``.
+
+YOLOv2-608, the 16 layers of the paper, 5x5 tiles, all computed in the plan's order by ``TileRunner`` from uint8 crops. One
+row for each runtime, number of tile classes kept alive, and weight cache: none, built in this process, or found on disk.
+Each row is a process of its own (``bench.memory_row``, which says what its marks mean).
+
+All numbers are growth in MB (10^6 bytes) after the last tile, over the process that has imported all but loaded nothing
+(``ready``); the largest after any tile stands beside it. What the imports themselves cost is printed below, so that growth
+over the bare interpreter, or over numpy and the runtime alone, is the sum. The goal: at most 20 MB private with one class
+alive and the weight cache.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from models.build import build
+from models.bundle import make_bundle, save
+
+GOAL_MB = 20.0
+KINDS = ("private", "uss", "resident")
+ROOM = Path(__file__).resolve().parent.parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.memory", description=__doc__.partition("\n")[0])
+    parser.add_argument("--runtime-python", type=Path, action="append", default=[], metavar="PATH",
+                        help="another interpreter to measure, such as one with tflite-runtime; may be repeated")  # fmt: skip
+    parser.add_argument("--json", type=Path, help="write the same as JSON")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
+        room = Path(folder)
+        graph = build("yolov2", layers=16)
+        (room / "yolov2-16.tflite").write_bytes(graph.to_bytes())
+        bundle = make_bundle(room / "yolov2-16.tflite", (5, 5), graph.tensors[graph.outputs[0]].name)
+        save(bundle, room / "plan")
+        classes = len({tile.tile_class for tile in bundle.plan.blocks[0].tiles})
+        rows = []
+        for python in (Path(sys.executable), *given.runtime_python):
+            rows += list(measure(python, room / "plan", classes, room))
+    goal = [row for row in rows if row["keep"] == 1 and row["cache"] == "on disk"]
+    met = bool(goal) and all(row["growth_mb"]["private"] <= GOAL_MB for row in goal)
+    show(rows, classes)
+    if given.json:
+        result = {"goal_mb": GOAL_MB, "met": met, "classes": classes, "rows": rows}
+        given.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0 if met else 1
+
+
+def measure(python: Path, plan: Path, classes: int, room: Path) -> Iterator[dict[str, Any]]:
+    """The rows of one interpreter. A runtime without a weight cache has none with it."""
+    for keep in (1, 3, classes):
+        first = _row(python, plan, keep, None)
+        yield _described(first, keep, "none")
+        with tempfile.TemporaryDirectory(dir=room) as cache:
+            built = _row(python, plan, keep, cache)
+            if any(Path(cache).iterdir()):
+                yield _described(built, keep, "built")
+                yield _described(_row(python, plan, keep, cache), keep, "on disk")
+
+
+def _row(python: Path, plan: Path, keep: int, cache: str | None) -> dict[str, Any]:
+    argv = [str(python), "-m", "bench.memory_row", str(plan), str(keep), *([cache] if cache else [])]
+    done = subprocess.run(argv, cwd=ROOM, stdout=subprocess.PIPE, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def _described(found: dict[str, Any], keep: int, cache: str) -> dict[str, Any]:
+    marks = {name: {kind: kb * 1024 / 1e6 for kind, kb in mark.items()} for name, mark in found["marks"].items()}
+    return {
+        "runtime": found["runtime"],
+        "keep": keep,
+        "cache": cache,
+        "growth_mb": {kind: round(marks["end"][kind] - marks["ready"][kind], 1) for kind in KINDS},
+        "most_mb": {kind: round(marks["most"][kind] - marks["ready"][kind], 1) for kind in KINDS},
+        "imports_mb": {
+            "bare": {kind: round(marks["bare"][kind], 1) for kind in KINDS},
+            "numpy and runtime": {kind: round(marks["runtime"][kind] - marks["bare"][kind], 1) for kind in KINDS},
+            "the rest of an edge's engine": {
+                kind: round(marks["ready"][kind] - marks["runtime"][kind], 1) for kind in KINDS
+            },
+        },
+        "seconds": round(found["seconds"], 2),
+    }
+
+
+def show(rows: list[dict[str, Any]], classes: int) -> None:
+    """A table for people."""
+    console = Console(highlight=False)
+    table = Table(title="growth in MB: after the last tile (largest after any tile)", title_justify="left")
+    for column in ("runtime", "classes alive", "weight cache", *KINDS, "25 tiles, s"):
+        table.add_column(column, justify="left" if column in ("runtime", "weight cache") else "right")
+    for row in rows:
+        grown = (f"{row['growth_mb'][kind]:.1f} ({row['most_mb'][kind]:.1f})" for kind in KINDS)
+        alive = f"all {classes}" if row["keep"] == classes else str(row["keep"])
+        table.add_row(row["runtime"], alive, row["cache"], *grown, f"{row['seconds']:.2f}")
+    console.print(table)
+    for row in rows[:1]:
+        for name, mb in row["imports_mb"].items():
+            console.print(f"{name}: " + ", ".join(f"{mb[kind]:.1f} MB {kind}" for kind in KINDS))
+    console.print(f"goal: at most {GOAL_MB:.0f} MB private with one class alive and the weight cache on disk")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

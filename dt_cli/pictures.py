@@ -1,0 +1,48 @@
+"""Annotated pictures of frames: what the model says, and which node computed which tile."""
+
+from pathlib import Path
+
+import numpy as np
+
+from models.bundle import Bundle
+from models.decode import quantization_of, segmentation_map
+from models.draw import DrawnTile, draw
+from models.geometry import tile_boxes
+from models.opencv import load as load_opencv
+from schemas.errors import PlanError
+from schemas.messages import Outcome, frame_source
+
+
+class Pictures:
+    """Writes one PNG a frame into ``folder``."""
+
+    def __init__(self, folder: Path, bundle: Bundle) -> None:
+        self._folder, self._bundle = folder, bundle
+        self._quantization = quantization_of(bundle.graph)
+        self._cv2 = load_opencv("pictures")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PlanError(f"cannot write pictures to {folder}: {error.strerror}") from error
+
+    def write(self, image: np.ndarray, outcome: Outcome, outputs: dict[str, np.ndarray] | None = None) -> Path:
+        """``image`` is the source's own (RGB); ``outputs`` are needed for a segmentation's tint."""
+        if outcome.result is None:
+            raise PlanError(f"frame {outcome.frame} has no result to draw: {outcome.reason}")
+        size, plan = (image.shape[0], image.shape[1]), self._bundle.plan
+        boxes = tile_boxes(plan.blocks[-1], plan.pixels, size)
+        tiles = [
+            DrawnTile(box, node, i in outcome.stolen_tiles) for i, (box, node) in enumerate(zip(boxes, outcome.workers))
+        ]
+        mask = None
+        if outcome.result.task == "segment" and outputs:
+            mask = segmentation_map(self._bundle.card, outputs, self._quantization, size, plan.pixels)
+        drawn = draw(image, outcome.result, tiles=tiles, mask=mask)
+        source, _, number = frame_source(outcome.frame)
+        path = self._folder / f"{source}-{number:05d}.png"
+        encoded = self._cv2.imencode(".png", np.ascontiguousarray(drawn[..., ::-1]))[1]
+        try:
+            path.write_bytes(encoded.tobytes())
+        except OSError as error:
+            raise PlanError(f"cannot write {path}: {error.strerror}") from error
+        return path

@@ -1,0 +1,115 @@
+"""`dt run`: any model on any picture, folder or video, by a cluster of processes on this machine; says what it sees."""
+
+import json as jsonlib
+import signal
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO
+
+from dt_cli.cluster import Cluster, Images, Setup
+from dt_cli.demo import check_sources, nodes_table, print_totals
+from dt_cli.output import console, short
+from dt_cli.pictures import Pictures
+from models.bundle import Bundle, open_bundle
+from models.card import describe
+from models.planner import parse_grid
+from schemas import messages as m
+from schemas.errors import PlanError
+from schemas.results import Result
+
+SHOWN = 4  # detections in a line of the terminal
+
+
+def run(
+    model: Path,
+    sources: Sequence[str],
+    edges: int,
+    frames: int | None,
+    grid: str | None,
+    cut: str,
+    json: Path | None,
+    pictures: Path | None,
+    broker: str | None,
+) -> int:
+    """Exit code 0 if no frame failed."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    edges = max(edges, len(sources))
+    check_sources(sources, edges)
+    with tempfile.TemporaryDirectory(prefix="dt-run-") as folder, ExitStack() as stack:
+        bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+        console.print(f"{'guessed' if bundle.card_guessed else 'card'}: {describe(bundle.card)}")
+        report = Report(bundle, sources, json, pictures, stack)
+        setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
+        cluster = report.cluster = stack.enter_context(Cluster(setup, bundle, Path(folder), report.tell))
+        for _ in cluster.watch():
+            pass
+        cluster.stop()
+    console.print(nodes_table(cluster))
+    summary = cluster.summary()
+    print_totals(summary)
+    return 0 if not summary["failed"] else 1
+
+
+class Report:
+    """One line a frame on the terminal, one JSON line in a file, one picture."""
+
+    def __init__(
+        self, bundle: Bundle, sources: Sequence[str], json: Path | None, pictures: Path | None, stack: ExitStack
+    ) -> None:
+        self.cluster: Cluster
+        self._file: IO[str] | None = None
+        if json is not None:
+            try:
+                self._file = stack.enter_context(json.open("w"))
+            except OSError as error:
+                raise PlanError(f"cannot write {json}: {error.strerror}") from error
+        self._pictures = Pictures(pictures, bundle) if pictures else None
+        self._images = {f"edge{i + 1}": Images(uri) for i, uri in enumerate(sources)} if pictures else {}
+        for images in self._images.values():
+            stack.callback(images.close)
+
+    def tell(self, outcome: m.Outcome) -> None:
+        """Say what one frame shows."""
+        source, _, number = m.frame_source(outcome.frame)
+        says = outcome.reason if outcome.result is None else sentence(outcome.result)
+        failed = "" if outcome.status == "ok" else "FAILED: "
+        console.print(f"{source} {number:5d}  {outcome.latency_s * 1000:6.0f} ms  {failed}{says}", markup=False)
+        if self._file is not None:
+            self._file.write(jsonlib.dumps(line(outcome)) + "\n")
+            self._file.flush()
+        if self._pictures is not None:
+            image = self._images[source].take(number)
+            if outcome.result is not None:
+                self._pictures.write(image, outcome, dict(self.cluster.outputs.get(outcome.frame, {})))
+
+
+def line(outcome: m.Outcome) -> dict[str, object]:
+    """One frame as JSON: frame, time, status, and the list that belongs to the model's task."""
+    source, _, number = m.frame_source(outcome.frame)
+    told: dict[str, object] = {
+        "frame": number,
+        "source": source,
+        "time_s": round(outcome.latency_s, 4),
+        "status": outcome.status,
+        "reason": outcome.reason,
+        "picture": outcome.picture,
+    }
+    return told | (outcome.result.model_dump() if outcome.result else {})
+
+
+def sentence(result: Result) -> str:
+    """What a result says, in one line."""
+    if result.task == "classify":
+        return ", ".join(f"{c.label} {c.score:.0%}" for c in result.classes)
+    if result.task == "segment":
+        return ", ".join(f"{s.label} {s.share:.1%}" for s in result.segments)
+    if result.task == "pose":
+        seen = [k for k in result.keypoints if k.score >= 0.3]
+        return f"{len(seen)} of {len(result.keypoints)} keypoints: " + ", ".join(k.name for k in seen[:SHOWN])
+    if result.task == "raw":
+        return "raw outputs: see --json for digests, or give the model a card"
+    shown = [f"{d.label} {d.score:.0%} at {','.join(f'{v:.0f}' for v in d.box)}" for d in result.detections[:SHOWN]]
+    more = len(result.detections) - len(shown)
+    return short("; ".join(shown), 150) + (f"; {more} more" if more > 0 else "") or "nothing"

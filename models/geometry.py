@@ -1,0 +1,60 @@
+"""Where a source image lies in the model's picture, and the way back: one geometry for fitting and for decoding.
+
+Coordinates are continuous and edges are what is mapped: a box that covers the whole picture covers the whole image.
+"""
+
+import numpy as np
+
+from schemas.plan import Block, Pixels, Region
+
+
+def letterboxed(height: int, width: int, pixels: Pixels) -> tuple[int, int]:
+    """Height and width of the picture inside the letterbox: one side fills it, the other is rounded to nearest."""
+    if pixels.height * width <= pixels.width * height:
+        return pixels.height, _share(width * pixels.height, height, pixels.width)
+    return _share(height * pixels.width, width, pixels.height), pixels.width
+
+
+def _share(part: int, whole: int, limit: int) -> int:
+    return min(limit, max(1, (2 * part + whole) // (2 * whole)))
+
+
+def placed(height: int, width: int, pixels: Pixels) -> Region:
+    """The region of the model's picture that a source image of ``height x width`` pixels fills."""
+    if pixels.fit == "stretch":
+        return Region(0, 0, pixels.height, pixels.width)
+    rows, cols = letterboxed(height, width, pixels)
+    top, left = (pixels.height - rows) // 2, (pixels.width - cols) // 2
+    return Region(top, left, top + rows, left + cols)
+
+
+def to_source(points: np.ndarray, picture: tuple[int, int], pixels: Pixels) -> np.ndarray:
+    """Points ``(..., x, y, x, y...)`` of the model's picture, in its pixels -> pixels of the source image, float64.
+
+    ``picture`` is the source image's height and width. The last axis holds pairs: (n, 2) points or (n, 4) boxes.
+    """
+    height, width = picture
+    where = placed(height, width, pixels)
+    pairs = points.astype(np.float64).reshape(*points.shape[:-1], points.shape[-1] // 2, 2)
+    moved = (pairs - (where.x0, where.y0)) * (width / where.width, height / where.height)
+    return np.asarray(moved.reshape(points.shape))
+
+
+def clipped(points: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
+    """The same pairs ``(x, y)``, none of them outside the image of ``picture = (height, width)``."""
+    height, width = picture
+    pairs = points.reshape(*points.shape[:-1], points.shape[-1] // 2, 2)
+    return np.asarray(np.clip(pairs, 0.0, (float(width), float(height))).reshape(points.shape))
+
+
+def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+    """The share ``(x0, y0, x1, y1)`` of the source image that each tile answers for, in its pixels; they do not overlap.
+
+    A tile's share is its region of the block's first output, blown up to the picture; its halo is not in it.
+    """
+    spec = block.cut[0]
+    scale = (pixels.width / spec.shape[2], pixels.height / spec.shape[1]) * 2
+    regions = (tile.outputs[spec.name] for tile in block.tiles)
+    boxes = np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64) * scale
+    found: list[tuple[float, float, float, float]] = clipped(to_source(boxes, picture, pixels), picture).tolist()
+    return [(box[0], box[1], box[2], box[3]) for box in found]

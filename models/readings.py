@@ -1,0 +1,64 @@
+"""From single digits to readings: which boxes stand in one row, and what number they make.
+
+A row goes on as long as the next digit is about as tall, about as high and no more than a digit's height away, so a
+tilted row holds together and two panels stay apart.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+_LARGEST_GAP = 1.0  # between two digits, in heights of the smaller
+_LARGEST_STEP = 0.5  # from one digit's middle to the next one's, in heights of the smaller
+_LARGEST_RATIO = 1.8  # of their heights
+
+
+class Box(Protocol):
+    """A detection: its label and its box x0, y0, x1, y1 in pixels."""
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def box(self) -> tuple[float, float, float, float]: ...
+
+
+def read_panels(detections: Iterable[Box]) -> list[str]:
+    """Readings of all rows of digits: labels from left to right, rows from top to bottom. Order of input is irrelevant.
+
+    Labels that are no digits are passed over.
+    """
+    rows: list[list[_Digit]] = []
+    digits = (_Digit(d.label, *d.box) for d in detections if len(d.label) == 1 and d.label in "0123456789")
+    for digit in sorted(digits, key=lambda d: (d.x0 + d.x1, d)):
+        # The nearest row's end, if any row goes on with this digit.
+        row = min((r for r in rows if _next(r[-1], digit)), key=lambda r: _distance(r[-1], digit), default=None)
+        if row is None:
+            rows.append([digit])
+        else:
+            row.append(digit)
+    rows.sort(key=lambda row: (_middle(row), row[0].x0))
+    return ["".join(digit.label for digit in row) for row in rows]
+
+
+class _Digit(NamedTuple):
+    label: str
+    x0: float
+    y0: float
+    x1: float
+    y1: float
+
+
+def _next(left: _Digit, right: _Digit) -> bool:
+    low, high = sorted((left.y1 - left.y0, right.y1 - right.y0))
+    return (
+        high <= _LARGEST_RATIO * low
+        and right.x0 - left.x1 <= _LARGEST_GAP * low
+        and abs(left.y0 + left.y1 - right.y0 - right.y1) / 2 <= _LARGEST_STEP * low
+    )
+
+
+def _distance(left: _Digit, right: _Digit) -> float:
+    return abs(right.x0 - left.x1) + abs(left.y0 + left.y1 - right.y0 - right.y1)
+
+
+def _middle(row: Sequence[_Digit]) -> float:
+    return sum(d.y0 + d.y1 for d in row) / (2 * len(row))

@@ -129,9 +129,12 @@ class Window(NamedTuple):
         return max(-low, 0), max(high - self.size, 0)
 
     def is_same(self, size: int, out: int, padding: tuple[int, int]) -> bool:
-        """Whether SAME padding of an input of ``size`` is exactly ``padding``."""
+        """Whether SAME padding of an input of ``size`` is exactly ``padding``.
+
+        tflite-runtime 2.14 computes SAME wrongly where the stride is larger than the kernel.
+        """
         total = max((out - 1) * self.stride + self.reach - size, 0)
-        return -(-size // self.stride) == out and padding == (total // 2, total - total // 2)
+        return self.stride <= self.kernel and -(-size // self.stride) == out and padding == (total // 2, total - total // 2)
 
 
 def _window(kernel: int, stride: int, dilation: int, padding: int, size: int, out: int) -> Window:

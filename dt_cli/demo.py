@@ -14,18 +14,22 @@ import numpy as np
 from rich.live import Live
 from rich.table import Table
 
+import models
 from dt_cli.cluster import Cluster, Images, Setup
 from dt_cli.output import console, size, table, write_json
 from dt_cli.pictures import Pictures
 from edge_agent.sources import open_source
+from edge_agent.sources.digits import truth
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
-from models.build import build
 from models.bundle import Bundle, Reference, next_state, open_bundle
 from models.planner import parse_grid
+from models.readings import read_panels
 from models.tensor import to_input
 from schemas import messages as m
 from schemas.errors import PlanError
+
+DIGITS = Path(models.__file__).parent / "zoo" / "digits.tflite"  # ships with the package
 
 
 def run(
@@ -44,19 +48,18 @@ def run(
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-demo-") as folder:
         room = Path(folder)
-        if model is None:
-            model = room / "mini.tflite"
-            model.write_bytes(build("mini").to_bytes())
+        model = model or DIGITS
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
         setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
         checker = Checker(bundle, sources, Pictures(pictures, bundle) if pictures else None)
         cluster = Cluster(setup, bundle, room, checker.check)
         checker.cluster = cluster
-        with cluster, Live(nodes_table(cluster), console=console, refresh_per_second=4) as live:
+        with cluster, Live(console=console, refresh_per_second=4, transient=True) as live:
             for _ in cluster.watch():
-                live.update(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
+                if console.is_terminal:
+                    live.update(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
             cluster.stop()
-            live.update(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
+        console.print(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
         checker.close()
     summary = checker.summary()
     write_json(json, summary)
@@ -89,6 +92,8 @@ class Checker:
         self._states: dict[str, dict[str, np.ndarray]] = {}
         self._wanted: dict[tuple[str, int], tuple[np.ndarray, dict[str, str]]] = {}
         self._next: dict[str, int] = {}
+        self._sources = {f"edge{i + 1}": uri for i, uri in enumerate(sources)}
+        self.readings_right = self.readings_total = 0
 
     def check(self, outcome: m.Outcome) -> None:
         """Compare one outcome; to be called once for each."""
@@ -98,8 +103,18 @@ class Checker:
             wrong = [name for name in want if outcome.digests.get(name) != want[name]]
             if wrong:
                 self.wrong[outcome.frame] = wrong
+            self._read(outcome)
             if self._pictures is not None:
                 self._pictures.write(image, outcome, dict(self.cluster.outputs.get(outcome.frame, {})))
+
+    def _read(self, outcome: m.Outcome) -> None:
+        """Compare what the model reads with what the source is known to show: all digits of a display, in order."""
+        source, _, number = m.frame_source(outcome.frame)
+        want = truth(self._sources[source], number)
+        if want is not None and outcome.result is not None and outcome.result.task == "detect":
+            got = read_panels(outcome.result.detections)
+            self.readings_total += len(want)
+            self.readings_right += sum(min(got.count(reading), want.count(reading)) for reading in set(want))
 
     def close(self) -> None:
         for images in self._images.values():
@@ -121,7 +136,8 @@ class Checker:
         common = self.cluster.summary()
         whole = self.cluster.expected == common["frames"] > 0
         exact = whole and not (common["failed"] or self.wrong or self.cluster.repeated)
-        return {**common, "exact": exact, "wrong": self.wrong}
+        readings = {"readings_right": self.readings_right, "readings_total": self.readings_total}
+        return {**common, **readings, "exact": exact, "wrong": self.wrong}
 
 
 def nodes_table(cluster: Cluster, more: str = "") -> Table:
@@ -156,5 +172,7 @@ def print_totals(summary: dict[str, Any]) -> None:
 def _print_verdict(summary: dict[str, Any]) -> None:
     for frame, tensors in summary["wrong"].items():
         console.print(f"WRONG: frame {frame} differs in {', '.join(tensors)}")
+    if summary["readings_total"]:
+        console.print(f"{summary['readings_right']} of {summary['readings_total']} displays read right")
     if summary["exact"]:
         console.print("every merged map and every final output equals the unpartitioned model's, bit for bit")

@@ -150,6 +150,7 @@ def edge(
         Path | None, typer.Option(help="Folder for models. [default: ~/.cache/deepthings]", show_default=False)
     ] = None,
     keep: Annotated[int, typer.Option(help="Tile classes kept in memory.", min=1, max=64)] = 1,
+    window: Annotated[int, typer.Option(help="Frames of the source in flight: 1 for latency, 2 for rate.", min=1, max=32)] = 2,
     threads: Threads = 1,
     once: Annotated[
         bool, typer.Option("--once", help="Exit 69 if the gateway cannot be reached, instead of retrying.")
@@ -158,7 +159,7 @@ def edge(
     """Compute tiles: of this node's own frames (--source), and stolen ones when idle."""
     from edge_agent import app as agent
 
-    raise typer.Exit(agent.main(gateway, name, source, frames, root, cache, keep, threads, once))
+    raise typer.Exit(agent.main(gateway, name, source, frames, root, cache, keep, threads, once, window))
 
 
 @app.command()
@@ -168,7 +169,8 @@ def demo(
     grid: Grid = None,
     cut: CutName = "auto",
     model: Annotated[
-        Path | None, typer.Option(help="A .tflite file or plan folder. [default: a small YOLO]", show_default=False)
+        Path | None,
+        typer.Option(help="A .tflite file or plan folder. [default: the digit reader]", show_default=False),
     ] = None,
     source: Sources = None,
     json: Json = None,
@@ -178,7 +180,7 @@ def demo(
     """Run a whole cluster on this machine and check every answer against the unpartitioned model."""
     from dt_cli import demo as command
 
-    sources = source or ["synthetic://"]
+    sources = source or ["synthetic://?scene=digits"]
     raise typer.Exit(command.run(edges, frames, grid, cut, model, sources, json, broker, pictures))
 
 

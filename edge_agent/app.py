@@ -43,6 +43,7 @@ def main(
     keep: int,
     threads: int,
     once: bool,
+    window: int = 2,
 ) -> int:
     """``dt edge``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr()
@@ -52,7 +53,7 @@ def main(
         if not m.is_name(value):
             raise PlanError(f"{option} {value!r}: use 1 to 64 letters, digits, _ and - only")
     opened = open_source(source) if source else None
-    app = Edge(gateway, name, opened, frames, root, cache or _default_cache(), keep, threads, once)
+    app = Edge(gateway, name, opened, frames, root, cache or _default_cache(), keep, threads, once, window)
     on_end(app.stop)
     return app.run()
 
@@ -83,10 +84,11 @@ class Edge:
         keep: int,
         threads: int,
         once: bool,
+        window: int = 2,
     ) -> None:
         self._url, self._name, self._source, self._limit, self._root = gateway, name, source, limit, root
         self._cache, self._keep, self._threads, self._once = ModelCache(cache), keep, threads, once
-        self._epoch = m.new_epoch()
+        self._epoch, self._window = m.new_epoch(), window
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._link = self._new_link()
         self._rejects = Rejects(root)
@@ -258,7 +260,7 @@ class Edge:
         weights = self._cache.folder / self._name
         weights.mkdir(parents=True, exist_ok=True)
         runner = TileRunner(plan, graph.load(path), weights, self._threads, self._keep)
-        self._node = EdgeNode(self._name, self._epoch, plan, kernels())
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._window)
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._limit, self._inbox)

@@ -44,6 +44,8 @@ def main(
         raise PlanError(f"--root {root!r}: use letters, digits, _ and - only")
     host, port = parse_listen(listen)
     bundle = bind(open_bundle(model, parse_grid(grid) if grid else None, cut))
+    if broker_url is None and host not in ("localhost", "::1") and not host.startswith("127."):
+        _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
     with contextlib.ExitStack() as stack:
         broker = None if broker_url else stack.enter_context(BrokerProcess(host, port))
         url = broker_url or (broker.url if broker else "")

@@ -261,6 +261,10 @@ class ElementwiseRule(Rule):
         out = graph.tensors[op.outputs[0]].shape
         if op.kind == "PRELU" and graph.tensors[op.inputs[-1]].shape[-1:] != out[3:]:
             return "its slopes are not one per channel: tflite-runtime reads past their end"
+        if op.kind == "QUANTIZE" and _changes_sign_and_scale(graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]):
+            return "between int8 and uint8 of other scales ai-edge-litert rounds by where an element lies"
+        if op.kind in ("ADD", "SUB") and _is_far_apart([graph.tensors[t] for t in (*op.inputs, *op.outputs)]):
+            return "its scales are 256 times apart: the kernel that takes over from XNNPACK is not exact"
         for t in op.inputs:
             shape = graph.tensors[t].shape if t >= 0 else ()
             if t >= 0 and t not in graph.constant and shape[1:3] != out[1:3]:
@@ -284,6 +288,17 @@ class ElementwiseRule(Rule):
         cols = slice(out.x0, out.x1) if width > 1 else slice(None)
         part = tensor.array()[..., rows, cols, :] if height > 1 or len(tensor.shape) > 2 else tensor.array()[cols, :]
         return emitter.literal(f"{tensor.name}/{out}", part, tensor.quantization)
+
+
+def _changes_sign_and_scale(given: Tensor, made: Tensor) -> bool:
+    """Equal scales need no rounding: that is how an int8 model takes a uint8 image."""
+    scales = [t.quantization.scale if t.quantization else () for t in (given, made)]
+    return {given.dtype, made.dtype} == {"int8", "uint8"} and scales[0] != scales[1]
+
+
+def _is_far_apart(tensors: Sequence[Tensor]) -> bool:
+    *given, made = (t.quantization.scale[0] if t.quantization else 1.0 for t in tensors)
+    return any(scale >= 256 * made or made >= 256 * scale for scale in given)
 
 
 def _map_axes(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -1,15 +1,16 @@
 """From single digits to readings: which boxes stand in one row, and what number they make.
 
-A row goes on as long as the next digit is about as tall, about as high and no more than a digit's height away, so a
-tilted row holds together and two panels stay apart.
+A row goes on as long as the next digit is about as tall, about as high and not much more than a digit's height away, so a
+tilted row holds together and two panels stay apart. A box that lies inside a larger one is a part taken for a digit.
 """
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple, Protocol
 
-_LARGEST_GAP = 1.0  # between two digits, in heights of the smaller
+_LARGEST_GAP = 1.3  # between two digits, in heights of the smaller
 _LARGEST_STEP = 0.5  # from one digit's middle to the next one's, in heights of the smaller
 _LARGEST_RATIO = 1.8  # of their heights
+_INSIDE = 0.7  # share of a box that lies in a larger one: not a digit of its own
 
 
 class Box(Protocol):
@@ -27,7 +28,8 @@ def read_panels(detections: Iterable[Box]) -> list[str]:
     Labels that are no digits are passed over.
     """
     rows: list[list[_Digit]] = []
-    digits = (_Digit(d.label, *d.box) for d in detections if len(d.label) == 1 and d.label in "0123456789")
+    found = [_Digit(d.label, *d.box) for d in detections if len(d.label) == 1 and d.label in "0123456789"]
+    digits = (d for d in found if not any(_inside(d, other) for other in found))
     for digit in sorted(digits, key=lambda d: (d.x0 + d.x1, d)):
         # The nearest row's end, if any row goes on with this digit.
         row = min((r for r in rows if _next(r[-1], digit)), key=lambda r: _distance(r[-1], digit), default=None)
@@ -45,6 +47,16 @@ class _Digit(NamedTuple):
     y0: float
     x1: float
     y1: float
+
+
+def _area(x0: float, y0: float, x1: float, y1: float) -> float:
+    return max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
+
+
+def _inside(small: _Digit, large: _Digit) -> bool:
+    shared = _area(max(small.x0, large.x0), max(small.y0, large.y0), min(small.x1, large.x1), min(small.y1, large.y1))
+    size = _area(*small[1:])
+    return size < _area(*large[1:]) and shared > _INSIDE * size
 
 
 def _next(left: _Digit, right: _Digit) -> bool:

@@ -47,11 +47,12 @@ def test_demo_is_exact_and_reports_every_node(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(report.read_text())
     assert (said["frames"], said["failed"], said["exact"], said["tiles"]) == (6, 0, True, 54)
+    assert said["readings_total"] == 12 and said["readings_right"] >= 11
     assert set(said["nodes"]) == {"edge1", "edge2", "edge3"}
     assert set(said["nodes"]["edge1"]) == {"computed", "stolen", "lent", "compute_s"}
     assert said["tiles_stolen"] == sum(node["stolen"] for node in said["nodes"].values()) > 0
     assert sum(node["computed"] + node["stolen"] for node in said["nodes"].values()) == 54
-    assert said["wire_bytes"] > 6 * 400_000 and 0 < said["latency_ms"]["p50"] <= said["latency_ms"]["p95"]
+    assert said["wire_bytes"] > 6 * 100_000 and 0 < said["latency_ms"]["p50"] <= said["latency_ms"]["p95"]
     assert not running(str(tmp_path)) and [p.name for p in tmp_path.iterdir()] == ["demo.json"]
 
 

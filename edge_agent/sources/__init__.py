@@ -35,8 +35,8 @@ def open_source(uri: str) -> Source:
     """The source that ``uri`` names; its first frame has been read or is certain.
 
     ``file:///clip.mp4?loop=1`` (a video or one picture), ``dir:///images?glob=*.jpg&loop=1`` (pictures by name),
-    ``synthetic://?width=640&height=480&seed=1&frames=8`` (drawn; endless without ``frames``), or the bare path of a
-    file or folder. ``file://clip.mp4`` is a relative path.
+    ``synthetic://?scene=digits&width=640&height=480&seed=1&frames=8`` (drawn; endless without ``frames``), or the
+    bare path of a file or folder. ``file://clip.mp4`` is a relative path.
 
     Raises:
         PlanError: unknown scheme or parameter, a missing or unreadable file, no OpenCV where it is needed.
@@ -44,14 +44,25 @@ def open_source(uri: str) -> Source:
     where = parse(uri)
     kind = where.scheme or ("dir" if where.path.is_dir() else "file")
     if kind == "synthetic":
-        from edge_agent.sources.synthetic import Synthetic
-
-        return Synthetic.of(where)
+        return _synthetic(where)
     if kind == "dir":
         return _folder(where)
     if kind == "file":
         return _file(where)
     raise PlanError(f"source {uri!r} has the unknown scheme {kind!r}: use file://, dir://, synthetic:// or a path")
+
+
+def _synthetic(where: Uri) -> Source:
+    scene = where.word("scene", "shapes")
+    if scene == "digits":
+        from edge_agent.sources.digits import Digits
+
+        return Digits.of(where)
+    if scene != "shapes":
+        raise PlanError(f"source {where.text!r}: there is no scene {scene!r}; use shapes or digits")
+    from edge_agent.sources.synthetic import Synthetic
+
+    return Synthetic.of(where)
 
 
 def _folder(where: Uri) -> Source:

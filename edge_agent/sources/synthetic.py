@@ -17,12 +17,34 @@ SHAPES = 6
 CELL = 16  # pixels of a patch of the background
 
 
-class Synthetic:
-    """``frames`` images of ``width x height`` pixels; endless if ``frames`` is 0."""
+class Drawn:
+    """Frames that ``draw`` makes by number: ``frames`` of them, endless if that is 0."""
+
+    def __init__(self, frames: int) -> None:
+        self._frames = frames
+        self._closed = False
+
+    def draw(self, index: int) -> NDArray[np.uint8]:
+        """Frame ``index`` (from 0), RGB."""
+        raise NotImplementedError
+
+    def frames(self) -> Iterator[NDArray[np.uint8]]:
+        """RGB images; see ``Source``."""
+        for index in range(self._frames) if self._frames else count():
+            if self._closed:
+                return
+            yield self.draw(index)
+
+    def close(self) -> None:
+        self._closed = True
+
+
+class Synthetic(Drawn):
+    """Images of ``width x height`` pixels."""
 
     def __init__(self, width: int = 640, height: int = 480, seed: int = 1, frames: int = 0) -> None:
-        self._width, self._height, self._seed, self._frames = width, height, seed, frames
-        self._closed = False
+        super().__init__(frames)
+        self._width, self._height, self._seed = width, height, seed
         random = np.random.RandomState(seed)
         coarse = random.randint(0, 192, (height // CELL + 1, width // CELL + 1, 3), np.uint8)
         fine = random.randint(0, 64, (height, width, 3), np.uint8)
@@ -37,19 +59,9 @@ class Synthetic:
     @classmethod
     def of(cls, uri: Uri) -> "Synthetic":
         """Set by a URI's parameters. Raises PlanError if one is unknown or out of range."""
-        uri.refuse_others("width", "height", "seed", "frames")
+        uri.refuse_others("scene", "width", "height", "seed", "frames")
         width, height = uri.number("width", 640, 1, 16384), uri.number("height", 480, 1, 16384)
         return cls(width, height, uri.number("seed", 1, 0, 2**32 - 1), uri.number("frames", 0, 0, 10**9))
-
-    def frames(self) -> Iterator[NDArray[np.uint8]]:
-        """RGB images; see ``Source``."""
-        for index in range(self._frames) if self._frames else count():
-            if self._closed:
-                return
-            yield self.draw(index)
-
-    def close(self) -> None:
-        self._closed = True
 
     def draw(self, index: int) -> NDArray[np.uint8]:
         """Frame ``index`` (from 0)."""

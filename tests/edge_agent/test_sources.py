@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_agent.sources import open_source
+from edge_agent.sources.digits import truth
 from edge_agent.sources.synthetic import Synthetic
 from schemas.errors import PlanError
 from tests.paths import shared
@@ -184,7 +185,7 @@ def test_synthetic_frames_need_no_opencv() -> None:
         ("synthetic://?width=0", "width='0' must be a whole number from 1 to 16384"),
         ("synthetic://?width=1e3", "width='1e3' must be"),
         ("synthetic://?seed=-1", "seed='-1' must be"),
-        ("synthetic://?size=3", "unknown parameter 'size'; it takes width, height, seed, frames"),
+        ("synthetic://?size=3", "unknown parameter 'size'; it takes scene, width, height, seed, frames"),
         ("synthetic://?width", "read name=value"),
         ("synthetic://?width=3&width=4", "given twice"),
     ],
@@ -245,3 +246,19 @@ def test_a_file_source_without_opencv_says_what_to_install(
     monkeypatch.setitem(sys.modules, "cv2", None)
     for uri in (str(pictures), str(clip)):
         assert "needs OpenCV: pip install 'deepthings-mqtt[camera]'" in refusal(uri)
+
+
+def test_the_digits_scene_knows_its_readings() -> None:
+    uri = "synthetic://?scene=digits&seed=3&frames=2&width=320&height=240"
+    source = open_source(uri)
+    images = list(source.frames())
+    assert [image.shape for image in images] == [(240, 320, 3)] * 2
+    readings = truth(uri, 1)
+    assert readings is not None and len(readings) == 2 and all(reading.isdecimal() for reading in readings)
+    assert truth("synthetic://?seed=3", 1) is None
+    np.testing.assert_array_equal(images[1], list(open_source(uri).frames())[1])
+
+
+def test_an_unknown_scene_is_refused() -> None:
+    with pytest.raises(PlanError, match="there is no scene 'cats'; use shapes or digits"):
+        open_source("synthetic://?scene=cats")

@@ -360,6 +360,14 @@ def test_convolution_is_darknets(
     np.testing.assert_allclose(got[0], convolution_loops(image[0], kernel, stride, pad), rtol=1e-4, atol=1e-5)
 
 
+def test_a_convolution_whose_windows_leave_gaps_does_not_rely_on_same(tmp_path: Path) -> None:
+    """tflite-runtime 2.14 answers zeros to SAME here, though SAME pads nothing."""
+    row = ("convolutional", {"filters": 6, "size": 2, "stride": 3, "activation": "linear"})
+    image, kernel = ramp(2, 3, 3), np.random.default_rng(1).standard_normal((6, 3, 2, 2)).astype(np.float32)
+    got = imported(tmp_path, [row, ONE_CLASS], image, [np.zeros(6), kernel])
+    np.testing.assert_allclose(got[0], convolution_loops(image[0], kernel, 3, 0), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("stride", [1, 2, 3])
 def test_reorg_has_darknets_order(stride: int) -> None:
     network = Network((2 * stride, 3 * stride, 5 * stride**2))

@@ -137,7 +137,7 @@ CASES = [
     *((kind, "float32", operand) for kind in BINARY for operand in ("vector", "scalar")),
     *((kind, dtype, operand) for kind in BINARY[:3] for dtype in ("int8", "uint8") for operand in ("vector", "scalar")),
     *(("QUANTIZE", "float32", to) for to in ("int8", "uint8")),
-    *(("QUANTIZE", dtype, to) for dtype in ("int8", "uint8") for to in ("int8", "uint8")),
+    *(("QUANTIZE", dtype, to) for dtype in ("int8", "uint8") for to in ("int8", "uint8")),  # at one scale
     *(("DEQUANTIZE", dtype, "") for dtype in ("int8", "uint8")),
     *(("CAST", dtype, to) for dtype, to in (("uint8", "float32"), ("int8", "float32"), ("int8", "uint8"))),
 ]
@@ -160,7 +160,8 @@ def test_an_element_has_the_same_bits_in_any_tile(kind: str, dtype: str, operand
 
         image = image_for(graph(height, width)) * (3 if dtype == "float32" else 1)
         if kind in ("SQRT", "RSQRT", "LOG"):
-            image = np.maximum(np.abs(image), SPECS[dtype].zero_point[0] + 1 if SPECS[dtype] else 0.01).astype(dtype)  # type: ignore[union-attr]
+            spec = SPECS[dtype]
+            image = np.maximum(np.abs(image), spec.zero_point[0] + 1 if spec else 0.01).astype(dtype)
         unparted = run_graph(graph(height, width), [image])[0]
         for _ in range(6):
             y0, x0 = random.integers(0, height), random.integers(0, width)
@@ -273,6 +274,20 @@ def computed_map() -> Graph:
     return net.graph(net.binary("ADD", 0, net.halved(net.normal(9, 9, 3))))
 
 
+def requantized(scale: float) -> Graph:
+    net = Sketch((1, 9, 9, 3), "int8", quantized(0.02, 5))
+    return net.graph(
+        net.cast("QUANTIZE", net.pool("MAX_POOL_2D", 0, (1, 1), (1, 1), SAME), "uint8", quantized(scale, 121))
+    )
+
+
+def far_apart() -> Graph:
+    net = Sketch((1, 9, 9, 3), "uint8", quantized(3.7, 43))
+    return net.graph(
+        net.binary("ADD", 0, net.constant(np.full(1, 77, np.uint8), quantized(0.004, 82)), quantized(0.004, 69))
+    )
+
+
 def custom() -> Graph:
     net = Sketch((1, 9, 9, 3))
     net.ops.append(Op("CUSTOM", (0,), (net.like(0),), custom_code="Mystery"))
@@ -302,6 +317,8 @@ REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (strided_over, "CONV_2D", "smaller than its stride"),
     (one_slope, "PRELU", "one per channel"),
     (computed_map, "ADD", "constant that is computed"),
+    (lambda: requantized(0.05), "QUANTIZE", "rounds by where an element lies"),
+    (far_apart, "ADD", "256 times apart"),
     (custom, "Mystery", "no rule"),
     (mean, "MEAN", "no rule"),
 ]
@@ -340,6 +357,12 @@ def test_a_batch_that_a_constant_makes_is_exact() -> None:
     made = net.tensor((2, 9, 8, 3), "float32")
     net.op("ADD", [0, net.constant(net.normal(2, 9, 8, 3))], made, "Add")
     assert wrong_cuts(net.graph(made), 2, 3) == []
+
+
+def test_a_change_of_sign_at_one_scale_is_exact() -> None:
+    graph = requantized(0.02)
+    assert Partition(graph).blockers == []
+    assert wrong_cuts(graph, 4, 5) == []
 
 
 def test_slopes_that_cover_the_map_are_exact() -> None:

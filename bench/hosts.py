@@ -1,0 +1,176 @@
+"""Emulated hosts on one Linux machine: network namespaces on a bridge, bandwidth by token bucket, CPU by CFS quota.
+
+Every host has one address, one rate up and down and, where asked for, a share of a core. It needs root, iproute2 and
+control groups (version 1), and leaves nothing behind: processes, namespaces, links and groups end with the context.
+Keep the sum of shares below about 60 % of the machine's cores, or hosts steal each other's time.
+"""
+
+import contextlib
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from schemas.errors import PlanError
+
+CGROUPS = Path("/sys/fs/cgroup")
+NAMESPACES = Path("/var/run/netns")
+CONTROLLERS = ("cpu", "cpuacct", "memory")
+PERIOD_US = 20_000
+_CLONE_NEWNET = 0x40000000
+
+
+def missing() -> str:
+    """Why emulated hosts cannot be made here; empty if they can."""
+    if os.geteuid() != 0:
+        return "it needs root"
+    if not shutil.which("ip") or not shutil.which("tc"):
+        return "it needs ip and tc (Debian: apt install iproute2)"
+    if not (CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() and not (CGROUPS / "cpu").is_dir():
+        return "it needs control groups, version 1, with a cpu controller"
+    return ""
+
+
+class Hosts:
+    """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit)."""
+
+    def __init__(self, cores: Mapping[str, float | None], rate_mbit: float) -> None:
+        self._cores, self._rate = cores, rate_mbit
+        self._prefix = f"dt{os.getpid() % 100_000}"
+        self._names = list(cores)
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
+    def __enter__(self) -> "Hosts":
+        reason = missing()
+        if reason:
+            raise PlanError(f"emulated hosts cannot be made: {reason}")
+        try:
+            self._make()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        for name in self._names:
+            _run("ip", "link", "del", self._veth(name), check=False)
+            _run("ip", "netns", "del", self._namespace(name), check=False)
+            for controller in CONTROLLERS:
+                _remove(self._group(name, controller))
+        _run("ip", "link", "del", self._bridge, check=False)
+
+    @property
+    def _bridge(self) -> str:
+        return self._prefix + "br"
+
+    def address(self, name: str) -> str:
+        return f"10.77.0.{1 + self._names.index(name)}"
+
+    def _namespace(self, name: str) -> str:
+        return f"{self._prefix}_{name}"
+
+    def _veth(self, name: str) -> str:
+        return f"{self._prefix}{name}"[:15]
+
+    def _group(self, name: str, controller: str) -> Path:
+        return CGROUPS / controller / self._namespace(name)
+
+    def _make(self) -> None:
+        _run("ip", "link", "add", self._bridge, "type", "bridge", "forward_delay", "0")
+        _run("ip", "link", "set", self._bridge, "up")
+        for name in self._names:
+            space, veth = self._namespace(name), self._veth(name)
+            _run("ip", "netns", "add", space)
+            _run("ip", "link", "add", veth, "type", "veth", "peer", "name", "eth0", "netns", space)
+            _run("ip", "link", "set", veth, "master", self._bridge, "up")
+            _run("ip", "-n", space, "addr", "add", f"{self.address(name)}/24", "dev", "eth0")
+            for device in ("eth0", "lo"):
+                _run("ip", "-n", space, "link", "set", device, "up")
+            if self._cores[name] is not None:  # an unlimited host only watches
+                bucket = ("root", "tbf", "rate", f"{self._rate:g}mbit", "burst", "16kb", "latency", "100ms")
+                _run("tc", "-n", space, "qdisc", "add", "dev", "eth0", *bucket)
+                _run("tc", "qdisc", "add", "dev", veth, *bucket)
+            for controller in CONTROLLERS:
+                self._group(name, controller).mkdir()
+
+    def limit(self) -> None:
+        """Put the CPU shares in force; processes start without."""
+        for name, cores in self._cores.items():
+            if cores is not None:
+                group = self._group(name, "cpu")
+                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+                (group / "cpu.cfs_quota_us").write_text(str(int(cores * PERIOD_US)))
+
+    def spawn(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+        """Start a process on a host; what it prints goes to ``log``."""
+        space = os.open(NAMESPACES / self._namespace(name), os.O_RDONLY)
+        groups = [self._group(name, controller) / "cgroup.procs" for controller in CONTROLLERS]
+
+        def enter() -> None:
+            if self._libc.setns(space, _CLONE_NEWNET):
+                os._exit(111)
+            for group in groups:
+                group.write_text(str(os.getpid()))
+
+        with log.open("wb") as sink:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=sink,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **env},
+                start_new_session=True,
+                preexec_fn=enter,
+            )
+        os.close(space)
+        self._processes.append(process)
+        return process
+
+    def end(self, process: "subprocess.Popen[bytes]", timeout_s: float = 10.0) -> None:
+        """Ask one process to end, and see that it does."""
+        process.send_signal(signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout_s)
+        process.kill()
+        process.wait()
+
+    def sent_bytes(self) -> dict[str, int]:
+        """Bytes that each host has put on the wire, packet headers included."""
+        return {n: _number(Path(f"/sys/class/net/{self._veth(n)}/statistics/rx_bytes")) for n in self._names}
+
+    def cpu_s(self) -> dict[str, float]:
+        return {n: _number(self._group(n, "cpuacct") / "cpuacct.usage") / 1e9 for n in self._names}
+
+    def peak_bytes(self) -> dict[str, int]:
+        """Peak memory of each host, page cache included."""
+        return {n: _number(self._group(n, "memory") / "memory.max_usage_in_bytes") for n in self._names}
+
+
+def _number(path: Path) -> int:
+    return int(path.read_text())
+
+
+def _run(*argv: str, check: bool = True) -> None:
+    done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if check and done.returncode:
+        raise PlanError(f"{' '.join(argv)}: {done.stdout.strip()}")
+
+
+def _remove(group: Path) -> None:
+    """A group can be removed once its last process is gone, which takes the kernel a moment."""
+    for _ in range(40):
+        try:
+            return group.rmdir()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            time.sleep(0.05)

@@ -98,7 +98,10 @@ class GatewayNode:
         said: list[Action] = []
         for node in self.ring.expire(now):
             said += self._failures(self.assembly.source_lost(node, now))
-        return said + self._failures(self.assembly.expire(now))
+        said += self._failures(self.assembly.expire(now))
+        for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
+            del self._pictures[frame]
+        return said
 
     def deadline(self) -> float | None:
         """When ``tick`` is due."""

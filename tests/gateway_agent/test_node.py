@@ -146,3 +146,19 @@ def test_a_leaving_source_fails_what_it_leaves_behind() -> None:
     node = running()
     (outcome,) = published(register(node, "edge1", "11111111", leaving=True, now=1.0), topics.OUTCOME)
     assert outcome.message.status == "failed" and "edge1" not in node.ring.nodes
+
+
+def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state() -> None:
+    node = GatewayNode("gateway", "aaaaaaaa", PLAN, deadline_s=30.0, ordered=True)
+    frames = ("edge1.11111111.9", "edge1.11111111.10")
+    register(node, "edge1", "11111111", 4, frames)
+    register(node, "edge2", "22222222")
+    for tile in range(4):
+        header = m.ResultHeader(
+            node="edge2", epoch="22222222", plan=node.digest, frame=frames[1], block=0, tile=tile, picture=(48, 64)
+        )
+        said = node.hear(heard(topics.RESULT, header, outputs(PLAN, tile)), 1.0)
+        assert not [a for a in said if isinstance(a, Finish)]
+    (outcome, ended, finish) = node.failed(frames[0], "lost", 2.0)
+    assert isinstance(finish, Finish) and finish.complete.frame == frames[1] and finish.picture == (48, 64)
+    del outcome, ended

@@ -6,6 +6,7 @@ different bits and must not be mixed.
 
 import functools
 import importlib
+import logging
 import os
 import platform
 import sys
@@ -16,9 +17,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from models import litert
 from models.graph import Graph, Op, Tensor
 from models.tflite_schema import OPTIONS
-from schemas.errors import EngineError, PlanError
+from schemas.errors import EngineError
 from schemas.plan import digest
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
@@ -61,6 +63,13 @@ def kernels() -> str:
     Equal strings mean equal bits, as far as one convolution, one depthwise convolution and one dense sum over odd sizes
     can tell: kernels are chosen by processor features that no version number shows.
     """
+    graph, image = _sample()
+    bits = load(graph.to_bytes()).run([image])[0]
+    return f"{runtime()} {platform.machine()} {digest(bits.tobytes())[:8]}"
+
+
+def _sample() -> tuple[Graph, np.ndarray]:
+    """The network of ``kernels`` and its input."""
     weights = np.random.default_rng(7)
 
     def constant(name: str, *shape: int) -> Tensor:
@@ -85,9 +94,7 @@ def kernels() -> str:
         Op("DEPTHWISE_CONV_2D", (3, 4, 5), (6,), OPTIONS.index("DepthwiseConv2D"), depthwise),
         Op("CONV_2D", (6, 7, 8), (9,), OPTIONS.index("Conv2D"), conv),
     ]
-    image = weights.standard_normal((1, 13, 11, 3)).astype(np.float32)
-    bits = load(Graph(tensors, ops, (0,), (9,)).to_bytes()).run([image])[0]
-    return f"{runtime()} {platform.machine()} {digest(bits.tobytes())[:8]}"
+    return Graph(tensors, ops, (0,), (9,)), weights.standard_normal((1, 13, 11, 3)).astype(np.float32)
 
 
 def load(model: bytes, threads: int = 1) -> Engine:
@@ -102,13 +109,37 @@ def load(model: bytes, threads: int = 1) -> Engine:
 def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
     """An engine whose packed weights live in the file ``cache``, shared by all tile classes of one model.
 
-    Where the runtime has no such cache (tflite-runtime, a dtype that ``CompiledModel`` does not take) this is ``load``.
-    The name of ``cache`` must carry the model's digest: the runtime does not check it.
+    10-15 MB private memory for YOLOv2's 16 layers instead of 41. Where that cannot be had (tflite-runtime, a dtype or a
+    version of LiteRT that ``models.litert`` does not know) this is ``load``. The name of ``cache`` must carry the model's
+    digest: the runtime knows weights by their buffer's number alone.
     """
-    ends = [graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)]
-    if runtime().startswith("ai-edge-litert") and set(ends) <= {"float32", "int8", "uint8"}:
-        return _Compiled(graph, cache, threads)
+    ends = {graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)}
+    if _has_cache() and ends <= set(litert.ELEMENTS):
+        return litert.CompiledGraph(graph, cache, threads)
     return load(graph.to_bytes(), threads)
+
+
+@functools.cache
+def _has_cache() -> bool:
+    """Whether this runtime's C interface is one that we know, and computes the interpreter's bits by it.
+
+    The second is tried, not believed: a runtime that ignored our options would use other kernels without a word.
+    """
+    name, _, version = runtime().partition(" ")
+    if name != "ai-edge-litert" or not version.startswith(litert.VERSIONS):
+        reason = "its version is not known"
+    else:
+        graph, image = _sample()
+        try:
+            with tempfile.TemporaryDirectory(prefix="dt-engine-") as folder:
+                got = litert.CompiledGraph(graph, Path(folder) / "sample.xnnpack", 1).run([image])[0]
+            equal = np.array_equal(got, load(graph.to_bytes()).run([image])[0])
+            reason = "" if equal else "its compiled kernels differ from the interpreter's"
+        except (EngineError, OSError, AttributeError) as error:
+            reason = str(error)
+    if reason:
+        logging.getLogger(__name__).info("no weight cache with %s: %s", runtime(), reason)
+    return not reason
 
 
 class _Interpreter:
@@ -129,59 +160,6 @@ class _Interpreter:
             return [self._interpreter.get_tensor(index) for index in self._outputs]
         except (RuntimeError, ValueError) as error:
             raise EngineError(f"{runtime()} failed: {_first_line(error)}") from error
-
-
-class _Compiled:
-    """``CompiledModel`` with one XNNPACK weight cache file: 10-15 MB private memory for YOLOv2's 16 layers."""
-
-    def __init__(self, graph: Graph, cache: Path, threads: int) -> None:
-        compiled = importlib.import_module("ai_edge_litert.compiled_model")
-        # Kernel mode 0 is XNNPACK, the kernels of the interpreter's default delegate.
-        options = compiled.Options(
-            hardware_accelerators=compiled.HardwareAccelerator.CPU,
-            cpu_options=compiled.CpuOptions(
-                num_threads=threads, kernel_mode=compiled.CpuKernelMode(0), xnnpack_weight_cache_path=str(cache)
-            ),
-        )
-        self._specs = [(graph.tensors[t].shape, np.dtype(graph.tensors[t].dtype)) for t in graph.outputs]
-        try:
-            with tempfile.NamedTemporaryFile(dir=cache.parent, prefix="class-", suffix=".tflite") as file:
-                file.writelines(graph.pieces())
-                file.flush()
-                self._model = compiled.CompiledModel.from_file(file.name, options=options, environment=_environment())
-            self._inputs = self._model.create_input_buffers(0)
-            self._outputs = self._model.create_output_buffers(0)
-        except RuntimeError as error:
-            raise EngineError(f"{runtime()} refuses the model: {_first_line(error)}") from error
-        except OSError as error:
-            raise PlanError(f"cannot write to the cache folder {cache.parent}: {error.strerror}") from error
-
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        try:
-            for buffer, array in zip(self._inputs, inputs, strict=True):
-                buffer.write(array)
-            self._model.run_by_index(0, self._inputs, self._outputs)
-            return [
-                buffer.read(int(np.prod(shape)), dtype).reshape(shape)
-                for buffer, (shape, dtype) in zip(self._outputs, self._specs, strict=True)
-            ]
-        except (RuntimeError, ValueError) as error:
-            raise EngineError(f"{runtime()} failed: {_first_line(error)}") from error
-
-
-@functools.cache
-def _environment() -> Any:
-    """One LiteRT environment for all classes; an environment each costs megabytes.
-
-    Its paths lead to a folder without libraries: no GPU, no vendor's compiler, only the CPU kernels that we compare.
-    """
-    compiled = importlib.import_module("ai_edge_litert.compiled_model")
-    nothing = str(Path(__file__).parent)
-    return compiled.Environment.create(
-        options=compiled.EnvironmentOptions(
-            runtime_path=nothing, compiler_plugin_path=nothing, dispatch_library_path=nothing
-        )
-    )
 
 
 def silence_runtime() -> None:

@@ -24,7 +24,8 @@ class TileRunner:
     def __init__(self, plan: Plan, model: Graph, cache: Path | None = None, threads: int = 1, keep: int = 1) -> None:
         self.plan = plan
         self._partition = Partition(model)
-        self._cache = cache / f"{plan.edge_model}-{engine.runtime().replace(' ', '-')}.xnnpack" if cache else None
+        name = f"{plan.edge_model}-{engine.kernels().replace(' ', '-')}-{threads}-v1.xnnpack"
+        self._cache = cache / name if cache else None
         self._threads = threads
         self._keep = keep
         self._classes: OrderedDict[tuple[int, int], engine.Engine] = OrderedDict()

@@ -1,131 +1,188 @@
-"""A gateway and edges as processes of their own on loopback, as ``dt demo`` starts them, and what they say to all.
+"""A cluster on emulated hosts (`bench.hosts`): how long a frame takes, what it moves, what it costs each host.
 
-What measures them sits at the broker like any other client. Nothing is left behind: a child ends with its stdin.
+`python -m bench.cluster --edges 6 --sources 1 --rate 60 --edge-cpu 0.15 --gateway-cpu 0.25 --layers 16 --grid 2x3`
+
+With ``--edges 1 --grid 1x1`` this is one edge alone, the time that others are shares of. Latency runs from the gateway's
+first word of a frame to its outcome and is measured with one frame at a time; throughput with two frames in flight. Every
+answer is compared with the unpartitioned model's.
 """
 
-import contextlib
-import os
-import queue
-import re
-import subprocess
+import argparse
+import json
+import statistics
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas import topics
-from schemas.codec import decode
+from rich.console import Console
+
+from bench.hosts import Hosts, missing
+from edge_agent.sources import open_source
+from edge_agent.sources.fit import fit
+from gateway_agent.tail import digests
+from models.build import build
+from models.bundle import Bundle, Reference, make_bundle, save
+from models.planner import parse_grid
+from models.tensor import to_input
 from schemas.errors import DtError
-from schemas.link import Arrived, Link
-from schemas.messages import Message
-from schemas.process import STDIN_ENDS
-from schemas.topics import Topic
+from schemas.messages import frame_source
 
-ROOT = "dt"
-PATIENCE_S = 60.0
-STOP_S = 10.0
+PORT = 1883
+PATIENCE_S = 120.0
+ALONE_S = 3600.0
 
 
-class Cluster:
-    """A context manager. ``room`` keeps logs and caches; ``heard`` topics reach ``next``."""
+def main() -> int:
+    options = _options()
+    reason = missing()
+    if reason:
+        Console().print(f"skipped: {reason}")
+        return 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
+            told = Run(options, Path(folder)).run()
+    except DtError as error:
+        print(f"bench.cluster: {error}", file=sys.stderr)
+        return error.exit_code
+    Console(width=160, highlight=False).print(
+        f"{told['edges']} edges, {told['sources']} sources, {told['rate_mbit']:g} Mbit/s, {told['grid']}: "
+        f"latency {told['latency_s']:.2f} s, {told['throughput_fps']:.2f} frames/s, {told['wire_bytes'] / 1e6:.2f} MB a frame, "
+        f"exact: {told['exact']}"
+    )
+    if options.json:
+        with options.json.open("a") as file:
+            file.write(json.dumps(told) + "\n")
+    return 0 if told["exact"] else 1
 
-    def __init__(self, model: Path, grid: str, cut: str, room: Path, heard: Sequence[Topic]) -> None:
-        self._model, self._grid, self._cut, self._room, self._heard = model, grid, cut, room, heard
-        self._inbox: queue.Queue[Any] = queue.Queue(4096)
-        self._children: dict[str, subprocess.Popen[bytes]] = {}
-        self._open = contextlib.ExitStack()
 
-    def __enter__(self) -> "Cluster":
-        with contextlib.ExitStack() as stack:
-            stack.callback(self._stop_all)
-            plan = ["--model", str(self._model), "--grid", self._grid, "--cut", self._cut]
-            self._spawn("gateway", ["dt_cli.main", "gateway", *plan, "--listen", "127.0.0.1:0", "--root", ROOT])
-            self.url = self._wait_for_url()
-            link = Link(self.url, ROOT, "bench", self._inbox)
-            for topic in self._heard:
-                link.subscribe(topic)
-            link.connect()
-            stack.callback(link.close, 0.0)
-            self._open = stack.pop_all()
-        return self
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="bench.cluster", description="A cluster on emulated hosts.")
+    parser.add_argument("--edges", type=int, default=6)
+    parser.add_argument("--sources", type=int, default=1)
+    parser.add_argument("--rate", type=float, default=60.0, help="Mbit/s of every host, up and down")
+    parser.add_argument("--edge-cpu", type=float, default=0.15, help="share of a core")
+    parser.add_argument("--gateway-cpu", type=float, default=0.25, help="share of a core")
+    parser.add_argument("--model", type=Path, help="a .tflite file [default: YOLOv2-608]")
+    parser.add_argument("--layers", type=int, help="of YOLOv2, from the first; 16 is the paper's experiment")
+    parser.add_argument("--grid", default="2x3")
+    parser.add_argument("--cut", default="auto", help="default: the last layer that is kept")
+    parser.add_argument("--frames", type=int, default=6, help="of each source")
+    parser.add_argument("--window", type=int, help="frames of a source in flight [default: 1, with several sources 2]")
+    parser.add_argument("--json", type=Path, help="append one JSON line to this file")
+    return parser.parse_args()
 
-    def __exit__(self, *_: object) -> None:
-        self._open.close()
 
-    def edge(self, name: str, *options: str, command: Sequence[str] = ("dt_cli.main", "edge")) -> None:
-        """Start an edge; its model and weight cache stay for the next edge of this name."""
-        given = ["--gateway", self.url, "--name", name, "--root", ROOT, "--cache", str(self._room / f"cache-{name}")]
-        self._spawn(name, [*command, *given, *options])
+class Run:
+    """One measurement."""
 
-    def stop(self, name: str) -> None:
-        """End a process politely, then not."""
-        child = self._children.pop(name)
-        assert child.stdin is not None
-        child.terminate()
-        try:
-            child.wait(STOP_S)
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-        child.stdin.close()
+    def __init__(self, options: argparse.Namespace, room: Path) -> None:
+        self._options, self._room = options, room
+        if options.edges < max(options.sources, 1):
+            raise DtError(f"{options.sources} sources for {options.edges} edges: give more edges")
+        self._window = options.window or (1 if options.sources == 1 else 2)
+        self._bundle = self._plan()
+        self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room)}
 
-    def next(self, timeout_s: float = PATIENCE_S) -> tuple[float, str, Message] | None:
-        """The next message: when it came (monotonic seconds), its topic and itself; None if none came in time.
+    def _plan(self) -> Bundle:
+        options, model = self._options, self._options.model
+        if model is None:
+            model = self._room / "yolov2.tflite"
+            model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
+        cut = "conv15" if options.cut == "auto" and options.model is None else options.cut
+        bundle = make_bundle(model, parse_grid(options.grid), cut)
+        save(bundle, self._room / "plan")
+        return bundle
 
-        Raises:
-            DtError: a process of the cluster has ended.
-        """
-        deadline = time.monotonic() + timeout_s
-        while (left := deadline - time.monotonic()) > 0:
-            self._check()
-            with contextlib.suppress(queue.Empty):
-                event = self._inbox.get(timeout=min(left, 1.0))
-                if isinstance(event, Arrived):
-                    return time.monotonic(), event.topic, decode(ROOT, event.topic, event.payload).message
-        return None
+    def run(self) -> dict[str, Any]:
+        options = self._options
+        edges = [f"e{i + 1}" for i in range(options.edges)]
+        cores: dict[str, float | None] = {"g": options.gateway_cpu} | dict.fromkeys(edges, options.edge_cpu)
+        with Hosts(cores | {"w": None}, options.rate) as hosts:
+            url = f"{hosts.address('g')}:{PORT}"
+            gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}"]
+            self._dt(hosts, "g", *gateway, "--deadline", str(ALONE_S))
+            self._await("g.log", "gateway ready")
+            watch = [sys.executable, "-m", "bench.watch", url, str(self._room / "heard")]
+            hosts.spawn("w", watch, self._room / "w.log", self._env)
+            self._await("heard", "ready")
+            cameras = edges[: options.sources]
+            helpers = edges[options.sources :]
+            for name in helpers:
+                self._edge(hosts, name, url)
+            self._until(lambda: set(helpers) <= {line.get("node") for line in self._heard()}, "the edges to join")
+            hosts.limit()
+            for i, name in enumerate(cameras):
+                source = f"synthetic://?width=608&height=608&seed={i + 1}"
+                self._edge(
+                    hosts, name, url, "--source", source, "--frames", str(options.frames), "--window", str(self._window)
+                )
+            self._until(lambda: len(self._outcomes()) >= options.sources, "the first frames")
+            sent, cpu, before = hosts.sent_bytes(), hosts.cpu_s(), len(self._outcomes())
+            total = options.frames * options.sources
+            self._until(lambda: len(self._outcomes()) >= total, f"{total} frames")
+            moved = {name: count - sent[name] for name, count in hosts.sent_bytes().items()}
+            used = {name: seconds - cpu[name] for name, seconds in hosts.cpu_s().items()}
+            return self._told(moved, used, hosts.peak_bytes(), total - before)
 
-    def await_log(self, name: str, found: Callable[[str], Any]) -> Any:
-        """Wait until ``found`` makes something of what the process has said."""
+    def _told(self, moved: dict[str, int], used: dict[str, float], peak: dict[str, int], frames: int) -> dict[str, Any]:
+        options, outcomes = self._options, self._outcomes()
+        steady = outcomes[options.sources :]  # the first frame of each source also fetches the model and loads classes
+        times = [o["at"] for o in outcomes]
+        return {
+            "edges": options.edges,
+            "sources": options.sources,
+            "rate_mbit": options.rate,
+            "edge_cpu": options.edge_cpu,
+            "gateway_cpu": options.gateway_cpu,
+            "grid": options.grid,
+            "cut": self._bundle.cut.name,
+            "frames": len(outcomes),
+            "window": self._window,
+            "latency_s": statistics.median(o["latency_s"] for o in steady),
+            "throughput_fps": (len(times) - options.sources) / (times[-1] - times[options.sources - 1]),
+            "wire_bytes": sum(moved[n] for n in moved if n != "w") / max(frames, 1),
+            "exact": self._exact(outcomes),
+            "hosts": {n: {"cpu_s": used[n], "sent_bytes": moved[n], "peak_bytes": peak[n]} for n in moved if n != "w"},
+        }
+
+    def _exact(self, outcomes: list[dict[str, Any]]) -> bool:
+        reference, pixels = Reference(self._bundle), self._bundle.plan.pixels
+        wanted = {}
+        for i in range(self._options.sources):
+            source = open_source(f"synthetic://?width=608&height=608&seed={i + 1}&frames={self._options.frames}")
+            for number, image in enumerate(source.frames()):
+                wanted[f"e{i + 1}", number] = digests(*reference.run(to_input(fit(image, pixels), pixels)))
+        named = {(frame_source(o["frame"])[0], frame_source(o["frame"])[2]): o for o in outcomes}
+        return set(named) == set(wanted) and all(named[key]["digests"] == want for key, want in wanted.items())
+
+    def _dt(self, hosts: Hosts, name: str, *argv: str) -> None:
+        hosts.spawn(name, [sys.executable, "-m", "dt_cli.main", *argv], self._room / f"{name}.log", self._env)
+
+    def _edge(self, hosts: Hosts, name: str, url: str, *more: str) -> None:
+        cache = str(self._room / f"cache-{name}")
+        self._dt(hosts, name, "edge", "--gateway", url, "--name", name, "--cache", cache, "--keep", "9", *more)
+
+    def _heard(self) -> list[dict[str, Any]]:
+        lines = (self._room / "heard").read_text().splitlines()
+        return [json.loads(line) for line in lines if line.endswith("}")]
+
+    def _outcomes(self) -> list[dict[str, Any]]:
+        return [line for line in self._heard() if line["kind"] == "Outcome"]
+
+    def _await(self, file: str, text: str) -> None:
+        path = self._room / file
+        self._until(lambda: path.exists() and text in path.read_text(), f"{text!r} in {file}")
+
+    def _until(self, done: Any, what: str) -> None:
         deadline = time.monotonic() + PATIENCE_S
-        while time.monotonic() < deadline:
-            if result := found(self._log(name).read_text(errors="replace")):
-                return result
-            self._check()
-            time.sleep(0.05)
-        raise DtError(f"{name} did not start within {PATIENCE_S:.0f} s: {self._last_line(name)}")
-
-    def _wait_for_url(self) -> str:
-        found = self.await_log("gateway", lambda said: re.search(r"gateway ready at (mqtts?://[^\s:]+:\d+)", said))
-        return str(found[1])
-
-    def _spawn(self, name: str, argv: Sequence[str]) -> None:
-        with self._log(name).open("wb") as log:
-            self._children[name] = subprocess.Popen(
-                [sys.executable, "-m", *argv],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env={**os.environ, STDIN_ENDS: "1", "COLUMNS": "200"},
-            )
-
-    def _check(self) -> None:
-        for name, child in self._children.items():
-            if child.poll() is not None:
-                raise DtError(f"{name} ended with exit code {child.returncode}: {self._last_line(name)}")
-
-    def _last_line(self, name: str) -> str:
-        lines = self._log(name).read_text(errors="replace").strip().splitlines()
-        return lines[-1] if lines else "it said nothing"
-
-    def _log(self, name: str) -> Path:
-        return self._room / f"{name}.log"
-
-    def _stop_all(self) -> None:
-        for name in reversed(list(self._children)):  # edges say good-bye to a gateway that is still there
-            self.stop(name)
+        while not done():
+            if time.monotonic() > deadline:
+                last = {p.name: p.read_text().strip().splitlines()[-1:] for p in self._room.glob("*.log")}
+                raise DtError(f"waited {PATIENCE_S:g} s for {what}: {last}")
+            time.sleep(0.1)
 
 
-EVERYTHING = Topic("#", Message, 0, False, "all", "bench")
-OUTCOMES = (topics.OUTCOME, topics.STATUS)
+if __name__ == "__main__":
+    sys.exit(main())

@@ -16,7 +16,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from bench.cluster import EVERYTHING, ROOT, Cluster
+from bench.processes import EVERYTHING, ROOT, Cluster
 from models.build import build
 from schemas import topics
 
@@ -80,7 +80,9 @@ def show(found: dict[str, Any]) -> None:
     for name, rate in (*found["by_node"].items(), *found["by_topic"].items()):
         table.add_row(name, f"{rate:.2f}")
     console.print(table)
-    console.print(f"mean {found['mean']:.2f}, worst {found['worst']:.2f} a second and node; goal below {found['goal']:.0f}")
+    console.print(
+        f"mean {found['mean']:.2f}, worst {found['worst']:.2f} a second and node; goal below {found['goal']:.0f}"
+    )
 
 
 if __name__ == "__main__":

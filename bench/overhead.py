@@ -29,7 +29,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.cluster import OUTCOMES, PATIENCE_S, Cluster
+from bench.processes import OUTCOMES, PATIENCE_S, Cluster
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from models import engine
@@ -115,7 +115,7 @@ def _loop(plain: engine.Engine, bundle: Bundle, images: list[np.ndarray], frames
 
 def _turn(cluster: Cluster, window: int, frames: int) -> tuple[list[tuple[float, m.Outcome]], float]:
     """One life of the edge: outcomes with the time of their arrival, and the edge's compute seconds in all."""
-    cluster.edge("edge1", str(window), "--source", SOURCE, "--frames", str(frames), command=("bench.edge",))
+    cluster.edge("edge1", "--window", str(window), "--source", SOURCE, "--frames", str(frames))
     outcomes: list[tuple[float, m.Outcome]] = []
     status: m.Status | None = None
     while len(outcomes) < frames or status is None or status.computed < frames:
@@ -202,7 +202,9 @@ def show(found: dict[str, Any]) -> None:
     for name, q in found["ms"].items():
         table.add_row(name, f"{q['p50']:.1f}", f"{q['p25']:.1f} - {q['p75']:.1f}", f"{q['p50'] / base:.3f}")
     console.print(table)
-    console.print(f"compute_s of an edge: {found['compute_s_of_a_frame_ms']:.1f} ms a frame, loading included; it splits into:")
+    console.print(
+        f"compute_s of an edge: {found['compute_s_of_a_frame_ms']:.1f} ms a frame, loading included; it splits into:"
+    )
     for name, ms in found["compute_ms"].items():
         console.print(f"  {name}: {ms:.1f} ms")
     turns = ", ".join(f"{ratio:.3f}" for ratio in found["ratios_of_turns"])

@@ -25,7 +25,11 @@ def main() -> None:
             event = inbox.get()
             if isinstance(event, Arrived):
                 message = decode("dt", event.topic, event.payload).message
-                told = {"kind": type(message).__name__, "at": time.monotonic(), **message.model_dump(exclude={"result"})}
+                told = {
+                    "kind": type(message).__name__,
+                    "at": time.monotonic(),
+                    **message.model_dump(exclude={"result"}),
+                }
                 out.write(json.dumps(told) + "\n")
 
 

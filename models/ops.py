@@ -263,8 +263,10 @@ class ElementwiseRule(Rule):
             return "its slopes are not one per channel: tflite-runtime reads past their end"
         if op.kind == "QUANTIZE" and _changes_sign_and_scale(graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]):
             return "between int8 and uint8 of other scales ai-edge-litert rounds by where an element lies"
-        if op.kind in ("ADD", "SUB") and _is_far_apart([graph.tensors[t] for t in (*op.inputs, *op.outputs)]):
-            return "its scales are 256 times apart: the kernel that takes over from XNNPACK is not exact"
+        if op.kind == "MUL" and len(set(op.inputs)) == 1 and graph.tensors[op.outputs[0]].dtype != "float32":
+            return "the square of a quantized map: ai-edge-litert's rounding depends on the operators around it"
+        if op.kind in ("ADD", "SUB", "MUL") and _overflows(graph, op):
+            return "its scales are 128 times its output's: the kernel that takes over from XNNPACK is not exact"
         for t in op.inputs:
             shape = graph.tensors[t].shape if t >= 0 else ()
             if t >= 0 and t not in graph.constant and shape[1:3] != out[1:3]:
@@ -296,9 +298,10 @@ def _changes_sign_and_scale(given: Tensor, made: Tensor) -> bool:
     return {given.dtype, made.dtype} == {"int8", "uint8"} and scales[0] != scales[1]
 
 
-def _is_far_apart(tensors: Sequence[Tensor]) -> bool:
-    *given, made = (t.quantization.scale[0] if t.quantization else 1.0 for t in tensors)
-    return any(scale >= 256 * made or made >= 256 * scale for scale in given)
+def _overflows(graph: Graph, op: Op) -> bool:
+    specs = [graph.tensors[t].quantization for t in (*op.inputs, *op.outputs)]
+    *given, made = (spec.scale[0] if spec else 1.0 for spec in specs)
+    return (float(np.prod(given)) if op.kind == "MUL" else max(given)) >= 128 * made
 
 
 def _map_axes(shape: tuple[int, ...]) -> tuple[int, int]:

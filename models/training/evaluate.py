@@ -40,7 +40,8 @@ def evaluate(path: Path, seed: int, frames: int) -> dict[str, Any]:
         good = readings_right((d for d in digits if d.score >= reader.threshold), scene)
         right += good == (len(scene.readings), 0)
         panels_right, panels = panels_right + good[0], panels + len(scene.readings)
-    ap = {label: average_precision(found, truth, label) for label in DIGITS}
+    shown = {box[0] for boxes in truth for box in boxes}
+    ap = {label: average_precision(found, truth, label) for label in DIGITS if label in shown}
     return {
         "model": path.name,
         "frames": frames,

@@ -5,6 +5,7 @@ import re
 import struct
 import time
 import tracemalloc
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -329,6 +330,70 @@ def test_a_table_that_is_its_own_part_is_a_plan_error() -> None:
         struct.pack_into("<I", data, vector + 4, (target - vector - 4) % 2**32)
         with pytest.raises(PlanError):
             parse(bytes(data))
+
+
+def planted(change: Callable[[flatbuffer.Record], None]) -> bytes:
+    """The small file with one change to what it says."""
+    model = flatbuffer.read(small())
+    change(model)
+    return b"".join(flatbuffer.write(model))
+
+
+def set_index(model: flatbuffer.Record, where: str, value: int) -> None:
+    record = model["subgraphs"][0] if where == "outputs" else model["subgraphs"][0]["operators"][2]
+    name = where.removeprefix("op ")
+    record[name] = np.array([value, *record[name][1:]], np.int32)
+
+
+DAMAGE: list[tuple[str, Callable[[flatbuffer.Record], None]]] = [
+    ("tensor 999 of", lambda m: set_index(m, "op inputs", 999)),
+    ("tensor -2 of", lambda m: set_index(m, "op inputs", -2)),
+    ("tensor 999 of", lambda m: set_index(m, "outputs", 999)),
+    ("no input or no output", lambda m: set_index(m, "outputs", -1)),
+    ("a second time", lambda m: set_index(m, "op outputs", 0)),
+    ("a second time", lambda m: set_index(m, "op outputs", -1)),
+    ("before it is made", lambda m: m["subgraphs"][0]["operators"].reverse()),
+    ("has code 99 of", lambda m: m["subgraphs"][0]["operators"][0].update(opcode_index=99)),
+    ("newer schema", lambda m: m["operator_codes"][0].update(builtin_code=206, deprecated_builtin_code=127)),
+    ("has type 77", lambda m: m["subgraphs"][0]["tensors"][0].update(type=77)),
+    ("buffer 999 of", lambda m: m["subgraphs"][0]["tensors"][0].update(buffer=999)),
+    ("and shape", lambda m: m["subgraphs"][0]["tensors"][0].update(shape=np.array([1, -9, 8, 3], np.int32))),
+    ("no subgraph", lambda m: m.update(subgraphs=[])),
+    ("bytes, not", lambda m: m["buffers"][1].update(data=m["buffers"][1]["data"][:-1])),
+    ("bytes, not", lambda m: m["buffers"][1].update(data=np.append(m["buffers"][1]["data"], np.uint8(0)))),
+]
+
+
+@pytest.mark.parametrize(("message", "change"), DAMAGE, ids=[f"{i} {m}" for i, (m, _) in enumerate(DAMAGE)])
+def test_a_model_that_contradicts_itself_is_refused_and_told_why(
+    message: str, change: Callable[[flatbuffer.Record], None]
+) -> None:
+    with pytest.raises(PlanError, match=message):
+        parse(planted(change))
+
+
+def test_an_operator_past_127_is_written_with_both_codes() -> None:
+    """Old readers find 127 in the byte that is too small, new ones take the larger of the two."""
+    net = Sketch((1, 4, 4, 3))
+    net.unary("RELU_0_TO_1", 0)
+    code = flatbuffer.read(net.graph().to_bytes())["operator_codes"][0]
+    assert (code["builtin_code"], code["deprecated_builtin_code"]) == (OPERATORS.index("RELU_0_TO_1"), 127)
+
+
+def test_a_table_whose_layout_lies_before_the_file_is_refused() -> None:
+    data = bytearray(small())
+    root = struct.unpack_from("<I", data, 0)[0]
+    struct.pack_into("<i", data, root, root + 64)
+    with pytest.raises(PlanError, match="before the start"):
+        parse(bytes(data))
+
+
+def test_a_vector_that_passes_the_end_of_the_file_is_refused() -> None:
+    data = bytearray(small())
+    starts = sorted(buffer_starts(bytes(data)))
+    struct.pack_into("<I", data, starts[-1] - 4, len(data) - starts[-1] + 1)
+    with pytest.raises(PlanError, match="passes the end"):
+        parse(bytes(data))
 
 
 @pytest.mark.parametrize(

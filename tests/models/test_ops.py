@@ -281,11 +281,15 @@ def requantized(scale: float) -> Graph:
     )
 
 
-def far_apart() -> Graph:
+def overflowing(kind: str) -> Graph:
     net = Sketch((1, 9, 9, 3), "uint8", quantized(3.7, 43))
-    return net.graph(
-        net.binary("ADD", 0, net.constant(np.full(1, 77, np.uint8), quantized(0.004, 82)), quantized(0.004, 69))
-    )
+    y = net.constant(np.full(1, 77, np.uint8), quantized(0.4, 82))
+    return net.graph(net.binary(kind, 0, y, quantized(0.005, 69)))
+
+
+def square() -> Graph:
+    net = Sketch((1, 9, 9, 3), "int8", quantized(0.02, 5))
+    return net.graph(net.binary("MUL", 0, 0, quantized(0.02, 3)))
 
 
 def custom() -> Graph:
@@ -318,7 +322,9 @@ REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (one_slope, "PRELU", "one per channel"),
     (computed_map, "ADD", "constant that is computed"),
     (lambda: requantized(0.05), "QUANTIZE", "rounds by where an element lies"),
-    (far_apart, "ADD", "256 times apart"),
+    (lambda: overflowing("ADD"), "ADD", "128 times its output's"),
+    (lambda: overflowing("MUL"), "MUL", "128 times its output's"),
+    (square, "MUL", "square of a quantized map"),
     (custom, "Mystery", "no rule"),
     (mean, "MEAN", "no rule"),
 ]
@@ -361,6 +367,14 @@ def test_a_batch_that_a_constant_makes_is_exact() -> None:
 
 def test_a_change_of_sign_at_one_scale_is_exact() -> None:
     graph = requantized(0.02)
+    assert Partition(graph).blockers == []
+    assert wrong_cuts(graph, 4, 5) == []
+
+
+def test_a_constant_of_a_tiny_scale_is_exact() -> None:
+    """As in MoveNet, whose first operator takes a zero of scale 1e-6 from its pixels."""
+    net = Sketch((1, 9, 9, 3), "int8", quantized(1.0, -128))
+    graph = net.graph(net.binary("SUB", 0, net.constant(np.zeros((1, 1, 1, 3), np.int8), quantized(1e-6))))
     assert Partition(graph).blockers == []
     assert wrong_cuts(graph, 4, 5) == []
 

@@ -137,6 +137,16 @@ def test_a_set_of_maps_that_are_smallest_on_different_axes_leaves_no_tile_empty(
         assert_partitions(partition.graph.tensors[t].shape, [tile[t] for tile in partition.tile_outputs(cut, 3, 3)])
 
 
+def test_a_set_of_a_map_and_a_narrow_one_of_equal_height_leaves_no_tile_empty() -> None:
+    """5x5 and 5x2 by two columns: half of the wide one is two columns, of which the narrow one would get none."""
+    net = Sketch((1, 5, 5, 3))
+    x = net.conv(0, 2)
+    partition = Partition(net.graph(x, net.pool("MAX_POOL_2D", x, (1, 1), (1, 3), VALID)))
+    tiles = partition.tile_outputs(deepest(partition), 1, 2)
+    for t in deepest(partition).tensors:
+        assert_partitions(partition.graph.tensors[t].shape, [tile[t] for tile in tiles])
+
+
 @pytest.mark.parametrize("graph", [chain(), ladder()], ids=["chain", "ladder"])
 def test_nothing_but_the_cut_leaves_the_prefix(graph: Graph) -> None:
     partition = Partition(graph)

@@ -236,6 +236,9 @@ class PoolRule(WindowRule):
             for window, out in zip(self.windows(graph, op), graph.tensors[op.outputs[0]].shape[1:3]):
                 if window.padding(0, out) != (0, 0):
                     return "SAME average-pool with partial windows: its divisor changes at the border"
+            maps = [graph.tensors[t].shape[1:3] for t in (op.inputs[0], op.outputs[0])]
+            if maps[1] == (1, 1) and maps[0] != self.kernel(graph, op):
+                return "its only window leaves pixels over: without them tflite-runtime sums in another order"
         return super().blocker(graph, op)
 
     def grow(self, graph: Graph, op: Op, out: Region) -> Region:

@@ -292,6 +292,11 @@ def square() -> Graph:
     return net.graph(net.binary("MUL", 0, 0, quantized(0.02, 3)))
 
 
+def only_window() -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    return net.graph(net.pool("AVERAGE_POOL_2D", 0, (9, 8), (1, 2), VALID))
+
+
 def custom() -> Graph:
     net = Sketch((1, 9, 9, 3))
     net.ops.append(Op("CUSTOM", (0,), (net.like(0),), custom_code="Mystery"))
@@ -325,6 +330,7 @@ REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (lambda: overflowing("ADD"), "ADD", "128 times its output's"),
     (lambda: overflowing("MUL"), "MUL", "128 times its output's"),
     (square, "MUL", "square of a quantized map"),
+    (only_window, "AVERAGE_POOL_2D", "leaves pixels over"),
     (custom, "Mystery", "no rule"),
     (mean, "MEAN", "no rule"),
 ]

@@ -195,6 +195,8 @@ def parse(data: bytes | memoryview) -> Graph:
         raise PlanError("the model has no subgraph")
     sub = subgraphs[0]
     codes = [_kind(code) for code in model.get("operator_codes", [])]
+    if any(b.get("offset", 0) > 1 for b in model.get("buffers", [])):
+        raise PlanError("the model keeps its weights outside the flatbuffer: convert it to a file below 2 GiB")
     buffers = [b.get("data") for b in model.get("buffers", [])]
     tensors = _unique([_tensor(t, buffers) for t in sub.get("tensors", [])])
     ops = [_op(i, o, codes, len(tensors)) for i, o in enumerate(sub.get("operators", []))]

@@ -439,3 +439,10 @@ def test_names_are_made_unique_short_and_stay_so() -> None:
 def test_a_built_network_comes_back_unchanged() -> None:
     graph = parse(build("mini", 96).to_bytes())  # what Python holds as float64 is float32 from here on
     same_graph(graph, parse(graph.to_bytes()))
+
+
+def test_weights_outside_the_flatbuffer_are_refused_by_name() -> None:
+    record = flatbuffer.read(build("mini", size=32).to_bytes())
+    record["buffers"][1] = {"offset": 4096, "size": 64}
+    with pytest.raises(PlanError, match="keeps its weights outside the flatbuffer"):
+        parse(b"".join(flatbuffer.write(record)))

@@ -86,12 +86,12 @@ class Report:
 
 
 def line(outcome: m.Outcome) -> dict[str, object]:
-    """One frame as JSON: frame, time, status, and the list that belongs to the model's task."""
+    """One frame as JSON: number, source, time (seconds from its first word to its outcome), status, and what is seen."""
     source, _, number = m.frame_source(outcome.frame)
     told: dict[str, object] = {
         "frame": number,
         "source": source,
-        "time_s": round(outcome.latency_s, 4),
+        "time": round(outcome.latency_s, 4),
         "status": outcome.status,
         "reason": outcome.reason,
         "picture": outcome.picture,

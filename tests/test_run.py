@@ -39,6 +39,7 @@ def test_run_names_what_the_pictures_show_and_draws_them(tmp_path: Path) -> None
     report, pictures = tmp_path / "seen.jsonl", tmp_path / "pictures"
     done = dt("run", model, "--source", shared("data/images"), "--json", report, "--pictures", pictures)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert all(0 < line["time"] < 60 and line["status"] == "ok" for line in lines(report))  # type: ignore[operator]
     seen = {line["frame"]: [c["label"] for c in line["classes"]] for line in lines(report)}  # type: ignore[attr-defined]
     assert "Egyptian cat" in seen[1] and "military uniform" in seen[3]
     assert len(list(pictures.glob("*.png"))) == len(list(shared("data/images").iterdir())) == len(seen)

@@ -1,7 +1,8 @@
 """The memory of an edge without a camera: ``python -m bench.memory``.
 
 YOLOv2-608, the 16 layers of the paper, 5x5 tiles, all computed in the plan's order by ``TileRunner`` from uint8 crops. One
-row for each runtime, number of tile classes kept alive, and weight cache: none, built in this process, or found on disk.
+row for each runtime, number of tile classes kept alive, and weight cache: none, built in this process, or found on disk;
+where the runtime has none, the model mapped from a file in its folder.
 Each row is a process of its own (``bench.memory_row``, which says what its marks mean).
 
 All numbers are growth in MB (10^6 bytes) after the last tile, over the process that has imported all but loaded nothing
@@ -56,7 +57,7 @@ def main() -> int:
 
 
 def measure(python: Path, plan: Path, classes: int, room: Path) -> Iterator[dict[str, Any]]:
-    """The rows of one interpreter. A runtime without a weight cache has none with it."""
+    """The rows of one interpreter. A runtime without a weight cache maps the model from the cache's folder instead."""
     for keep in (1, 3, classes):
         first = _row(python, plan, keep, None)
         yield _described(first, keep, "none")
@@ -65,6 +66,8 @@ def measure(python: Path, plan: Path, classes: int, room: Path) -> Iterator[dict
             if any(Path(cache).iterdir()):
                 yield _described(built, keep, "built")
                 yield _described(_row(python, plan, keep, cache), keep, "on disk")
+            else:
+                yield _described(built, keep, "model mapped")
 
 
 def _row(python: Path, plan: Path, keep: int, cache: str | None) -> dict[str, Any]:

@@ -28,22 +28,22 @@ def mark() -> Mark:
 def main(folder: str, keep: int, cache: str | None) -> None:
     """Import step by step, compute, print."""
     marks = {"bare": mark()}
+    import ctypes
     import importlib
     from importlib.util import find_spec
+    from pathlib import Path
 
     import numpy as np
 
     runtime = "ai_edge_litert" if find_spec("ai_edge_litert") else "tflite_runtime"
-    importlib.import_module(f"{runtime}.interpreter")
+    module = importlib.import_module(f"{runtime}.interpreter")
     if runtime == "ai_edge_litert":
-        importlib.import_module(f"{runtime}.compiled_model")
+        ctypes.CDLL(str(Path(str(module.__file__)).parent / "libLiteRt.so"))
     marks["runtime"] = mark()
 
-    import ctypes
     import json
     import threading
     import time
-    from pathlib import Path
 
     from models import engine
     from models.graph import load

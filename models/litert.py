@@ -2,13 +2,20 @@
 
 The package's own Python wrapper holds the interpreter lock for the whole of a tile, so that an edge could neither lend nor
 answer while it computes; it also makes an environment per model and loads GPU libraries. ``ctypes`` releases the lock.
-The structures below are those of ai-edge-litert 2.3 (``litert/c``); ``engine`` uses this module with no other version.
+The structures below are those of ``litert/c`` at the ``VERSIONS``; ``engine`` uses this module with no other.
+
+The runtime believes the weights that it finds in a cache file: one flipped byte, and the answers are wrong without a word.
+So a cache is built under another name and gets its own only when it is whole, and that name carries its digest. No file is
+used whose bytes have another one; two processes may build at once, and one that dies leaves nothing that is believed.
 """
 
 import ctypes as c
 import functools
+import hashlib
 import importlib
 import importlib.metadata
+import os
+import re
 import tempfile
 import weakref
 from collections.abc import Sequence
@@ -20,7 +27,9 @@ import numpy as np
 from models.graph import Graph
 from schemas.errors import EngineError, PlanError
 
-VERSIONS = ("2.3.",)
+# Checked to compute the interpreter's bits, on x86-64. 2.0.3 has no such library, 2.1.0 has other arguments: patches change
+# the interface too, so that a version is here by its whole name.
+VERSIONS = ("2.1.6", "2.2.0", "2.3.0")
 ELEMENTS = {"float32": 1, "uint8": 3, "int8": 9}  # dtype -> LiteRtElementType
 _CPU = 1  # LiteRtHwAccelerators
 _AUTO_REGISTER, _INTEGER = 24, 2  # LiteRtEnvOptionTag, LiteRtAnyType: register no GPU, no NPU
@@ -58,7 +67,7 @@ def _call(name: str, *arguments: Any) -> None:
     status = getattr(_library(), name)(*arguments)
     if status:
         version = importlib.metadata.version("ai-edge-litert")
-        raise EngineError(f"ai-edge-litert {version} refuses the model: {name} ended with status {status}")
+        raise EngineError(f"ai-edge-litert {version} failed: {name} ended with status {status}")
 
 
 @functools.cache
@@ -78,19 +87,24 @@ def _libc() -> Any:
 
 
 class CompiledGraph:
-    """An engine (``engine.Engine``) whose packed weights live in the file ``cache``."""
+    """An engine (``engine.Engine``) whose packed weights live in a file beside ``cache``: its name with a digest in it."""
 
     def __init__(self, graph: Graph, cache: Path, threads: int) -> None:
+        """Raises PlanError where the cache's folder cannot be written, EngineError where the runtime fails."""
         self._model, self._compiled = c.c_void_p(), c.c_void_p()
         self._buffers: list[c.c_void_p] = []
+        environment = _environment()
         # Destroyed in the order of use: buffers, compiled model, model. The environment outlives them all.
         weakref.finalize(self, _destroy, self._buffers, self._compiled, self._model)
         try:
-            with tempfile.NamedTemporaryFile(dir=cache.parent, prefix="class-", suffix=".tflite") as file:
-                file.writelines(graph.pieces())
-                file.flush()
-                _call("LiteRtCreateModelFromFile", _environment(), file.name.encode(), c.byref(self._model))
-                self._compile(cache, threads)
+            with tempfile.TemporaryDirectory(dir=cache.parent, prefix="class-") as room:
+                file, weights = Path(room) / "class.tflite", Path(room) / "weights"
+                with file.open("wb") as model:
+                    model.writelines(graph.pieces())
+                _call("LiteRtCreateModelFromFile", environment, os.fsencode(file), c.byref(self._model))
+                self._compile(_whole(cache) or weights, threads)
+                if weights.exists():
+                    weights.replace(_named(cache, _digest(weights)))
         except OSError as error:
             raise PlanError(f"cannot write to the cache folder {cache.parent}: {error.strerror}") from error
         self._inputs = [self._buffer(graph, t, i, "Input") for i, t in enumerate(graph.inputs)]
@@ -98,12 +112,14 @@ class CompiledGraph:
 
     def _compile(self, cache: Path, threads: int) -> None:
         """Kernel mode 0 is XNNPACK with the flags of the interpreter's default delegate."""
-        settings = f'num_threads = {threads}\nkernel_mode = 0\nweight_cache_file_path = "{cache}"\n'
+        if "\n" in str(cache):  # which the runtime would take for no cache and other kernels, without a word
+            raise PlanError(f"the name of the cache folder {str(cache.parent)!r} has a line break")
+        settings = b'num_threads = %d\nkernel_mode = 0\nweight_cache_file_path = "%b"\n' % (threads, os.fsencode(cache))
         options, opaque = c.c_void_p(), c.c_void_p()
         _call("LiteRtCreateOptions", c.byref(options))
         try:
             _call("LiteRtSetOptionsHardwareAccelerators", options, _CPU)
-            text, free = c.c_void_p(_libc().strdup(settings.encode())), c.cast(_libc().free, c.c_void_p)
+            text, free = c.c_void_p(_libc().strdup(settings)), c.cast(_libc().free, c.c_void_p)
             _call("LiteRtCreateOpaqueOptions", b"xnnpack", text, free, c.byref(opaque))
             _call("LiteRtAddOpaqueOptions", options, opaque)  # which owns them from now on
             _call("LiteRtCreateCompiledModel", _environment(), self._model, options, c.byref(self._compiled))
@@ -156,8 +172,10 @@ class _Locked:
     def __enter__(self) -> np.ndarray:
         address = c.c_void_p()
         _call("LiteRtLockTensorBuffer", self._buffer, c.byref(address), self._mode)
+        if address.value is None:
+            raise EngineError("LiteRT's buffer has no memory")
         count = int(np.prod(self._shape)) * self._dtype.itemsize
-        memory = (c.c_char * count).from_address(address.value or 0)
+        memory = (c.c_char * count).from_address(address.value)
         view: np.ndarray = np.frombuffer(memory, self._dtype).reshape(self._shape)  # type: ignore[call-overload]
         return view
 
@@ -172,3 +190,32 @@ def _destroy(buffers: list[c.c_void_p], compiled: c.c_void_p, model: c.c_void_p)
         _library().LiteRtDestroyCompiledModel(compiled)
     if model:
         _library().LiteRtDestroyModel(model)
+
+
+def _whole(cache: Path) -> Path | None:
+    """The file of ``cache`` whose bytes have the digest in its name; others of that name are deleted."""
+    name = re.compile(f"{re.escape(cache.stem)}-[0-9a-f]{{32}}{re.escape(cache.suffix)}")
+    for path in [path for path in cache.parent.iterdir() if name.fullmatch(path.name)]:
+        if path == _named(cache, _digest(path)):
+            return path
+        path.unlink(missing_ok=True)
+    return None
+
+
+def _named(cache: Path, digest: str) -> Path:
+    return cache.with_name(f"{cache.stem}-{digest}{cache.suffix}")
+
+
+def _digest(path: Path) -> str:
+    now = path.stat()
+    return _digest_of(path, now.st_ino, now.st_size, now.st_mtime_ns)
+
+
+@functools.lru_cache(16)
+def _digest_of(path: Path, *_state: int) -> str:
+    """BLAKE2b, 128 bits, of a file in this state: its number, size and time of change. Read by parts, not mapped."""
+    found, part = hashlib.blake2b(digest_size=16), bytearray(1 << 18)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(part):
+            found.update(memoryview(part)[:count])
+    return found.hexdigest()

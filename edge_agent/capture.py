@@ -1,6 +1,7 @@
 """One thread that reads the source: decodes, fits to the model's size, and waits until the loop has room for a frame.
 
-Files and folders are lossless and in order: the next frame is read ahead, and handed over when it is asked for.
+Files and folders are lossless and in order: the next frame is read ahead, and handed over when it is asked for. A live
+source is asked only when there is room, and gives its newest frame.
 """
 
 import queue
@@ -9,19 +10,27 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.sources import Source
 from edge_agent.sources.fit import fit
+from edge_agent.sources.frame import Source, is_live, shots
 from schemas.errors import DtError
 from schemas.plan import Pixels
 
 
 @dataclass(frozen=True)
 class Captured:
-    """One frame, uint8 pixels of the model's size, NHWC; ``picture`` is the size (height, width) that it came in."""
+    """One frame, uint8 pixels of the model's size, NHWC; ``picture`` is the size (height, width) that it came in.
+
+    It was taken ``at`` monotonic seconds, which is ``utc`` seconds since 1970. ``dropped`` and ``skipped`` count, since
+    the source was opened, frames that came while there was no room, and frames without motion.
+    """
 
     capture: "Capture"
     image: np.ndarray
     picture: tuple[int, int]
+    at: float
+    utc: float
+    dropped: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -33,7 +42,7 @@ class Ended:
 
 
 class Capture:
-    """Reads ``source`` from its start, at most ``limit`` frames; each ``more()`` lets one into ``inbox``."""
+    """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``."""
 
     def __init__(self, source: Source, pixels: Pixels, limit: int | None, inbox: "queue.Queue[object]") -> None:
         self._source, self._pixels, self._limit, self._inbox = source, pixels, limit, inbox
@@ -47,22 +56,34 @@ class Capture:
         self._room.release()
 
     def close(self) -> None:
+        """No frame follows. The source stays open and may be captured again."""
         self._closed = True
         self._room.release()
         self._thread.join(2.0)
 
     def _run(self) -> None:
-        count, error = 0, None
+        error = None
         try:
-            for image in self._source.frames():
-                fitted = fit(image, self._pixels)
-                self._room.acquire()
-                if self._closed:
-                    return
-                self._inbox.put(Captured(self, fitted, (image.shape[0], image.shape[1])))
-                count += 1
-                if count == self._limit:
-                    break
+            self._read()
         except DtError as failure:
             error = failure
-        self._inbox.put(Ended(self, error))
+        if not self._closed:
+            self._inbox.put(Ended(self, error))
+
+    def _read(self) -> None:
+        live = is_live(self._source)
+        running = shots(self._source, lambda: self._closed)
+        count = 0
+        while count != self._limit and not self._closed:
+            if live:
+                self._room.acquire()
+            shot = next(running, None)
+            if shot is None:
+                return
+            image, picture = fit(shot.image, self._pixels), (shot.image.shape[0], shot.image.shape[1])
+            if not live:
+                self._room.acquire()
+            if self._closed:
+                return
+            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped))
+            count += 1

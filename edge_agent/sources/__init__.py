@@ -1,55 +1,64 @@
 """Where frames come from. A source yields uint8 RGB images in order; a URI says which kind it is and how it is set.
 
-The law: what a source yields depends on its URI and the files alone, so opening it twice gives equal frames. OpenCV is
-imported by the kinds that need it, when they are opened, and by nothing else.
+The law: what a file, a folder or a drawn source yields depends on its URI and the files alone, so opening it twice
+gives equal frames; a live source gives its newest frame. No message holds a password. OpenCV is imported by the kinds
+that need it, when they are opened, and by nothing else.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
+from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.uri import Uri, parse
 from schemas.errors import PlanError
 
-Image = NDArray[np.uint8]
+if TYPE_CHECKING:
+    from edge_agent.sources.video import Video
 
+__all__ = ["Image", "Source", "open_source"]
 
-class Source(Protocol):
-    """A sequence of frames."""
-
-    def frames(self) -> Iterator[Image]:
-        """RGB images (height, width, 3), from the first on; each belongs to the caller. May be endless.
-
-        Raises:
-            PlanError: a frame cannot be read (a damaged picture, a file that vanished).
-        """
-
-    def close(self) -> None:
-        """End every running ``frames()`` before its next frame. May be called from another thread, and twice."""
+STALL_S, STILL_S = 10, 60
 
 
 def open_source(uri: str) -> Source:
     """The source that ``uri`` names; its first frame has been read or is certain.
 
-    ``file:///clip.mp4?loop=1`` (a video or one picture), ``dir:///images?glob=*.jpg&loop=1`` (pictures by name),
-    ``synthetic://?scene=digits&width=640&height=480&seed=1&frames=8`` (drawn; endless without ``frames``), or the
-    bare path of a file or folder. ``file://clip.mp4`` is a relative path.
+    Lossless and in order: ``file:///clip.mp4?loop=1`` (a video or one picture), ``dir:///images?glob=*.jpg&loop=1``
+    (pictures by name), ``synthetic://?scene=digits&width=640&height=480&seed=1&frames=8`` (drawn; endless without
+    ``frames``), or the bare path of a file or folder. ``file://clip.mp4`` is a relative path.
+
+    Live: ``v4l2:///dev/video0?width=1280&height=720&fps=15``, ``picamera2://0?width=640&height=480&fps=15``,
+    ``rtsp://user:password@camera/stream``, ``http://camera/snapshot.jpg?interval=1`` (seconds) or an MJPEG stream, and
+    a video at its own pace, ``file:///clip.mp4?realtime=1``. ``stall=10``: so many seconds without a frame and a
+    camera is opened anew. Parameters of a network camera that are not ours go to the camera.
+
+    All: ``motion=1`` leaves out frames without motion, but for one every ``still=60`` seconds.
 
     Raises:
-        PlanError: unknown scheme or parameter, a missing or unreadable file, no OpenCV where it is needed.
+        PlanError: unknown scheme or parameter, a missing or unreadable file, a camera that does not open, no OpenCV.
     """
     where = parse(uri)
     kind = where.scheme or ("dir" if where.path.is_dir() else "file")
-    if kind == "synthetic":
-        return _synthetic(where)
-    if kind == "dir":
-        return _folder(where)
-    if kind == "file":
-        return _file(where)
-    raise PlanError(f"source {uri!r} has the unknown scheme {kind!r}: use file://, dir://, synthetic:// or a path")
+    if kind not in _KINDS:
+        known = ", ".join(f"{name}://" for name in _KINDS)
+        raise PlanError(f"source {where.text!r} has the unknown scheme {kind!r}: use {known} or a path")
+    gated, still_s = where.flag("motion"), where.number("still", STILL_S, 1, 86400)
+    if "still" in where.query and not gated:
+        raise PlanError(f"source {where.text!r}: still= belongs to motion=1; add it")
+    source = _KINDS[kind](where)
+    return _gate(source, still_s) if gated else source
+
+
+def _gate(source: Source, still_s: int) -> Source:
+    from edge_agent.sources.motion import Gate
+    from edge_agent.sources.video import Video
+
+    try:
+        return Gate(source, still_s, source.rate if isinstance(source, Video) else 1.0)
+    except PlanError:
+        source.close()
+        raise
 
 
 def _synthetic(where: Uri) -> Source:
@@ -81,9 +90,13 @@ def _file(where: Uri) -> Source:
     from edge_agent.sources.video import Video
 
     _expect_file(where.text, where.path)
-    loop = where.flag("loop")
-    where.refuse_others("loop")
-    return Folder([where.path], loop) if where.path.suffix.lower() in SUFFIXES else Video(where.path, loop)
+    loop, realtime = where.flag("loop"), where.flag("realtime")
+    if where.path.suffix.lower() in SUFFIXES:
+        where.refuse_others("loop")
+        return Folder([where.path], loop)
+    where.refuse_others("loop", "realtime")
+    video = Video(where.path, loop)
+    return _realtime(where, video) if realtime else video
 
 
 def _expect_file(text: str, path: Path) -> None:
@@ -91,3 +104,58 @@ def _expect_file(text: str, path: Path) -> None:
         raise PlanError(f"source {text!r} is a folder; use dir://{path}")
     if not path.is_file():
         raise PlanError(f"source {text!r}: there is no file {str(path)!r}; check the path")
+
+
+def _realtime(where: Uri, video: "Video") -> Source:
+    from edge_agent.sources.live import Live
+    from edge_agent.sources.opened import Clip
+
+    return Live(where.text, lambda: Clip(video), STALL_S)
+
+
+def _device(where: Uri) -> Source:
+    from edge_agent.sources.live import Live
+    from edge_agent.sources.opened import open_device
+
+    width, height = where.number("width", 0, 1, 16384), where.number("height", 0, 1, 16384)
+    fps, stall_s = where.number("fps", 0, 1, 1000), where.number("stall", STALL_S, 1, 3600)
+    where.refuse_others("width", "height", "fps", "stall")
+    return Live(where.text, lambda: open_device(where.path, where.text, width, height, fps), stall_s)
+
+
+def _picamera(where: Uri) -> Source:
+    from edge_agent.sources.live import Live
+    from edge_agent.sources.picamera import PiCamera
+
+    number = str(where.path)
+    if number not in {str(known) for known in range(8)}:
+        raise PlanError(f"source {where.text!r} needs the number of a camera, as in picamera2://0")
+    width, height = where.number("width", 640, 32, 16384), where.number("height", 480, 32, 16384)
+    fps, stall_s = where.number("fps", 0, 1, 1000), where.number("stall", STALL_S, 1, 3600)
+    where.refuse_others("width", "height", "fps", "stall")
+    return Live(where.text, lambda: PiCamera(int(number), where.text, width, height, fps), stall_s)
+
+
+def _rtsp(where: Uri) -> Source:
+    from edge_agent.sources.live import Live
+    from edge_agent.sources.opened import open_stream
+
+    stall_s = where.number("stall", STALL_S, 1, 3600)
+    where.refuse_others("stall")
+    return Live(where.text, lambda: open_stream(where.address, where.text, stall_s), stall_s)
+
+
+def _http(where: Uri) -> Source:
+    from edge_agent.sources import web
+    from edge_agent.sources.live import Live
+
+    interval_s, stall_s = where.number("interval", 1, 1, 86400), where.number("stall", STALL_S, 1, 3600)
+    where.refuse_others("interval", "stall")
+    address = web.Address(where.address, where.text)
+    return Live(where.text, lambda: web.connect(address, stall_s, interval_s), stall_s)
+
+
+_KINDS: dict[str, Callable[[Uri], Source]] = {
+    "file": _file, "dir": _folder, "synthetic": _synthetic, "v4l2": _device, "picamera2": _picamera,
+    "rtsp": _rtsp, "rtsps": _rtsp, "http": _http, "https": _http,
+}  # fmt: skip

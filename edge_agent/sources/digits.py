@@ -42,8 +42,10 @@ class Digits(Drawn):
 
 
 def truth(uri: str, index: int) -> list[str] | None:
-    """The readings of frame ``index`` of a source; None if it is not one of these."""
+    """The readings of frame ``index`` of a source; None if it is not one of these, or leaves frames out."""
     where = parse(uri)
+    if where.flag("motion"):
+        return None
     if where.scheme != "synthetic" or where.word("scene", "shapes") != "digits":
         return None
     return Digits.of(where).readings(index)

@@ -15,12 +15,13 @@ from schemas.errors import PlanError
 
 
 class Video:
-    """The frames of one file, again and again if ``loop``."""
+    """The frames of one file, again and again if ``loop``. ``rate``: frames a second that the file is meant for."""
 
     def __init__(self, path: Path, loop: bool = False) -> None:
         """Raises PlanError if ``path`` has no first frame."""
         self._path, self._loop, self._closed = path, loop, False
         self._cv2 = opencv.load(f"the video {str(path)!r}")
+        self.rate = 25.0
         next(self._play())
 
     def frames(self) -> Iterator[NDArray[np.uint8]]:
@@ -39,6 +40,8 @@ class Video:
             if image is None:
                 name = str(self._path)
                 raise PlanError(f"{name!r} is not a readable video; check or convert the file (H.264 in mp4 works)")
+            rate = capture.get(self._cv2.CAP_PROP_FPS)
+            self.rate = rate if 0.1 <= rate <= 1000 else self.rate
             while image is not None and not self._closed:
                 yield image
                 image = self._read(capture)

@@ -1,0 +1,132 @@
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from edge_agent.capture import Capture, Captured, Ended
+from edge_agent.sources import open_source
+from edge_agent.sources.frame import Image, Shot
+from schemas.errors import PlanError
+from schemas.plan import Pixels
+
+PIXELS = Pixels(tensor="image", width=40, height=30, dtype="uint8")
+
+
+class Ticker:
+    """A live source at the boundary: ``value`` is what it would give now; ``gate`` holds it back."""
+
+    live = True
+
+    def __init__(self) -> None:
+        self.value, self.asked, self.failure = 0, threading.Semaphore(0), False
+
+    def shots(self, stopped: Callable[[], bool]) -> Iterator[Shot]:
+        while not stopped():
+            self.asked.release()
+            if self.failure:
+                raise PlanError("the source is broken")
+            yield Shot(np.full((30, 40, 3), self.value, np.uint8), 7.0 + self.value, 1e9, self.value, 2)
+
+    def frames(self) -> Iterator[Image]:
+        return (shot.image for shot in self.shots(lambda: False))
+
+    def close(self) -> None: ...
+
+
+def captured(inbox: "queue.Queue[object]") -> Captured:
+    event = inbox.get(timeout=5)
+    assert isinstance(event, Captured)
+    return event
+
+
+def test_a_file_is_captured_whole_and_in_order_as_room_is_given() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    begun, begun_utc = time.monotonic(), time.time()
+    capture = Capture(open_source("synthetic://?width=40&height=30&frames=5"), PIXELS, None, inbox)
+    expected = list(open_source("synthetic://?width=40&height=30&frames=5").frames())
+    for image in expected:
+        assert inbox.empty()
+        capture.more()
+        event = captured(inbox)
+        assert event.capture is capture and (event.image[0] == image).all() and event.picture == (30, 40)
+        assert begun <= event.at <= time.monotonic() and begun_utc <= event.utc <= time.time()
+        assert event.dropped == event.skipped == 0
+    assert inbox.get(timeout=5) == Ended(capture)
+    capture.close()
+
+
+def test_a_limit_ends_the_capture_after_so_many_frames() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    capture = Capture(open_source("synthetic://?width=40&height=30"), PIXELS, 2, inbox)
+    for _ in range(5):
+        capture.more()
+    assert [type(inbox.get(timeout=5)) for _ in range(3)] == [Captured, Captured, Ended]
+    capture.close()
+    assert inbox.empty()
+
+
+def test_a_live_source_is_asked_only_when_there_is_room() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Ticker()
+    capture = Capture(source, PIXELS, None, inbox)
+    for value in (3, 9):
+        source.value = value
+        capture.more()
+        event = captured(inbox)
+        assert (event.image == value).all() and event.at == 7.0 + value and event.utc == 1e9
+        assert (event.dropped, event.skipped) == (value, 2)
+    capture.close()
+    assert source.asked.acquire(timeout=0) and source.asked.acquire(timeout=0) and not source.asked.acquire(timeout=0)
+
+
+def test_a_closed_capture_is_silent_and_its_source_can_be_captured_again() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Ticker()
+    first = Capture(source, PIXELS, None, inbox)
+    first.close()
+    assert inbox.empty() and not first._thread.is_alive()
+    second = Capture(source, PIXELS, None, inbox)
+    second.more()
+    assert captured(inbox).capture is second
+    second.close()
+
+
+def test_a_source_that_fails_ends_the_capture_with_its_error() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Ticker()
+    source.failure = True
+    capture = Capture(source, PIXELS, None, inbox)
+    capture.more()
+    event = inbox.get(timeout=5)
+    assert isinstance(event, Ended) and str(event.error) == "the source is broken"
+    capture.close()
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_closing_ends_a_capture_that_waits_for_a_silent_camera(waiting: bool) -> None:
+    from edge_agent.sources.live import Live
+    from tests.edge_agent.test_sources_live import Clock, Script
+
+    class Silent(Script):
+        def read(self, timeout_s: float) -> Image | None:
+            if self._script:
+                return super().read(timeout_s)
+            ended.wait(30)
+            return None
+
+    ended = threading.Event()
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Live("cam", lambda: Silent(Clock(), 1), 10.0)
+    capture = Capture(source, PIXELS, None, inbox)
+    if waiting:
+        pytest.importorskip("cv2")
+        capture.more()
+        captured(inbox)
+        capture.more()
+    capture.close()
+    assert inbox.empty() and not capture._thread.is_alive()
+    ended.set()
+    source.close()

@@ -1,0 +1,302 @@
+import base64
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_agent.sources import jpeg, open_source, web
+from edge_agent.sources.live import Camera, Grabber, Mailbox
+from edge_agent.sources.multipart import Multipart
+from schemas.errors import PlanError
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+BOUNDARY = "multipart/x-mixed-replace; boundary=cut"
+
+
+@pytest.fixture(scope="module")
+def cv2() -> Any:
+    return pytest.importorskip("cv2")
+
+
+@pytest.fixture(scope="module")
+def pictures(cv2: Any) -> list[bytes]:
+    """Ten JPEG pictures of 16x24, each a brighter grey."""
+    return [cv2.imencode(".jpg", np.full((16, 24, 3), 20 * i, np.uint8))[1].tobytes() for i in range(10)]
+
+
+def level(image: Any) -> int:
+    return round(float(image.mean()) / 20)
+
+
+class WebCamera:
+    """A camera on loopback that answers as it is told. ``release`` lets its stalled answers end."""
+
+    def __init__(self) -> None:
+        self.answers: list[Answer] = []
+        self.seen: list[tuple[str, str | None]] = []
+        self.release = threading.Event()
+        camera = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                camera.seen.append((self.path, self.headers["Authorization"]))
+                answer = camera.answers.pop(0) if len(camera.answers) > 1 else camera.answers[0]
+                with contextlib.suppress(OSError):  # the client has gone
+                    answer(self)
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=lambda: self._server.serve_forever(0.01))
+        self._thread.start()
+
+    def url(self, path: str = "/cam", user: str = "") -> str:
+        return f"http://{user}127.0.0.1:{self._server.server_port}{path}"
+
+    def close(self) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def camera() -> Iterator[WebCamera]:
+    server = WebCamera()
+    yield server
+    server.close()
+
+
+def body(data: bytes, kind: str = "image/jpeg", length: int | None = None, code: int = 200) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        handler.send_header("Content-Type", kind)
+        if length is not None:
+            handler.send_header("Content-Length", str(length))
+        handler.end_headers()
+        handler.wfile.write(data)
+
+    return answer
+
+
+def then_wait(first: Answer, camera: WebCamera) -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        first(handler)
+        camera.release.wait(30)
+
+    return answer
+
+
+def parts(*bodies: bytes, counted: bool = True) -> bytes:
+    heads = (f"Content-Type: image/jpeg\r\nContent-Length: {len(b)}\r\n" if counted else "X: y\r\n" for b in bodies)
+    return b"".join(b"--cut\r\n" + h.encode() + b"\r\n" + b + b"\r\n" for h, b in zip(heads, bodies)) + b"--cut\r\n"
+
+
+def opened(camera: WebCamera, timeout_s: float = 5.0, user: str = "") -> Camera:
+    return web.connect(web.Address(camera.url(user=user), camera.url(user="***@" if user else "")), timeout_s, 2.0)
+
+
+def refusal(camera: WebCamera, timeout_s: float = 5.0) -> str:
+    with pytest.raises(PlanError) as caught:
+        found = opened(camera, timeout_s)
+        try:
+            found.read(timeout_s)
+        finally:
+            found.close()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_snapshot_is_asked_for_again_each_time(camera: WebCamera, pictures: list[bytes]) -> None:
+    camera.answers = [body(picture, length=len(picture)) for picture in pictures]
+    found = opened(camera)
+    assert [level(found.read(5.0)) for _ in range(4)] == [0, 1, 2, 3] and len(camera.seen) == 4
+    assert found.period_s == 2.0
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_the_pictures_of_a_stream_come_in_order_from_one_answer(
+    counted: bool, camera: WebCamera, pictures: list[bytes]
+) -> None:
+    camera.answers = [body(parts(*pictures, counted=counted), BOUNDARY)]
+    found = opened(camera)
+    assert [level(found.read(5.0)) for _ in pictures] == list(range(10)) and len(camera.seen) == 1
+    assert found.period_s == 0.0
+    with pytest.raises(PlanError, match="has ended its stream"):
+        found.read(5.0)
+    found.close()
+
+
+def test_damaged_and_oversized_pictures_of_a_stream_are_passed_over(camera: WebCamera, pictures: list[bytes]) -> None:
+    cut = pictures[5][: len(pictures[5]) // 2]
+    huge = b"--cut\r\nContent-Length: 999999999\r\n\r\n" + b"x" * 1000
+    stream = parts(pictures[1], cut, b"no picture", b"", pictures[2]) + huge + parts(pictures[3])
+    camera.answers = [body(stream, BOUNDARY)]
+    found = opened(camera)
+    assert [level(found.read(5.0)) for _ in range(3)] == [1, 2, 3]
+    found.close()
+
+
+def test_a_broken_snapshot_is_an_error_that_says_so(camera: WebCamera, pictures: list[bytes]) -> None:
+    picture = pictures[4]
+    for answer, said in (
+        (body(picture[:-30], length=len(picture) - 30), "no whole JPEG picture"),
+        (body(picture[:-30], length=len(picture)), f"sent {len(picture) - 30} of {len(picture)} bytes"),
+        (body(b""), "sent 0 bytes that are no whole JPEG"),
+        (body(b"\xff\xd8\xff\xd9"), "no whole JPEG picture"),
+        (body(b"<html>", "text/html"), "sends text/html, neither image/jpeg nor multipart"),
+        (body(b"x", "multipart/x-mixed-replace"), "multipart without a boundary"),
+        (body(b"", code=404), "answers 404: check the path"),
+        (body(b"", code=503), "answers 503"),
+        (lambda handler: handler.wfile.write(b"SSH-2.0\r\n"), "does not answer as HTTP (BadStatusLine)"),
+        (lambda handler: None, "does not answer as HTTP (RemoteDisconnected)"),
+    ):
+        camera.answers = [answer]
+        assert said in refusal(camera)
+
+
+def test_every_truncated_picture_is_refused_and_padding_is_not(cv2: Any) -> None:
+    grain = np.random.RandomState(1).randint(0, 256, (64, 64, 3), np.uint8)
+    grain[..., 0] = 0  # no blue, which stands first in OpenCV
+    whole = cv2.imencode(".jpg", grain)[1].tobytes()
+    assert all(jpeg.decode(whole[:size]) is None for size in range(0, len(whole) - 1, 41))
+    padded = jpeg.decode(whole + b"\0" * 32)
+    assert padded is not None and padded.shape == (64, 64, 3)
+    assert padded[..., 0].mean() > padded[..., 2].mean() + 50  # red stands first
+
+
+def test_a_picture_larger_than_the_limit_is_given_up(
+    camera: WebCamera, pictures: list[bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(web, "MOST_BYTES", 1 << 20)
+    camera.answers = [body(b"\xff\xd8" + b"x" * (3 << 20))]
+    assert "more than 1 MiB" in refusal(camera)
+    assert 0 < jpeg.pixels(pictures[0]) == 16 * 24
+    wide = pictures[0].replace(bytes([0, 16, 0, 24]), b"\xff\xff\xff\xff")
+    assert jpeg.pixels(wide) == 65535**2 and jpeg.decode(wide) is None
+
+
+def test_a_camera_that_stalls_is_an_error_after_the_timeout(camera: WebCamera, pictures: list[bytes]) -> None:
+    picture = pictures[1]
+    silent = then_wait(lambda handler: None, camera)
+    half = then_wait(body(picture[:50], length=len(picture)), camera)
+    stream = then_wait(body(parts(picture)[:60], BOUNDARY), camera)
+    for answer, said in ((silent, "does not answer"), (half, "sends nothing any more"), (stream, "sends nothing")):
+        camera.answers = [answer]
+        assert said in refusal(camera, 0.1)
+
+
+def test_a_stream_that_trickles_without_a_picture_gives_none_in_time(camera: WebCamera) -> None:
+    def trickle(handler: BaseHTTPRequestHandler) -> None:
+        body(b"--cut\r\nContent-Length: 99999\r\n\r\n", BOUNDARY)(handler)
+        while not camera.release.wait(0.01):
+            handler.wfile.write(b"x")
+
+    camera.answers = [trickle]
+    found = opened(camera)
+    assert found.read(0.1) is None
+    found.close()
+
+
+def test_a_password_answers_the_challenge_and_stays_out_of_the_refusal(
+    camera: WebCamera, pictures: list[bytes]
+) -> None:
+    def guarded(handler: BaseHTTPRequestHandler) -> None:
+        good = "Basic " + base64.b64encode(b"me:p@ss w").decode()
+        if handler.headers["Authorization"] == good:
+            return body(pictures[6], length=len(pictures[6]))(handler)
+        handler.send_response(401)
+        handler.send_header("WWW-Authenticate", 'Basic realm="cam"')
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return None
+
+    camera.answers = [guarded]
+    source = open_source(camera.url("/shot?channel=1&interval=3", "me:p%40ss%20w@"))
+    assert level(next(source.frames())) == 6
+    source.close()
+    assert {path for path, _ in camera.seen} == {"/shot?channel=1"} and camera.seen[0][1] is None
+    for user in ("", "me:hunter2@"):
+        with pytest.raises(PlanError, match="refuses user or password") as caught:
+            open_source(camera.url("/shot", user))
+        assert "hunter2" not in str(caught.value)
+
+
+def test_a_digest_challenge_is_answered(camera: WebCamera, pictures: list[bytes]) -> None:
+    def guarded(handler: BaseHTTPRequestHandler) -> None:
+        if 'username="me"' in (handler.headers["Authorization"] or ""):
+            return body(pictures[3])(handler)
+        handler.send_response(401)
+        handler.send_header("WWW-Authenticate", 'Digest realm="cam", nonce="abc", qop="auth", algorithm=MD5')
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+        return None
+
+    camera.answers = [guarded]
+    assert level(opened(camera, user="me:pw@").read(5.0)) == 3
+    with pytest.raises(PlanError, match="refuses user or password"):
+        opened(camera)
+
+
+def test_a_camera_where_nothing_listens_is_refused_at_the_start(camera: WebCamera) -> None:
+    gone = WebCamera()
+    url = gone.url()
+    gone.close()
+    with pytest.raises(PlanError, match=r"cannot be reached \(Connection refused\): check address and network"):
+        open_source(url)
+
+
+def test_a_stream_that_closes_is_opened_anew_and_goes_on(camera: WebCamera, pictures: list[bytes]) -> None:
+    camera.answers = [
+        body(parts(pictures[1]), BOUNDARY),
+        body(b"", code=503),
+        then_wait(body(parts(pictures[2]), BOUNDARY), camera),
+    ]
+    now, box = [0.0], Mailbox()
+    grabber = Grabber("cam", lambda: opened(camera), box, 10.0, lambda: now[0], lambda: 0.5)
+    first = box.take(lambda: False)
+    for _ in range(4):  # it ends; refused; opened; a frame
+        now[0] += grabber.wait_s()
+        grabber.turn()
+    second = box.take(lambda: True) or box.take(lambda: False)
+    grabber.close()
+    assert first is not None and level(first.image) == 1
+    assert second is not None and level(second.image) == 2 and second.at == now[0] and now[0] > 2.0
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.tuples(st.binary(max_size=60).map(lambda b: b.replace(b"-", b"")), st.booleans()), max_size=6),
+    st.lists(st.integers(1, 40), min_size=1, max_size=40),
+)
+def test_the_parts_do_not_depend_on_how_the_bytes_were_cut(bodies: list[tuple[bytes, bool]], sizes: list[int]) -> None:
+    stream = b"preamble\r\n" + b"".join(
+        b"--cut\r\n" + (b"Content-Length: %d\r\n" % len(b) if counted else b"A: b\r\n") + b"\r\n" + b + b"\r\n"
+        for b, counted in bodies
+    )
+    stream += b"--cut\r\n"
+    whole, pieces, at = Multipart("cut", 40).feed(stream), [], 0
+    cutter = Multipart('"--cut"', 40)
+    for i in range(len(stream)):
+        pieces += cutter.feed(stream[at : at + sizes[i % len(sizes)]])
+        at += sizes[i % len(sizes)]
+    assert pieces == whole
+    assert whole == [b for b, _ in bodies if 0 < len(b) <= 40] or any(len(b) > 38 for b, _ in bodies)
+
+
+def test_no_stream_makes_it_hold_more_than_one_picture() -> None:
+    for start in (b"", b"--cut\r\n", b"--cut\r\nA: b\r\n\r\n", b"--cut\r\nContent-Length: 5000\r\n\r\n"):
+        cutter = Multipart("cut", 1000)
+        cutter.feed(start)
+        for _ in range(200):
+            assert cutter.feed(b"y" * 100) == []
+            assert len(cutter._held) < 6000
+        assert cutter.feed(b"\r\n--cut\r\nContent-Length: 2\r\n\r\nok") == [b"ok"]

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, open_bundle
@@ -32,7 +33,7 @@ def main(
     grid: str | None,
     cut: str,
     listen: str,
-    broker_url: str | None,
+    broker: str | None,
     root: str,
     deadline_s: float,
     threads: int,
@@ -44,14 +45,26 @@ def main(
         raise PlanError(f"--root {root!r}: use letters, digits, _ and - only")
     host, port = parse_listen(listen)
     bundle = bind(open_bundle(model, parse_grid(grid) if grid else None, cut))
-    if broker_url is None and host not in ("localhost", "::1") and not host.startswith("127."):
+    own = own_broker(broker, host, port)
+    if own is not None and host not in ("localhost", "::1") and not host.startswith("127."):
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
     with contextlib.ExitStack() as stack:
-        broker = None if broker_url else stack.enter_context(BrokerProcess(host, port))
-        url = broker_url or (broker.url if broker else "")
-        app = Gateway(bundle, url, root, deadline_s, threads, broker, outputs)
+        url = stack.enter_context(own).url if own is not None else broker or ""
+        app = Gateway(bundle, url, root, deadline_s, threads, own, outputs)
         on_end(app.stop)
         return app.run()
+
+
+def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:
+    """The broker to start at ``host:port`` by its ``name``: amqtt, mosquitto or auto; None if that is a URL.
+
+    Without a name it is amqtt on loopback, and mosquitto, where that is installed, beyond.
+    """
+    if name is None and host != "localhost" and not host.startswith("127."):
+        name = "auto"
+    if name == "mosquitto" or (name == "auto" and installed()):
+        return MosquittoProcess(host, port)
+    return BrokerProcess(host, port) if name in (None, "amqtt", "auto") else None
 
 
 def bind(bundle: Bundle) -> Bundle:

@@ -169,7 +169,7 @@ async def _serve(bind: str) -> int:
     except ImportError as error:
         return _say({"error": f"the embedded broker needs amqtt ({error}): pip install 'deepthings-mqtt[gateway]'"}, 1)
     except Exception as error:  # amqtt wraps the OSError; the parent gets one line whatever it was
-        return _say({"error": _explain(bind, error)}, 1)
+        return _say({"error": explain(bind, error)}, 1)
     _say({"port": broker._servers["default"].instance.sockets[0].getsockname()[1]}, 0)
     threading.Thread(target=_end_with_stdin, daemon=True).start()
     await stop.wait()
@@ -180,7 +180,8 @@ async def _serve(bind: str) -> int:
     return 0
 
 
-def _explain(bind: str, error: BaseException) -> str:
+def explain(bind: str, error: BaseException) -> str:
+    """One line for a user: why nothing can listen on ``bind`` (HOST:PORT), and the remedy."""
     cause = error if isinstance(error, OSError) else error.__cause__
     code = getattr(cause, "errno", None)
     if code == errno.EADDRINUSE:

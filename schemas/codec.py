@@ -5,7 +5,8 @@ or raises ``DecodeError``, and it allocates nothing that the bytes merely claim.
 
 A tensor message: magic ``DT``, protocol version (u8), reserved (u8), header length (u32, little-endian), the header
 ``{"message": {...}, "tensors": [{"name", "dtype", "shape"}, ...]}`` padded with spaces so that what follows begins at a
-multiple of 16 bytes, and the tensors' elements in C order, little-endian, one tensor after the other.
+multiple of 16 bytes, and the tensors' elements in C order, little-endian, one tensor after the other. A tensor whose
+entry has ``packed`` takes that many bytes instead, as ``schemas.packing`` says.
 """
 
 import json
@@ -25,6 +26,7 @@ from pydantic import Field, ValidationError, create_model
 from schemas import topics
 from schemas.errors import DecodeError, PlanError
 from schemas.messages import PROTOCOL, Message
+from schemas.packing import pack, unpack
 from schemas.plan import Record
 from schemas.topics import Topic
 
@@ -57,6 +59,12 @@ class TensorEntry(Record):
     name: Annotated[str, Field(max_length=256)]
     dtype: Literal["uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool"]
     shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(max_length=6)]
+    packed: Annotated[int, Field(ge=0, le=TENSOR_BYTES)] = 0
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensor itself, not packed."""
+        return math.prod(self.shape) * DTYPES[self.dtype].itemsize
 
 
 class Header(Record):
@@ -83,8 +91,10 @@ class Incoming:
     tensors: dict[str, Tensor]
 
 
-def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None) -> bytes:
+def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, packed: bool = False) -> bytes:
     """The payload of ``message`` on ``topic``; ``tensors`` (any memory order) only where the table says so.
+
+    ``packed``: tensors that become smaller so are packed.
 
     Raises:
         PlanError: a tensor or message that the wire does not carry (dtype, rank, size).
@@ -94,22 +104,29 @@ def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None 
             raise PlanError(f"{topic.pattern} carries no tensors, got {reprlib.repr(list(tensors))}")
         return _within(topic, message.model_dump_json().encode(), _limit(topic))
     arrays = tensors or {}
-    entries = [{"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()]
+    entries: list[dict[str, Any]] = [
+        {"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()
+    ]
     try:
         for entry in entries:
             TensorEntry.model_validate(entry)
     except ValidationError as error:
         raise PlanError(f"{topic.pattern} cannot carry this tensor: {_first(error)}") from None
+    laid = [np.ascontiguousarray(a, DTYPES[a.dtype.name]).reshape(a.shape) for a in arrays.values()]
+    if len(laid) > 64 or sum(a.nbytes for a in laid) > TENSOR_BYTES:
+        raise PlanError(
+            f"{topic.pattern}: {len(laid)} tensors of {sum(a.nbytes for a in laid)} bytes; "
+            f"the wire carries 64 of {TENSOR_BYTES} bytes: choose a finer grid or another cut"
+        )
+    raw: list[bytes | memoryview] = [a.reshape(-1).view(np.uint8).data for a in laid]
+    for i, array in enumerate(laid if packed else ()):
+        small = pack(array)
+        if 0 < len(small) < array.nbytes:
+            raw[i], entries[i]["packed"] = small, len(small)
     header = f'{{"message":{message.model_dump_json()},"tensors":{json.dumps(entries)}}}'.encode()
     header += b" " * (-(_PREAMBLE.size + len(header)) % _ALIGN)
     _within(topic, header, HEADER_BYTES)
-    raw = [np.ascontiguousarray(a, DTYPES[a.dtype.name]).reshape(-1).view(np.uint8) for a in arrays.values()]
-    if len(arrays) > 64 or sum(r.nbytes for r in raw) > TENSOR_BYTES:
-        raise PlanError(
-            f"{topic.pattern}: {len(arrays)} tensors of {sum(r.nbytes for r in raw)} bytes; "
-            f"the wire carries 64 of {TENSOR_BYTES} bytes: choose a finer grid or another cut"
-        )
-    return b"".join([_PREAMBLE.pack(_MAGIC, PROTOCOL, 0, len(header)), header, *(r.data for r in raw)])
+    return b"".join([_PREAMBLE.pack(_MAGIC, PROTOCOL, 0, len(header)), header, *raw])
 
 
 def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None = None) -> Incoming:
@@ -188,20 +205,31 @@ def _views(row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytear
     for entry in entries:  # zeros count as ones: numpy refuses (0, 2**24, 2**24, ...) too
         if math.prod(max(d, 1) for d in entry.shape) * DTYPES[entry.dtype].itemsize > TENSOR_BYTES:
             raise Rejected("size", f"{row.pattern}: {entry.name[:100]!r} of {entry.shape}, limit {TENSOR_BYTES} bytes")
-    counts = [math.prod(entry.shape) for entry in entries]
-    claimed = sum(count * DTYPES[entry.dtype].itemsize for count, entry in zip(counts, entries))
+    if sum(entry.nbytes for entry in entries) > TENSOR_BYTES:
+        raise Rejected("size", f"{row.pattern}: {len(entries)} tensors of more than {TENSOR_BYTES} bytes")
+    claimed = sum(entry.packed or entry.nbytes for entry in entries)
     if claimed != len(payload) - offset:
         raise Rejected("tensor", f"{row.pattern}: shapes claim {claimed} bytes, {len(payload) - offset} follow")
     arrays: dict[str, Tensor] = {}
-    for count, entry in zip(counts, entries):
-        dtype = DTYPES[entry.dtype]
-        flat = np.frombuffer(payload, dtype, count, offset) if count else np.empty(0, dtype)
-        if entry.dtype == "bool" and count and flat.view(np.uint8).max() > 1:
+    for entry in entries:
+        size = entry.packed or entry.nbytes
+        array = _view(row, entry, memoryview(payload)[offset : offset + size])
+        if entry.dtype == "bool" and array.size and array.view(np.uint8).max() > 1:
             raise Rejected("tensor", f"{row.pattern}: {entry.name[:100]!r} is bool, but holds bytes above 1")
-        offset += flat.nbytes
-        flat.flags.writeable = False
-        arrays[entry.name] = flat.reshape(entry.shape)
+        offset += size
+        array.flags.writeable = False
+        arrays[entry.name] = array
     return arrays
+
+
+def _view(row: Topic, entry: TensorEntry, data: memoryview) -> Tensor:
+    dtype = DTYPES[entry.dtype]
+    if not entry.packed:
+        return (np.frombuffer(data, dtype) if data.nbytes else np.empty(0, dtype)).reshape(entry.shape)
+    try:
+        return unpack(data, dtype, entry.shape)
+    except DecodeError as error:
+        raise Rejected("tensor", f"{row.pattern}: {entry.name[:100]!r}: {error}") from None
 
 
 def _first(error: ValidationError) -> str:

@@ -25,11 +25,14 @@ from paho.mqtt.enums import CallbackAPIVersion
 from schemas.codec import Tensor, encode
 from schemas.errors import PlanError, UnreachableError
 from schemas.messages import Message, new_epoch
+from schemas.packing import Pace
 from schemas.topics import Publish, Topic
 
 KEEPALIVE_S = 20
 MAX_QUEUED = 1024
 BACKLOG_BYTES = 64 * 1024 * 1024
+PACKED_BYTES = 4096  # smaller tensors are not worth packing
+PACED_BYTES = 64 * 1024  # and so much must leave at once before it says something of the link's rate
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,9 @@ class Address:
 class _Outstanding:
     """Message ids that wait for the network thread's word, whichever of the two threads comes first."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._busy_since, self._moved = 0.0, 0  # since when something has been under way, and what has arrived of it
         self._changed = threading.Condition()
         self._waiting: dict[int, tuple[int, int]] = {}  # id -> QoS, bytes
         self._early: set[int] = set()
@@ -103,6 +108,8 @@ class _Outstanding:
             if mid in self._early:
                 self._early.discard(mid)
             else:
+                if not self._waiting:
+                    self._busy_since, self._moved = time.monotonic(), 0
                 self._waiting[mid] = (qos, size)
                 self.bytes += size
 
@@ -111,7 +118,11 @@ class _Outstanding:
             if mid not in self._waiting:
                 self._early.add(mid)
                 return
-            self.bytes -= self._waiting.pop(mid)[1]
+            size = self._waiting.pop(mid)[1]
+            self.bytes -= size
+            self._moved += size
+            if not self._waiting and self._moved >= PACED_BYTES:
+                self._pace.moved(self._moved, time.monotonic() - self._busy_since)
             self._changed.notify_all()
 
     def lose(self, up_to_qos: int) -> None:
@@ -147,8 +158,9 @@ class Link:
         self._backlog_bytes = backlog_bytes
         self._filters: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._publishes = _Outstanding()
-        self._subscribes = _Outstanding()
+        self._pace = Pace()
+        self._publishes = _Outstanding(self._pace)
+        self._subscribes = _Outstanding(Pace())
         self._ready = threading.Event()
         self._refusal = ""
         self._client = self._build()
@@ -177,7 +189,7 @@ class Link:
         self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, **levels: str | int
     ) -> bool:
         """Send from any thread, without blocking; False if the message was dropped (and counted in ``unsent``)."""
-        payload = encode(topic, message, tensors)
+        payload = self._encoded(topic, message, tensors)
         if self._publishes and self._publishes.bytes + len(payload) > self._backlog_bytes:
             return self._count_unsent()
         info = self._client.publish(topic.path(self.root, **levels), payload, topic.qos, topic.retained)
@@ -189,6 +201,16 @@ class Link:
             self.messages_out += 1
             self.bytes_out += len(payload)
         return True
+
+    def _encoded(self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None) -> bytes:
+        """Packed where the link is slow enough for that; what is retained was made for all and stays plain."""
+        raw_bytes = sum(array.nbytes for array in (tensors or {}).values())
+        if raw_bytes < PACKED_BYTES or topic.retained or not self._pace.pays():
+            return encode(topic, message, tensors)
+        start = time.thread_time()  # not the clock: other threads' work is not the price of this
+        payload = encode(topic, message, tensors, packed=True)
+        self._pace.packed(raw_bytes, len(payload), time.thread_time() - start)
+        return payload
 
     def clear(self, topic: Topic, **levels: str | int) -> None:
         """Remove what the broker retains on a topic."""

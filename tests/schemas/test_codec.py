@@ -50,6 +50,23 @@ def test_tensors_come_back_equal_and_read_only(tensors: dict[str, Any]) -> None:
         assert not got.flags.writeable
 
 
+@given(st.dictionaries(st.text(max_size=20), arrays, max_size=5))
+def test_packed_tensors_come_back_equal_and_read_only(tensors: dict[str, Any]) -> None:
+    padded = {
+        name: np.broadcast_to(array, (300, *array.shape)) if array.ndim < 6 else array
+        for name, array in tensors.items()
+    }
+    got = decode("dt", TOPIC, encode(topics.RESULT, RESULT, padded, packed=True), plan=D).tensors
+    for name, array in padded.items():
+        assert got[name].dtype == array.dtype and got[name].shape == array.shape and not got[name].flags.writeable
+        assert got[name].tobytes() == array.tobytes()
+
+
+def test_a_tensor_that_packing_does_not_make_smaller_is_sent_as_it_is() -> None:
+    noise = np.frombuffer(np.random.default_rng(1).bytes(10_000), np.uint8)
+    assert encode(topics.RESULT, RESULT, {"x": noise}, packed=True) == encode(topics.RESULT, RESULT, {"x": noise})
+
+
 def test_any_memory_order_is_sent_in_c_order() -> None:
     array = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     odd = {"f": np.asfortranarray(array), "part": array[:, ::2, 1:], "big": array.astype(">f4")}
@@ -218,3 +235,11 @@ def test_rejects_are_counted_and_logged_once_a_minute(caplog: pytest.LogCaptureF
     assert rejects.counts[("size", "result/<frame>")] == 4 and rejects.counts[("content", "unknown")] == 4
     assert len(caplog.records) == 2
     assert "size on result/<frame> x3" in caplog.messages[1] and "\n" not in caplog.messages[1]
+
+
+def test_packed_tensors_that_would_fill_the_memory_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = encode(topics.RESULT, RESULT, {name: np.zeros(60_000, np.uint8) for name in "ab"}, packed=True)
+    assert len(decode("dt", TOPIC, payload).tensors) == 2
+    monkeypatch.setattr(codec, "TENSOR_BYTES", 100_000)
+    with pytest.raises(DecodeError, match="2 tensors of more than 100000 bytes"):
+        decode("dt", TOPIC, payload)

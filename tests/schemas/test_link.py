@@ -47,7 +47,7 @@ def test_control_and_tensor_messages_arrive_whole(station: Make, root: str) -> N
     assert edge.expect(Arrived).topic == f"{root}/steal/e1"
     assert edge.link.flush(5)
     assert (edge.link.messages_out, gateway.link.messages_in) == (2, 2)
-    assert edge.link.bytes_out == gateway.link.bytes_in > 1_500_000
+    assert 10_000 < edge.link.bytes_out == gateway.link.bytes_in < 1_000_000, "packed: the link is not known to be fast"
     assert edge.inbox.empty() and gateway.link.unsent == gateway.link.dropped == 0
 
 

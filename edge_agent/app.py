@@ -12,7 +12,7 @@ from pathlib import Path
 
 from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
-from edge_agent.node import Action, Compute, EdgeNode, Reconnect
+from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import Source, open_source
 from edge_agent.worker import Computed, Worker
 from models import graph
@@ -90,12 +90,12 @@ class Edge:
         self._cache, self._keep, self._threads, self._once = ModelCache(cache), keep, threads, once
         self._epoch, self._window = m.new_epoch(), window
         self._inbox: queue.Queue[object] = queue.Queue(256)
+        self._node: EdgeNode | None = None
         self._link = self._new_link()
         self._rejects = Rejects(root)
         self._plan: m.PlanMessage | None = None
         self._parcel: Parcel | None = None
         self._chunk_at = 0.0
-        self._node: EdgeNode | None = None
         self._worker: Worker | None = None
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
@@ -125,8 +125,11 @@ class Edge:
         """A line to the broker, with all that this node listens to."""
         link = Link(self._url, self._root, self._name, self._inbox)
         link.subscribe(topics.PLAN)
+        link.subscribe(topics.OVERLAP_REQ)
         for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
             link.subscribe(topic, node=self._name)
+        for tile in self._node.listening if self._node else ():
+            link.subscribe(topics.OVERLAP, tile=tile)
         return link
 
     def _step(self) -> None:
@@ -154,6 +157,8 @@ class Edge:
             if isinstance(action, Compute):
                 assert self._worker is not None
                 self._worker.submit(action)
+            elif isinstance(action, Listen):
+                self._link.subscribe(topics.OVERLAP, tile=action.tile)
             elif isinstance(action, Reconnect):
                 _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
                 self._link.close(0.0)
@@ -197,6 +202,7 @@ class Edge:
                 raise event.error
             self._capture = None
             self._finished = True
+            node.source_ended()
             self._status_at = 0.0
             _log.info("the source has ended after %d frames", node.frames_opened)
         return []
@@ -260,7 +266,7 @@ class Edge:
         weights = self._cache.folder / self._name
         weights.mkdir(parents=True, exist_ok=True)
         runner = TileRunner(plan, graph.load(path), weights, self._threads, self._keep)
-        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._window)
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._window, self._source is not None)
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._limit, self._inbox)

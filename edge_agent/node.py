@@ -7,12 +7,14 @@ no socket, thread or clock; every method takes ``now`` and returns what to publi
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from edge_agent.lanes import Lanes, Strip, Want
 from edge_agent.outbox import Outbox
-from edge_agent.thief import Thief
+from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import TileQueue
 from models.tensor import check, crop
 from schemas import messages as m
@@ -24,18 +26,28 @@ from schemas.plan import Plan
 from schemas.topics import Publish
 
 HEARTBEAT_S = 2.0
+HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
-FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured tile times
+FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured tile times, for each block
 
 Tensors = Mapping[str, np.ndarray]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Compute:
-    """To run on the engine now: one tile's inputs (pixels as uint8)."""
+    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0."""
 
     key: Key
     inputs: Tensors
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Listen:
+    """To subscribe to now: parts for this tile."""
+
+    tile: int
 
 
 @dataclass(frozen=True)
@@ -43,24 +55,35 @@ class Reconnect:
     """The gateway has not echoed for too long: the broker may have lost our subscriptions."""
 
 
-Action = Publish | Compute | Reconnect
+Action = Publish | Compute | Listen | Reconnect
 
 
 class EdgeNode:
-    """One edge of one plan. ``window`` frames of the own source may be open at once."""
+    """One edge of one plan. ``window`` frames of the own source may be open at once; ``camera``: it has a source.
 
-    def __init__(self, name: str, epoch: str, plan: Plan, runtime: str, window: int = 2) -> None:
+    A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane.
+    """
+
+    def __init__(self, name: str, epoch: str, plan: Plan, runtime: str, window: int = 2, camera: bool = False) -> None:
         self.name, self.epoch, self.plan, self.runtime, self.window = name, epoch, plan, runtime, window
+        self.camera = camera
         self.digest = plan.digest()
-        self.tiles, self.thief, self.outbox = TileQueue(), Thief(), Outbox()
+        self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
         self._images: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
         self._stolen: dict[Key, tuple[Tensors, tuple[int, int]]] = {}  # leased to us, not computed yet
         self._results: dict[Key, tuple[m.ResultHeader, Tensors]] = {}
-        self._computing: Key | None = None
-        self._picture = (0, 0)  # of the frame that is being computed
+        self._computing: Compute | None = None
+        self._last = len(plan.blocks) - 1
+        self._pictures: dict[tuple[str, int], tuple[int, int]] = {}  # of the frames of open lanes
+        self._spent: dict[tuple[str, int], float] = {}  # seconds in the engine, of open lanes
+        self._listening: set[int] = set()
+        self._expired: set[str] = set()  # frames of which a lease has ended unanswered
+        self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
+        self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
+        self._only_camera = self._alone = False
         self._tile_s: float | None = None
         self._gateway = ""
         self._seq = self._echoed_seq = 0
@@ -74,6 +97,15 @@ class EdgeNode:
         return len(self.tiles.frames) < self.window
 
     @property
+    def listening(self) -> tuple[int, ...]:
+        """Tiles whose parts this node subscribes to."""
+        return tuple(sorted(self._listening))
+
+    def source_ended(self) -> None:
+        """There will be no more frames: this node is a helper now."""
+        self.camera = False
+
+    @property
     def frames_opened(self) -> int:
         return self._frames
 
@@ -82,8 +114,9 @@ class EdgeNode:
         frame = m.frame_id(self.name, self.epoch, self._frames)
         self._frames += 1
         self._images[frame] = (image, picture)
-        self.tiles.add(frame, [(frame, 0, tile) for tile in self.plan.blocks[0].order])
-        return self._settle(now)
+        self.tiles.add(frame, [(frame, self._last, tile) for tile in self.plan.blocks[0].order])
+        said = self._deal(now) + self._settle(now)
+        return sorted(said, key=lambda action: not _registers(action))  # the frame's time runs from it
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
         """A message for this node.
@@ -95,9 +128,14 @@ class EdgeNode:
         if isinstance(message, m.Echo):
             self._echo(message, now)
         elif isinstance(message, m.Steal):
-            said.append(self._lend(message, now))
+            said += self._steal(message, now)
         elif isinstance(message, m.TileHeader):
             self._tile(message, incoming.tensors, now)
+        elif isinstance(message, m.OverlapHeader):
+            strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
+            self.lanes.hear(strip, now)
+        elif isinstance(message, m.OverlapRequest) and message.node != self.name:
+            said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
         elif isinstance(message, m.Accepted):
             self._accept(message)
         else:
@@ -106,26 +144,70 @@ class EdgeNode:
 
     def computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[Action]:
         """The engine is through with ``key``; ``error``: it failed, and so will the frame."""
+        whole = self._computing is not None and self._computing.whole
         self._computing = None
         self.compute_s += seconds
+        said: list[Action] = []
+        if whole:
+            self._whole_computed(key, outputs, seconds, now, error)
+        elif key[1] < self._last and not error:
+            self._took(key, seconds)
+            said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now)]
+        else:
+            self._took(key, seconds)
+            self._tile_computed((key[0], self._last, key[2]), outputs, now, error)
+        return said + self._settle(now)
+
+    def _took(self, key: Key, seconds: float) -> None:
         self._tile_s = seconds if self._tile_s is None else 0.7 * self._tile_s + 0.3 * seconds
-        stolen = m.frame_source(key[0])[:2] != (self.name, self.epoch)
-        if stolen or self.tiles.computed(key):
-            self.counts["stolen" if stolen else "computed"] += 1
-            header = m.ResultHeader(
-                **self._head(), plan=self.digest, frame=key[0], block=key[1], tile=key[2],
-                compute_s=seconds, stolen=stolen, picture=self._picture, error=error[:300],
-            )  # fmt: skip
-            self._results[key] = (header, {} if error else outputs)
-            for dropped in self.outbox.put(key, now):
-                del self._results[dropped]
+        lane = (key[0], key[2])
+        self._spent[lane] = self._spent.get(lane, 0.0) + seconds
+
+    def _tile_computed(self, key: Key, outputs: Tensors, now: float, error: str) -> None:
+        frame, block, tile = key
+        self.lanes.drop(frame, tile)
+        picture, seconds = self._pictures.pop((frame, tile), (0, 0)), self._spent.pop((frame, tile), 0.0)
+        stolen = m.frame_source(frame)[:2] != (self.name, self.epoch)
+        if not stolen and not self.tiles.computed(key):
+            return
+        self.counts["stolen" if stolen else "computed"] += 1
+        header = m.ResultHeader(
+            **self._head(), plan=self.digest, frame=frame, block=block, tile=tile,
+            compute_s=seconds, stolen=stolen, picture=picture, error=error[:300],
+        )  # fmt: skip
+        self._put(key, header, {} if error else outputs, now)
+
+    def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
+        if not self.tiles.computed_whole(key[0]):
+            return
+        self.counts["computed"] += len(self.plan.blocks[self._last].tiles)
+        header = m.ResultHeader(
+            **self._head(), plan=self.digest, frame=key[0], block=key[1], tile=0,
+            compute_s=seconds, whole=True, picture=self._images[key[0]][1], error=error[:300],
+        )  # fmt: skip
+        self._put(key, header, {} if error else outputs, now)
+
+    def _put(self, key: Key, header: m.ResultHeader, outputs: Tensors, now: float) -> None:
+        self._results[key] = (header, outputs)
+        for dropped in self.outbox.put(key, now):
+            if self._results.pop(dropped)[0].whole:
+                self.tiles.restart(dropped[0])
+            else:
                 self.tiles.put_back(dropped)
-        return self._settle(now)
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
-        self.tiles.expire(now)
-        said = self._settle(now)
+        for frame, _, _ in self.tiles.expire(now):
+            if self._last and frame in self._expired:  # not the lane alone: what it waited for may be lost
+                self.tiles.restart(frame)
+            self._expired.add(frame)
+        for frame, _ in self.lanes.stuck(now, self._lease_s):
+            self.counts["lane stuck"] += 1
+            if frame in self.tiles.frames:
+                self.tiles.restart(frame)
+        self._forget_lanes()
+        said: list[Action] = self._deal(now) if self._hands else []
+        said += self._settle(now)
         if now >= self._echoed_at + (MISSED_ECHOES + 1) * HEARTBEAT_S:
             self._echoed_at = now
             said.append(Reconnect())
@@ -144,7 +226,7 @@ class EdgeNode:
 
     def deadline(self) -> float:
         """When ``tick`` is due."""
-        others = (self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline())
+        others = (self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline(), self.lanes.deadline())
         return min([self._heartbeat_at + HEARTBEAT_S, *(d for d in others if d is not None)])
 
     def _head(self) -> dict[str, Any]:
@@ -158,27 +240,69 @@ class EdgeNode:
         if echo.refused:
             raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
         self._echoed_at = now
+        self._only_camera = self.camera and echo.cameras <= 1
+        self._alone = self.plan.undivided and echo.helpers < echo.cameras
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
             self.tiles.requeue()
             self.outbox.requeue(now)
+            self._hands.clear()
         self._gateway = echo.epoch
 
-    def _lend(self, steal: m.Steal, now: float) -> Publish:
-        lease_s = FIRST_LEASE_S if self._tile_s is None else max(SHORTEST_LEASE_S, LEASE_TILES * self._tile_s)
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s)
-        header = {**self._head(), "plan": self.digest, "to_epoch": steal.thief_epoch, "request": steal.request}
+    @property
+    def _lease_s(self) -> float:
+        blocks = len(self.plan.blocks)
+        if self._tile_s is None:
+            return FIRST_LEASE_S * blocks
+        return max(SHORTEST_LEASE_S, LEASE_TILES * self._tile_s * blocks)
+
+    def _steal(self, steal: m.Steal, now: float) -> list[Action]:
+        """Lend at once; the only camera keeps the request of an idle node for its next frame."""
+        self._hands.pop(steal.thief, None)
+        said = self._lend(steal, now)
+        if said is None and self._only_camera and not steal.ahead:
+            self._hands[steal.thief] = (steal, now)
+            return []
+        return [said or self._tile_message(steal)]
+
+    def _deal(self, now: float) -> list[Action]:
+        """Waiting tiles to the nodes that wait for them. One is left for the own engine, if that is idle."""
+        said: list[Action] = []
+        for thief in sorted(self._hands):
+            steal, since = self._hands[thief]
+            if now >= since + HAND_S:
+                del self._hands[thief]
+            elif self.tiles.waiting > (self._computing is None) and (message := self._lend(steal, now)):
+                del self._hands[thief]
+                said.append(message)
+        return said
+
+    def _lend(self, steal: m.Steal, now: float) -> Publish | None:
+        """The tile for a thief; None: nothing is waiting."""
+        lease_s, prefer = self._lease_s, self._knows.get(steal.thief)
+        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer)
         if key is None:
-            return Publish(topics.TILE, m.TileHeader.model_validate(header), {"node": steal.thief}, {})
+            return None
+        self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
-        picture = self._images[key[0]][1]
-        where = {"frame": key[0], "block": key[1], "tile": key[2], "lease_s": lease_s, "picture": picture}
-        message = m.TileHeader.model_validate(header | where)
-        return Publish(topics.TILE, message, {"node": steal.thief}, self._inputs(key))
+        where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1]}
+        return self._tile_message(steal, where, self._inputs(key))
+
+    def _tile_message(self, steal: m.Steal, where: Mapping[str, Any] = NOTHING, tensors: Tensors = NOTHING) -> Publish:
+        """A tile with its pixels, or "none"."""
+        header = {**self._head(), "plan": self.digest, "to_epoch": steal.thief_epoch, "request": steal.request, **where}
+        return Publish(topics.TILE, m.TileHeader.model_validate(header), {"node": steal.thief}, tensors)
+
+    def _overlap(self, strip: Strip) -> Publish:
+        frame, layer, tile, maker, tensors = strip
+        header = m.OverlapHeader(
+            **self._head(), plan=self.digest, frame=frame, layer=layer, tile=tile, maker=maker
+        )  # fmt: skip
+        return Publish(topics.OVERLAP, header, {"layer": layer, "tile": tile}, tensors)
 
     def _inputs(self, key: Key) -> Tensors:
-        frame, block, tile = key
+        frame, _, tile = key
         image, _ = self._images[frame]
-        return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
+        return {name: crop(image, region) for name, region in self.plan.blocks[0].tiles[tile].inputs.items()}
 
     def _tile(self, header: m.TileHeader, tensors: Tensors, now: float) -> None:
         if header.to_epoch != self.epoch:
@@ -187,12 +311,12 @@ class EdgeNode:
             self.thief.none(header.request, now)
         else:
             try:
-                check(self.plan, header.block, header.tile, tensors, inputs=True)
+                check(self.plan, 0, header.tile, tensors, inputs=True)
             except DecodeError:
                 self.counts["tile of a wrong shape"] += 1
                 return
-            key = (header.frame, header.block, header.tile)
-            if self.thief.tile(header.request) and key not in self._results and key != self._computing:
+            key = (header.frame, self._last, header.tile)
+            if self.thief.tile(header.request) and key not in self._results and (key[0], key[2]) not in self.lanes:
                 self._stolen[key] = (tensors, header.picture)
 
     def _accept(self, accepted: m.Accepted) -> None:
@@ -201,6 +325,9 @@ class EdgeNode:
             return
         if accepted.ended:
             self._images.pop(accepted.frame, None)
+            self._expired.discard(accepted.frame)
+            self.lanes.end(accepted.frame)
+            self._forget_lanes()
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
                 del self._stolen[key]
         for key in self.outbox.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended):
@@ -208,16 +335,26 @@ class EdgeNode:
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)
 
+    def _forget_lanes(self) -> None:
+        """What was kept of lanes that are gone."""
+        for lane in [lane for lane in self._pictures if lane not in self.lanes]:
+            del self._pictures[lane]
+            self._spent.pop(lane, None)
+
     def _settle(self, now: float) -> list[Action]:
         """What follows from the new state: compute first, for the engine must not wait for the network."""
         said: list[Action] = []
         if self._computing is None and not self.outbox.full:
             said += self._next(now)
-        hungry = bool(self._gateway) and not self.tiles.waiting and not self._stolen and not self.outbox.full
-        ask = self.thief.poll(hungry, self._computing is not None, now)
+        free = not self.tiles.waiting and not self._stolen and not self.outbox.full
+        hungry = bool(self._gateway) and free and not (self._alone and self.camera)
+        ask = self.thief.poll(hungry, self._computing is not None or len(self.lanes) > 0, now)
         for key in self.outbox.due(now):
             header, tensors = self._results[key]
             said.append(Publish(topics.RESULT, header, {"frame": key[0]}, tensors))
+        for want in self.lanes.wants(now):
+            lacks = m.OverlapRequest(**self._head(), plan=self.digest, **want._asdict())
+            said.append(Publish(topics.OVERLAP_REQ, lacks))
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
@@ -230,18 +367,40 @@ class EdgeNode:
             said.append(Publish(topics.VICTIM_REQ, request))
         return said
 
-    def _next(self, now: float) -> list[Compute]:
-        """The next tile for the engine: a stolen one first, since somebody waits for it under a lease."""
+    def _next(self, now: float) -> list[Action]:
+        """The next tile for the engine: of a lane that is open, or a stolen one, since somebody waits for it under a
+        lease; then the own."""
+        said: list[Action] = []
+        work = self.lanes.take()
+        if work is None:
+            if not self._stolen and self._alone and (frame := self.tiles.take_whole()):
+                self._computing = Compute(
+                    (frame, self._last, 0), {self.plan.pixels.tensor: self._images[frame][0]}, True
+                )
+                return [self._computing]
+            said += self._open(now)
+            work = self.lanes.take()
+        if work is not None:
+            self._computing = Compute(*work)
+            said.insert(0, self._computing)
+        return said
+
+    def _open(self, now: float) -> list[Action]:
+        """Begin a lane, if there is a tile to begin with."""
         if self._stolen:
             key = next(iter(self._stolen))
-            tensors, self._picture = self._stolen.pop(key)
-            self._computing = key
-            return [Compute(key, tensors)]
-        own = self.tiles.take(now)
-        if own is None:
+            inputs, picture = self._stolen.pop(key)
+        else:
+            own = self.tiles.take(now)
+            if own is None:
+                return []
+            key, inputs, picture = own, self._inputs(own), self._images[own[0]][1]
+        self.lanes.start(key[0], key[2], inputs, now)
+        self._pictures[key[0], key[2]] = picture
+        if not self._last or key[2] in self._listening:
             return []
-        self._computing, self._picture = own, self._images[own[0]][1]
-        return [Compute(own, self._inputs(own))]
+        self._listening.add(key[2])
+        return [Listen(key[2])]
 
     def _register(self, now: float, leaving: bool = False) -> Publish:
         self._seq += 1
@@ -249,6 +408,10 @@ class EdgeNode:
         self._registered = (self.tiles.waiting, self.tiles.frames)
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
-            waiting=self.tiles.waiting, frames=self.tiles.frames, leaving=leaving,
+            waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
+
+
+def _registers(action: Action) -> bool:
+    return isinstance(action, Publish) and action.topic is topics.REGISTER

@@ -74,11 +74,21 @@ class TileQueue:
             self._set(key, Computing())
         return key
 
-    def lend(self, thief: str, request: str, ahead: bool, now: float, lease_s: float) -> Key | None:
+    def take_whole(self) -> str | None:
+        """The oldest frame with waiting tiles, all of it for the own engine, if nobody has had any tile of it."""
+        key = next(self._waiting(), None)
+        if key is None or any(not isinstance(state, Waiting) for state in self._frames[key[0]].values()):
+            return None
+        self._frames[key[0]] = dict.fromkeys(self._frames[key[0]], Computing())
+        return key[0]
+
+    def lend(
+        self, thief: str, request: str, ahead: bool, now: float, lease_s: float, prefer: int | None = None
+    ) -> Key | None:
         """The tile that ``thief`` gets under ``request``; None: nothing to lend.
 
         A request that holds a lease already gets the same tile again, the lease unchanged. A thief that asks ``ahead``,
-        while it still computes, never gets the last waiting tile.
+        while it still computes, never gets the last waiting tile. ``prefer``: the tile that it knows how to compute.
         """
         for key, state in self._all():
             if isinstance(state, Lent) and (state.thief, state.request) == (thief, request):
@@ -87,9 +97,10 @@ class TileQueue:
         waiting = list(self._waiting())
         if len(waiting) < (2 if ahead else 1):
             return None
-        last = [key for key in waiting if key[0] == waiting[0][0]][-1]
-        self._set(last, Lent(thief, request, now + lease_s))
-        return last
+        oldest = [key for key in waiting if key[0] == waiting[0][0]]
+        key = next((key for key in oldest[1:] if key[2] == prefer), oldest[-1])
+        self._set(key, Lent(thief, request, now + lease_s))
+        return key
 
     def computed(self, key: Key) -> bool:
         """The own engine is through with ``key``. False: nobody needs the result, a thief was first."""
@@ -98,6 +109,14 @@ class TileQueue:
             return False
         self._set(key, Sent())
         return True
+
+    def computed_whole(self, frame: str) -> bool:
+        """The own engine is through with all of a frame that ``take_whole`` gave. False: it has ended meanwhile."""
+        return sum([self.computed(key) for key in self._frames.get(frame, {})]) > 0
+
+    def restart(self, frame: str) -> None:
+        """Every tile of the frame waits again: what one of them made for its neighbours is lost."""
+        self._frames[frame] = dict.fromkeys(self._frames[frame], Waiting())
 
     def put_back(self, key: Key) -> None:
         """The own engine failed, or the outbox dropped the result: the tile waits again."""

@@ -13,7 +13,7 @@ import numpy as np
 
 from gateway_agent.assembly import Assembly, Complete, Failed
 from gateway_agent.victims import Forward, VictimRing
-from models.tensor import check
+from models.tensor import check, check_whole, crop
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
@@ -42,7 +42,8 @@ class GatewayNode:
         self.name, self.epoch, self.plan, self._ordered = name, epoch, plan, ordered
         self.digest = plan.digest()
         self.ring = VictimRing()
-        self.assembly: Assembly[Tensors] = Assembly([len(b.tiles) for b in plan.blocks], deadline_s)
+        self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
+        self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
         self.counts: Counter[str] = Counter()
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
@@ -75,8 +76,7 @@ class GatewayNode:
         if latency_s is None:
             return []
         self.counts["frames"] += 1
-        last = len(self.plan.blocks) - 1
-        work = [complete.workers[last, tile.index] for tile in self.plan.blocks[last].tiles]
+        work = [complete.workers[self._last, tile.index] for tile in self.plan.blocks[self._last].tiles]
         outcome = m.Outcome(
             **self._head(), frame=frame, status="ok", latency_s=latency_s,
             computed=complete.computed, stolen=complete.stolen, digests=dict(digests),
@@ -112,8 +112,16 @@ class GatewayNode:
 
     def _register(self, register: m.Register, now: float) -> list[Action]:
         refused = self._refusal(register)
-        echo = m.Echo(**self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused)
-        said: list[Action] = [Publish(topics.ECHO, echo, {"node": register.node})]
+        steals: list[Action] = []
+        if not refused and not register.leaving:
+            waiting, camera = register.waiting, register.camera
+            steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera))
+        cameras = len(self.ring.cameras)
+        echo = m.Echo(
+            **self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused,
+            cameras=cameras, helpers=len(self.ring.nodes) - cameras,
+        )  # fmt: skip
+        said: list[Action] = [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:
             self.counts["refused"] += 1
             return said
@@ -121,7 +129,6 @@ class GatewayNode:
             if self.ring.leave(register.node, register.epoch):
                 said += self._failures(self.assembly.source_lost(register.node, now))
             return said
-        said += self._steals(self.ring.register(register.node, register.epoch, register.waiting, now))
         announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
         said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]
         return said + self._failures(announced.failed)
@@ -150,23 +157,35 @@ class GatewayNode:
             return []
         if header.error:
             return self.failed(header.frame, f"model error on {header.node}: {header.error}", now)
-        check(self.plan, header.block, header.tile, tensors, inputs=False)
-        verdict = self.assembly.result(
-            header.frame, header.block, header.tile, header.node, header.stolen, tensors, now
-        )
+        tiles = self._tiles(header, tensors)
+        for tile, outputs in tiles.items():
+            verdict = self.assembly.result(
+                header.frame, header.block, tile, header.node, header.stolen, outputs, now
+            )  # fmt: skip
         if not verdict.accepted:
             return []
         if not verdict.ended:
             self._pictures[header.frame] = header.picture
         source = m.frame_source(header.frame)[0]
         said: list[Action] = [
-            self._accepted(node, header.frame, verdict.ended, header.block, (header.tile,))
+            self._accepted(node, header.frame, verdict.ended, header.block, tuple(tiles))
             for node in dict.fromkeys((header.node, source))
         ]
         if verdict.complete:
             self._held[header.frame] = Finish(verdict.complete, self._pictures.pop(header.frame, (0, 0)))
             said += self._release(source)
         return said
+
+    def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[int, Tensors]:
+        """The outputs of each tile that a result answers for."""
+        if not header.whole:
+            check(self.plan, header.block, header.tile, tensors, inputs=False)
+            return {header.tile: tensors}
+        check_whole(self.plan, header.block, tensors)
+        return {
+            tile.index: {name: crop(tensors[name], region) for name, region in tile.outputs.items()}
+            for tile in self.plan.blocks[header.block].tiles
+        }
 
     def _release(self, source: str) -> list[Action]:
         """Whole frames of ``source`` that may be finished now: all, or as long as none before them is incomplete."""

@@ -2,7 +2,8 @@
 
 The paper's idle nodes poll; here a request that nobody can serve is parked and answered when somebody registers. Law: a
 request goes to one victim, never to its own sender, and each node has at most one. How many tiles a victim has waiting
-is an assumption: every forward lowers it by one, the next ``dt/register`` corrects it.
+is an assumption: every forward lowers it by one, the next ``dt/register`` corrects it. Where one node alone has a camera,
+an idle node's request need not wait here: it goes to that node, which answers with its next frame.
 """
 
 import itertools
@@ -50,6 +51,7 @@ class Member:
     waiting: int
     seen: float
     before: str = ""
+    camera: bool = False
     request: Parked | Forwarded | None = None
 
 
@@ -63,7 +65,7 @@ class VictimRing:
         self._nodes: dict[str, Member] = {}
         self._order = itertools.count()
 
-    def register(self, node: str, epoch: str, waiting: int, now: float) -> list[Forward]:
+    def register(self, node: str, epoch: str, waiting: int, now: float, camera: bool = False) -> list[Forward]:
         """A heartbeat: ``node`` lives and has ``waiting`` tiles. A node with own tiles waiting wants no other: its
         parked request ends, as does that of an epoch before.
         """
@@ -72,10 +74,10 @@ class VictimRing:
             self.ignored["register: stale epoch"] += 1
             return []
         if member is None or member.epoch != epoch:
-            self._nodes[node] = Member(epoch, waiting, now, before=member.epoch if member else "")
+            self._nodes[node] = Member(epoch, waiting, now, member.epoch if member else "", camera)
         else:
             request = None if waiting and isinstance(member.request, Parked) else member.request
-            self._nodes[node] = replace(member, waiting=waiting, seen=now, request=request)
+            self._nodes[node] = replace(member, waiting=waiting, seen=now, camera=camera, request=request)
         return self._match(now)
 
     def request(self, node: str, epoch: str, request: str, ahead: bool, now: float) -> list[Forward]:
@@ -119,6 +121,11 @@ class VictimRing:
         return {node: member.waiting for node, member in self._nodes.items()}
 
     @property
+    def cameras(self) -> tuple[str, ...]:
+        """The living that have a source."""
+        return tuple(sorted(node for node, member in self._nodes.items() if member.camera))
+
+    @property
     def parked(self) -> tuple[str, ...]:
         """Nodes whose request waits, first served first."""
         parked = {node: m.request for node, m in self._nodes.items() if isinstance(m.request, Parked)}
@@ -133,9 +140,11 @@ class VictimRing:
         request, ahead = taker.request.request, taker.request.ahead
         enough = 2 if ahead else 1  # the last tile is for a node that is idle
         victim = next((n for n, m in self._nodes.items() if n != thief and m.waiting >= enough), None)
+        if victim is None and not ahead and len(self.cameras) == 1 and self.cameras != (thief,):
+            victim = self.cameras[0]
         if victim is None:
             return None
         giver = self._nodes.pop(victim)
-        self._nodes[victim] = replace(giver, waiting=giver.waiting - 1)
+        self._nodes[victim] = replace(giver, waiting=max(giver.waiting - 1, 0))
         self._nodes[thief] = replace(taker, request=Forwarded(request, now))
         return Forward(victim, giver.epoch, thief, taker.epoch, request, ahead)

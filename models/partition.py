@@ -119,6 +119,16 @@ class Partition:
         some = ", ".join(cut.name for cut in self.cuts[-3:])
         raise PlanError(f"no legal cut {name!r} in this model; the deepest ones are {some} (see 'dt inspect')")
 
+    def between(self, inputs: Iterable[int], outputs: Iterable[int]) -> tuple[int, ...]:
+        """The operators, in order, that make ``outputs`` of ``inputs``: those of one block between two cuts."""
+        given, seen, todo = set(inputs), set[int](), list(outputs)
+        while todo:
+            t = todo.pop()
+            if t not in given and t in self.graph.producer and self.graph.producer[t] not in seen:
+                seen.add(self.graph.producer[t])
+                todo += self.graph.data_inputs(self.graph.ops[self.graph.producer[t]])
+        return tuple(sorted(seen))
+
     def describe_blocker(self) -> str:
         if not self.blockers:
             return "every operator can be tiled"

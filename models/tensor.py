@@ -1,6 +1,11 @@
-"""Arrays: crop a region, stitch regions together, turn pixels into the model's input. NHWC everywhere."""
+"""Arrays: crop a region, stitch regions together, turn pixels into the model's input. NHWC everywhere.
+
+Between two blocks of a plan a tile's outputs part into what each tile of the next block needs, and a tile's inputs are
+assembled of such parts; both follow from the plan alone, so that sender and receiver agree without a word.
+"""
 
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +33,71 @@ def stitch(spec: TensorSpec, parts: Iterable[tuple[Region, np.ndarray]]) -> np.n
     if (covered != 1).any():
         wrong = int((covered != 1).sum())
         raise PlanError(f"tiles cover {wrong} of the {covered.size} pixels of {spec.name} not at all or twice")
+    return array
+
+
+class Part(NamedTuple):
+    """What ``tile`` of the next block needs of a tensor that a tile has made: a region of the whole map."""
+
+    tile: int
+    tensor: str
+    region: Region
+
+
+def parts(plan: Plan, block: int, tile: int) -> list[Part]:
+    """Where a tile's outputs go: for each tile of the next block (its own lane's among them) what it needs of them.
+
+    Empty for the last block, whose outputs go to the gateway.
+    """
+    if block + 1 >= len(plan.blocks):
+        return []
+    given = plan.blocks[block].tiles[tile].outputs
+    shared = (
+        (taker.index, name, given[name].common(need))
+        for taker in plan.blocks[block + 1].tiles
+        for name, need in taker.inputs.items()
+    )
+    return [Part(index, name, region) for index, name, region in shared if region is not None]
+
+
+def assemble(
+    plan: Plan, block: int, tile: int, given: Iterable[tuple[str, Region, np.ndarray]]
+) -> dict[str, np.ndarray]:
+    """The inputs of a tile from parts of them: tensor, region of its whole map, values (NHWC). Repeats do no harm.
+
+    A single part that is all of an input is used as it is, not copied.
+
+    Raises:
+        DecodeError: a part is not what its region says, or lies outside of what the tile needs.
+        PlanError: the parts do not cover what the tile needs.
+    """
+    specs = {spec.name: spec for spec in plan.blocks[block].inputs}
+    needs = plan.blocks[block].tiles[tile].inputs
+    found: dict[str, list[tuple[Region, np.ndarray]]] = {name: [] for name in needs}
+    for name, region, array in given:
+        if name not in needs or region.common(needs[name]) != region:
+            raise DecodeError(f"tile {tile} of block {block} needs no {name} of {tuple(region)}")
+        spec = specs[name]
+        if array.shape != (spec.shape[0], region.height, region.width, spec.shape[3]) or array.dtype != spec.dtype:
+            told = f"{array.dtype}{array.shape}"
+            raise DecodeError(f"{name} of {tuple(region)} for tile {tile} of block {block} is {told}")
+        found[name].append((region, array))
+    return {name: _joined(specs[name], needs[name], pieces) for name, pieces in found.items()}
+
+
+def _joined(spec: TensorSpec, need: Region, pieces: list[tuple[Region, np.ndarray]]) -> np.ndarray:
+    for region, array in pieces:
+        if region == need:
+            return array
+    array = np.empty((spec.shape[0], need.height, need.width, spec.shape[3]), spec.dtype)
+    covered = np.zeros((need.height, need.width), bool)
+    for region, piece in pieces:
+        where = region.within(need)
+        crop(array, where)[...] = piece
+        covered[where.y0 : where.y1, where.x0 : where.x1] = True
+    if not covered.all():
+        missing = int((~covered).sum())
+        raise PlanError(f"parts leave {missing} of the {covered.size} pixels of {spec.name} {tuple(need)} uncovered")
     return array
 
 
@@ -61,3 +131,17 @@ def check(plan: Plan, block: int, tile: int, tensors: Mapping[str, np.ndarray], 
         dtype = "uint8" if t.name == plan.pixels.tensor else t.dtype
         if array.shape != shape or array.dtype != dtype:
             raise DecodeError(f"tensor {t.name} of tile {tile} is {array.dtype}{array.shape}, not {dtype}{shape}"[:300])
+
+
+def check_whole(plan: Plan, block: int, tensors: Mapping[str, np.ndarray]) -> None:
+    """Whether ``tensors`` are the whole maps of a block's cut.
+
+    Raises:
+        DecodeError: they are not, or there is no such block.
+    """
+    if block >= len(plan.blocks):
+        raise DecodeError(f"there is no block {block} in the plan")
+    wanted = {spec.name: (spec.shape, spec.dtype) for spec in plan.blocks[block].cut}
+    given = {name: (array.shape, str(array.dtype)) for name, array in tensors.items()}
+    if given != wanted:
+        raise DecodeError(f"the whole maps are {given}, not {wanted}"[:300])

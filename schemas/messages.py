@@ -55,7 +55,8 @@ class Register(Message):
     """``dt/register``, edge -> gateway: this node is here, with ``waiting`` tiles that others may have.
 
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
-    outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one.
+    outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
+    source.
     """
 
     seq: Count
@@ -63,15 +64,22 @@ class Register(Message):
     plan: Digest | None = None
     waiting: Count = 0
     frames: Annotated[tuple[FrameId, ...], Field(max_length=64)] = ()
+    camera: bool = False
     leaving: bool = False
 
 
 class Echo(Message):
-    """``dt/echo/<node>``, gateway -> edge: answers one ``Register``; proves that the subscription is alive."""
+    """``dt/echo/<node>``, gateway -> edge: answers one ``Register``; proves that the subscription is alive.
+
+    ``cameras`` and ``helpers`` count the living nodes with a source and without. A source that is the only one holds
+    the requests of idle nodes for its next frame; where helpers are fewer than cameras it does not divide its frames.
+    """
 
     seq: Count
     to_epoch: Epoch
     plan: Digest
+    cameras: Count = 0
+    helpers: Count = 0
     refused: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -113,7 +121,8 @@ class ResultHeader(Message):
     """``dt/result/<frame>``, worker -> gateway: the output tensors of one tile. The first one for a tile counts.
 
     ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source. With ``error`` there
-    are no tensors: the engine failed, and the frame with it.
+    are no tensors: the engine failed, and the frame with it. ``whole``: the source has computed the frame undivided,
+    these are the last cut's whole maps, and ``tile`` is 0.
     """
 
     plan: Digest
@@ -122,8 +131,35 @@ class ResultHeader(Message):
     tile: Count
     compute_s: Seconds = 0.0
     stolen: bool = False
+    whole: bool = False
     picture: Picture = (0, 0)
     error: Annotated[str, Field(max_length=300)] = ""
+
+
+class OverlapHeader(Message):
+    """``dt/overlap/<layer>/<tile>``, worker -> whoever computes ``tile`` of the next block: what it needs of ``maker``.
+
+    ``layer`` is the index of the block that made it; the tensors are that block's cut, each the region where the output
+    of tile ``maker`` meets the need of tile ``tile``, as ``models.tensor.parts`` says.
+    """
+
+    plan: Digest
+    frame: FrameId
+    layer: Count
+    tile: Count
+    maker: Count
+
+
+class OverlapRequest(Message):
+    """``dt/overlap/req``, worker -> edges: this tile of the frame lacks parts of the blocks from ``layer`` on.
+
+    Every node that has computed such parts publishes them again.
+    """
+
+    plan: Digest
+    frame: FrameId
+    layer: Count
+    tile: Count
 
 
 class Accepted(Message):

@@ -37,6 +37,11 @@ class Region(NamedTuple):
         """Smallest region that holds both."""
         return Region(min(self.y0, other.y0), min(self.x0, other.x0), max(self.y1, other.y1), max(self.x1, other.x1))
 
+    def common(self, other: "Region") -> "Region | None":
+        """What both hold, if anything."""
+        met = Region(max(self.y0, other.y0), max(self.x0, other.x0), min(self.y1, other.y1), min(self.x1, other.x1))
+        return met if met.height > 0 and met.width > 0 else None
+
     def within(self, outer: "Region") -> "Region":
         """This region in the coordinates of ``outer``."""
         return Region(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
@@ -118,12 +123,14 @@ class Plan(Record):
 
     ``model`` is the digest of the whole model, ``edge_model`` that of the part which the edges run (its blocks).
     ``runtime`` is what a node must run so that its bits equal the others' (empty: not yet bound to a cluster).
+    ``undivided``: a source may compute a frame whole where no other node is idle (every node has the memory for it).
     """
 
     version: Literal[1] = PLAN_VERSION
     model: Digest
     edge_model: Digest
     runtime: str = ""
+    undivided: bool = True
     pixels: Pixels
     blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=64)]
     tail_inputs: tuple[TensorSpec, ...]

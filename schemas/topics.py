@@ -51,14 +51,17 @@ STEAL = Topic("steal/<node>", m.Steal, 1, False, "gateway", "victim")
 TILE = Topic("tile/<node>", m.TileHeader, 1, False, "victim", "thief", tensors=True)
 RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", tensors=True, binds="frame")
 ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
-OVERLAP = Topic("overlap/<layer>/<tile>", m.ResultHeader, 0, False, "worker", "gateway", tensors=True)  # reserved
+OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds="tile")
+OVERLAP_REQ = Topic("overlap/req", m.OverlapRequest, 0, False, "worker", "edge")
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
 MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds="digest")
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
 OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True)
 STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
 
-TABLE = (REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, PLAN, MODEL, OUTCOME, OUTPUT, STATUS)
+TABLE = (
+    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, OUTPUT, STATUS,
+)  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 
 

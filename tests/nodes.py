@@ -28,6 +28,17 @@ def small_plan(runtime: str = "test kernels") -> Plan:
     return plan.model_copy(update={"runtime": runtime})
 
 
+def blocks_plan(runtime: str = "test kernels") -> Plan:
+    """A 2x3 plan of three blocks on 24x30 pixels; a skip connection passes the second block by."""
+    network = Network((24, 30, 3))
+    for layer in (("conv", 4, 3, 1), ("conv", 3, 3, 1), ("conv", 4, 3, 1), ("route", -1, -3), ("conv", 5, 3, 1)):
+        network.add(layer)
+    partition = Partition(parse(network.graph().to_bytes()))
+    blocks = [(cut, (2, 3)) for cut in ("conv0", "conv0+conv2", "conv4")]
+    plan, _, _ = make_plan(partition, "0" * 32, blocks=blocks)
+    return plan.model_copy(update={"runtime": runtime})
+
+
 def heard(topic: Topic, message: m.Message, tensors: Any = None) -> Incoming:
     return Incoming(topic, {}, message, tensors or {})
 

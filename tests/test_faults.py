@@ -17,7 +17,7 @@ from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
 from models.build import build
-from models.bundle import Reference, make_bundle
+from models.bundle import Reference, make_bundle, save
 from models.tensor import to_input
 from schemas import messages as m
 from schemas import topics
@@ -31,12 +31,14 @@ FRAMES = 45
 class Cluster:
     """Processes by name, on one port, and the outcomes that they publish."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, cuts: tuple[str, ...]) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
             self.port = probe.getsockname()[1]
         self.folder = folder
-        self.model = folder / "mini.tflite"
-        self.model.write_bytes(build("mini").to_bytes())
+        model = folder / "mini.tflite"
+        model.write_bytes(build("mini").to_bytes())
+        self.bundle = make_bundle(model, blocks=[(cut, (3, 3)) for cut in cuts])
+        save(self.bundle, folder / "plan")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.inbox: queue.Queue[Any] = queue.Queue()
         self.link = Link(f"127.0.0.1:{self.port}", "dt", "watcher", self.inbox)
@@ -56,8 +58,8 @@ class Cluster:
 
     def gateway(self) -> None:
         self.start(
-            "gateway", "gateway", "--model", str(self.model), "--listen", f"127.0.0.1:{self.port}", "--cut", "conv9"
-        )
+            "gateway", "gateway", "--model", str(self.folder / "plan"), "--listen", f"127.0.0.1:{self.port}"
+        )  # fmt: skip
 
     def listen(self) -> None:
         """Hear what is published from now on."""
@@ -107,9 +109,9 @@ class Cluster:
         self.link.close(0.0)
 
 
-@pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[Cluster]:
-    made = Cluster(tmp_path)
+@pytest.fixture(params=[("conv9",), ("max3", "max7", "conv9")], ids=["one block", "three blocks"])
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, request.param)
     yield made
     made.stop()
 
@@ -137,7 +139,7 @@ def test_every_frame_ends_once_and_exact_whatever_dies(cluster: Cluster) -> None
     # A gateway that was killed right after an outcome, before the source heard of it, says the same once more.
     assert len(cluster.outcomes) <= FRAMES + 2
     assert [o.reason for o in cluster.outcomes if o.status == "failed"] == []
-    bundle = make_bundle(cluster.model, (3, 3), "conv9")
+    bundle = cluster.bundle
     reference, source = Reference(bundle), open_source("synthetic://")
     wanted = [
         digests(*reference.run(to_input(fit(image, bundle.plan.pixels), bundle.plan.pixels)))

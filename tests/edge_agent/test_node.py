@@ -5,19 +5,25 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edge_agent.node import Compute, EdgeNode, Reconnect
+from edge_agent.lanes import FIRST_WANT_S
+from edge_agent.node import HAND_S, Compute, EdgeNode, Listen, Reconnect
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
-from tests.nodes import heard, outputs, published, small_plan
+from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()
 GATEWAY: dict[str, Any] = {"node": "gateway", "epoch": "aaaaaaaa"}
 IMAGE = np.arange(32 * 32 * 3, dtype=np.uint32).astype(np.uint8).reshape(1, 32, 32, 3)
 
 
-def echoed(node: EdgeNode, seq: int, now: float, epoch: str = "aaaaaaaa", refused: str = "") -> list[object]:
-    echo = m.Echo(node="gateway", epoch=epoch, seq=seq, to_epoch=node.epoch, plan=node.digest, refused=refused)
+def echoed(
+    node: EdgeNode, seq: int, now: float, epoch: str = "aaaaaaaa", refused: str = "", cameras: int = 0, helpers: int = 0
+) -> list[object]:
+    echo = m.Echo(
+        node="gateway", epoch=epoch, seq=seq, to_epoch=node.epoch, plan=node.digest, refused=refused,
+        cameras=cameras, helpers=helpers,
+    )  # fmt: skip
     return list(node.hear(heard(topics.ECHO, echo), now))
 
 
@@ -171,3 +177,176 @@ def test_an_idle_edge_says_less_than_one_message_a_second() -> None:
             said += 1  # its echo
             echoed(node, register.message.seq, now)
     assert said / now < 1.5
+
+
+def camera(cameras: int = 1, helpers: int = 3, plan: Any = PLAN) -> EdgeNode:
+    """An edge with a source, in a cluster of so many."""
+    node = EdgeNode("edge1", "11111111", plan, "test kernels", camera=True)
+    node.connected(0.0)
+    echoed(node, 1, 0.0, cameras=cameras, helpers=helpers)
+    return node
+
+
+def idle(node: EdgeNode, thief: str, now: float = 0.5, ahead: bool = False) -> list[Any]:
+    """The gateway passes on the request of an idle node."""
+    steal = m.Steal(
+        **GATEWAY, plan=node.digest, thief=thief, thief_epoch="22222222", request=f"0000000{thief[-1]}", ahead=ahead
+    )  # fmt: skip
+    return published(node.hear(heard(topics.STEAL, steal), now), topics.TILE)
+
+
+def test_a_frame_of_the_only_camera_goes_to_the_nodes_that_wait_for_it_at_once() -> None:
+    node = camera()
+    assert not [said for thief in ("edge2", "edge3", "edge4") for said in idle(node, thief)]
+    said: list[Any] = list(node.frame(IMAGE, 1.0))
+    tiles = published(said, topics.TILE)
+    assert [t.levels["node"] for t in tiles] == ["edge2", "edge3", "edge4"]
+    assert len({t.message.tile for t in tiles}) == 3
+    (own,) = [a for a in said if isinstance(a, Compute)]
+    assert own.key[2] not in {t.message.tile for t in tiles}
+    (register,) = published(said, topics.REGISTER)
+    assert said[0] is register and register.message.waiting == 0 and register.message.camera
+
+
+def test_each_thief_gets_the_tile_that_it_had_before_if_it_can() -> None:
+    node = camera()
+    had: dict[str, int] = {}
+    for number, thieves in enumerate((("edge2", "edge3"), ("edge3",), ("edge2", "edge3"))):
+        for thief in thieves:
+            idle(node, thief, 1.0 + number)
+        tiles = published(node.frame(IMAGE, 1.5 + number), topics.TILE)
+        got = {t.levels["node"]: t.message.tile for t in tiles}
+        assert all(had.setdefault(thief, tile) == tile for thief, tile in got.items()), "its class is loaded there"
+        node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=tiles[0].message.frame, ended=True)), 1.8 + number)
+        node.computed(next(iter(node.tiles.tiles), ("edge1.11111111.9", 0, 0)), {}, 0.1, 1.9 + number)
+
+
+def test_a_node_that_has_not_repeated_its_request_is_given_nothing() -> None:
+    node = camera()
+    idle(node, "edge2", now=0.5)
+    idle(node, "edge3", now=5.0)
+    tiles = published(node.frame(IMAGE, 0.5 + HAND_S), topics.TILE)
+    assert [t.levels["node"] for t in tiles] == ["edge3"]
+
+
+@pytest.mark.parametrize(("cameras", "ahead"), [(2, False), (1, True)])
+def test_one_camera_of_several_answers_none_and_so_does_any_to_a_request_ahead(cameras: int, ahead: bool) -> None:
+    (none,) = idle(camera(cameras), "edge2", ahead=ahead)
+    assert none.message.frame is None
+
+
+def test_a_frame_is_computed_undivided_where_helpers_are_fewer_than_cameras() -> None:
+    node = camera(cameras=2, helpers=1)
+    (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    assert work.whole and work.inputs["image"] is IMAGE and work.key == ("edge1.11111111.0", 0, 0)
+    maps = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in PLAN.blocks[0].cut}
+    (result,) = published(node.computed(work.key, maps, 0.1, 2.0), topics.RESULT)
+    assert result.message.whole and result.message.tile == 0 and node.counts["computed"] == 4
+    accepted = m.Accepted(**GATEWAY, frame=work.key[0], tiles=(0, 1, 2, 3))
+    node.hear(heard(topics.ACCEPTED, accepted), 2.1)
+    assert not published(node.tick(60.0), topics.RESULT)
+
+
+def test_a_frame_of_which_somebody_has_a_tile_is_never_computed_undivided() -> None:
+    node = camera(cameras=2, helpers=1)
+    (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    node.frame(IMAGE, 1.1)
+    (tile,) = idle(node, "edge2", 1.2)
+    assert tile.message.frame == "edge1.11111111.1"
+    (work,) = [a for a in node.computed(first.key, {}, 0.1, 2.0, "failed") if isinstance(a, Compute)]
+    assert not work.whole and work.key[0] == "edge1.11111111.1"
+
+
+def test_a_camera_that_does_not_divide_its_frames_steals_nothing_until_its_source_has_ended() -> None:
+    node = camera(cameras=2, helpers=1)
+    assert not published(node.tick(1.0), topics.VICTIM_REQ)
+    node.source_ended()
+    assert published(node.tick(1.1), topics.VICTIM_REQ)
+
+
+def test_a_plan_may_forbid_undivided_frames() -> None:
+    plan = PLAN.model_copy(update={"undivided": False})
+    (work,) = [a for a in camera(2, 0, plan).frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    assert not work.whole
+
+
+BLOCKS = blocks_plan()
+BIG = np.zeros((1, 24, 30, 3), np.uint8)
+
+
+def block_outputs(key: Any) -> dict[str, np.ndarray]:
+    regions = BLOCKS.blocks[key[1]].tiles[key[2]].outputs
+    shapes = {s.name: (1, regions[s.name].height, regions[s.name].width, s.shape[3]) for s in BLOCKS.blocks[key[1]].cut}
+    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+
+
+def test_one_edge_takes_its_tiles_through_all_blocks_and_says_nothing_of_the_parts_between() -> None:
+    node = camera(1, 1, BLOCKS)
+    said, blocks, results = node.frame(BIG, 1.0), [], []
+    while work := next((a for a in said if isinstance(a, Compute)), None):
+        blocks.append(work.key[1])
+        said = node.computed(work.key, block_outputs(work.key), 0.1, 1.0)
+        results += published(said, topics.RESULT)
+    assert sorted(blocks) == [0] * 6 + [1] * 6 + [2] * 6
+    assert sorted((r.message.block, r.message.tile) for r in results) == [(2, t) for t in range(6)]
+    assert results[0].message.compute_s == pytest.approx(0.3)
+
+
+def test_a_lane_publishes_its_parts_and_listens_for_those_of_others() -> None:
+    node = camera(1, 1, BLOCKS)
+    said = node.frame(BIG, 1.0)
+    (work,) = [a for a in said if isinstance(a, Compute)]
+    (listen,) = [a for a in said if isinstance(a, Listen)]
+    assert listen.tile == work.key[2]
+    strips = published(node.computed(work.key, block_outputs(work.key), 0.1, 1.0), topics.OVERLAP)
+    assert strips and all(s.levels == {"layer": 0, "tile": s.message.tile} for s in strips)
+    assert listen.tile not in {s.message.tile for s in strips}
+
+
+def test_what_another_lane_lacks_is_published_again() -> None:
+    node = camera(1, 1, BLOCKS)
+    (work,) = [a for a in node.frame(BIG, 1.0) if isinstance(a, Compute)]
+    strips = published(node.computed(work.key, block_outputs(work.key), 0.1, 1.0), topics.OVERLAP)
+    tile = strips[0].message.tile
+    lacks = m.OverlapRequest(node="edge2", epoch="22222222", plan=node.digest, frame=work.key[0], layer=0, tile=tile)
+    (again,) = published(node.hear(heard(topics.OVERLAP_REQ, lacks), 2.0), topics.OVERLAP)
+    assert again.message == strips[0].message
+    own = lacks.model_copy(update={"node": "edge1"})
+    assert not published(node.hear(heard(topics.OVERLAP_REQ, own), 2.0), topics.OVERLAP)
+
+
+def test_a_lane_that_waits_asks_and_after_a_lease_the_source_begins_the_frame_anew() -> None:
+    node = camera(1, 1, BLOCKS)
+    (work,) = [a for a in node.frame(BIG, 1.0) if isinstance(a, Compute)]
+    for tile in range(5):
+        assert idle(node, f"edge{tile + 2}", 1.0)
+    node.computed(work.key, block_outputs(work.key), 0.1, 1.0)
+    assert node.deadline() <= 1.0 + FIRST_WANT_S
+    (lacks,) = published(node.tick(1.0 + FIRST_WANT_S), topics.OVERLAP_REQ)
+    assert lacks.message.tile == work.key[2] and lacks.message.layer == 0
+    lease_s = node._lease_s
+    assert not [a for a in node.tick(0.9 + lease_s) if isinstance(a, Compute)]
+    assert [a.key for a in node.tick(1.0 + lease_s) if isinstance(a, Compute)] == [work.key]
+
+
+def test_the_own_engine_keeps_one_tile_however_many_wait_for_it() -> None:
+    node = camera(1, 9)
+    for number in range(2, 8):
+        idle(node, f"edge{number}")
+    said = node.frame(IMAGE, 1.0)
+    assert len(published(said, topics.TILE)) == 3 and len([a for a in said if isinstance(a, Compute)]) == 1
+
+
+def test_the_second_lease_that_ends_unanswered_begins_a_frame_of_several_blocks_anew() -> None:
+    node = camera(1, 9, BLOCKS)
+    node.frame(BIG, 1.0)
+    for tile in range(5):
+        idle(node, f"edge{tile + 2}", 1.0 + tile)
+    (frame,) = node.tiles.frames
+    first = node.tiles.deadline()
+    assert first is not None
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=frame, block=2, tiles=(5,))), 2.0)
+    node.tick(first)
+    assert sum(type(state).__name__ == "Done" for state in node.tiles.tiles.values()) == 1
+    node.tick(first + 4.0)
+    assert not [state for state in node.tiles.tiles.values() if type(state).__name__ == "Done"]

@@ -119,3 +119,10 @@ def test_tiles_of_a_later_block_keep_the_age_of_their_frame(queue: TileQueue) ->
     queue.accept(A, 0, [0, 1, 2], ended=False)
     queue.add(A, [(A, 1, 0)])
     assert queue.take(0.0) == (A, 1, 0)
+
+
+def test_a_thief_gets_the_tile_that_it_prefers_but_never_the_next_of_the_own_engine() -> None:
+    queue = TileQueue()
+    queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(4)])
+    assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam.00000000.0", 0, 3)
+    assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam.00000000.0", 0, 1)

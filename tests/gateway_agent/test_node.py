@@ -1,12 +1,13 @@
 """What a gateway says and finishes, message by message."""
 
+import numpy as np
 import pytest
 
 from gateway_agent.node import Finish, GatewayNode
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import DecodeError
-from tests.nodes import heard, outputs, published, small_plan
+from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()
 FRAME = "edge1.11111111.0"
@@ -162,3 +163,47 @@ def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state()
     (outcome, ended, finish) = node.failed(frames[0], "lost", 2.0)
     assert isinstance(finish, Finish) and finish.complete.frame == frames[1] and finish.picture == (48, 64)
     del outcome, ended
+
+
+def test_an_undivided_frame_is_whole_with_one_result() -> None:
+    node = running()
+    maps = {s.name: np.arange(np.prod(s.shape), dtype=s.dtype).reshape(s.shape) for s in PLAN.blocks[0].cut}
+    header = m.ResultHeader(
+        node="edge1", epoch="11111111", plan=node.digest, frame=FRAME, block=0, tile=0, whole=True
+    )  # fmt: skip
+    said = node.hear(heard(topics.RESULT, header, maps), 1.0)
+    (finish,) = [a for a in said if isinstance(a, Finish)]
+    (accepted,) = published(said, topics.ACCEPTED)
+    assert accepted.message.tiles == (0, 1, 2, 3) and finish.complete.computed == {"edge1": 4}
+    for tile in PLAN.blocks[0].tiles:
+        (name, r), *_ = tile.outputs.items()
+        assert (finish.complete.tiles[0, tile.index][name] == maps[name][:, r.y0 : r.y1, r.x0 : r.x1]).all()
+
+
+def test_whole_maps_of_another_shape_are_refused() -> None:
+    header = m.ResultHeader(
+        node="edge2", epoch="22222222", plan=PLAN.digest(), frame=FRAME, block=0, tile=0, whole=True
+    )  # fmt: skip
+    with pytest.raises(DecodeError, match="the whole maps are"):
+        running().hear(heard(topics.RESULT, header, outputs(PLAN, 0)), 1.0)
+
+
+def test_a_result_of_a_block_before_the_last_counts_for_nothing() -> None:
+    plan = blocks_plan()
+    node = GatewayNode("gateway", "aaaaaaaa", plan, deadline_s=30.0)
+    register(node, "edge2", "22222222")
+    tile, spec = plan.blocks[0].tiles[0], plan.blocks[0].cut[0]
+    region = tile.outputs[spec.name]
+    maps = {spec.name: np.zeros((1, region.height, region.width, spec.shape[3]), spec.dtype)}
+    header = m.ResultHeader(node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=0)
+    assert node.hear(heard(topics.RESULT, header, maps), 1.0) == []
+    assert node.assembly.frames == ()
+
+
+def test_the_echo_counts_cameras_and_helpers() -> None:
+    node = running()
+    message = m.Register(
+        node="edge1", epoch="11111111", seq=2, runtime="test kernels", plan=node.digest, camera=True
+    )  # fmt: skip
+    (echo,) = published(node.hear(heard(topics.REGISTER, message), 1.0), topics.ECHO)
+    assert (echo.message.cameras, echo.message.helpers) == (1, 1)

@@ -125,3 +125,18 @@ def test_who_leaves_is_gone_but_only_in_its_own_epoch(ring: VictimRing) -> None:
     assert "c" not in ring.nodes
     assert not ring.leave("c", "ec")
     assert VictimRing().deadline() is None
+
+
+def test_a_request_goes_to_the_only_camera_before_it_has_work(ring: VictimRing) -> None:
+    ring.register("a", "ea", 0, 0.0, camera=True)
+    assert pairs(ring.request("b", "eb", "r1", False, 0.0)) == [("b", "a")]
+    assert ring.nodes["a"] == 0 and not ring.parked
+    assert ring.request("c", "ec", "r2", True, 0.0) == [], "a node that computes can wait"
+    assert ring.request("a", "ea", "r3", False, 0.0) == []
+
+
+def test_with_two_cameras_a_request_waits_for_whoever_has_work_first(ring: VictimRing) -> None:
+    ring.register("a", "ea", 0, 0.0, camera=True)
+    ring.register("b", "eb", 0, 0.0, camera=True)
+    assert ring.request("c", "ec", "r1", False, 0.0) == []
+    assert pairs(ring.register("b", "eb", 1, 0.0, camera=True)) == [("c", "b")]

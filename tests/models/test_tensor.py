@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from models.build import build
 from models.partition import Partition
 from models.planner import make_plan
-from models.tensor import check, crop, stitch, to_input
+from models.tensor import assemble, check, crop, parts, stitch, to_input
 from schemas.errors import DecodeError, PlanError
 from schemas.plan import Pixels, Plan, Region, TensorSpec
 
@@ -96,3 +96,78 @@ def test_a_tile_of_another_name_shape_dtype_or_number_is_refused() -> None:
     for block, tile in ((0, 4), (1, 0)):
         with pytest.raises(DecodeError, match=f"no tile {tile} in block {block}"):
             check(plan, block, tile, {"max3": good}, inputs=False)
+
+
+def plan_of_blocks() -> Plan:
+    partition = Partition(build("mini", 96))
+    return make_plan(partition, "0" * 32, blocks=[(cut, (2, 3)) for cut in ("max1", "conv5", "max7")])[0]
+
+
+def whole_map(plan: Plan, block: int) -> np.ndarray:
+    """Numbers that tell where they belong."""
+    shape = plan.blocks[block].cut[0].shape
+    return np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
+
+
+def pieces(plan: Plan, block: int) -> dict[int, list[tuple[str, Region, np.ndarray]]]:
+    """What each tile of the block after gets, cut out of what each tile of ``block`` has made."""
+    name, whole = plan.blocks[block].cut[0].name, whole_map(plan, block)
+    made_of: dict[int, list[tuple[str, Region, np.ndarray]]] = {}
+    for tile in plan.blocks[block].tiles:
+        made = crop(whole, tile.outputs[name])
+        for part in parts(plan, block, tile.index):
+            array = crop(made, part.region.within(tile.outputs[name]))
+            made_of.setdefault(part.tile, []).append((part.tensor, part.region, array))
+    return made_of
+
+
+@pytest.mark.parametrize("block", [0, 1])
+def test_parts_of_all_tiles_assemble_to_what_a_tile_needs(block: int) -> None:
+    plan = plan_of_blocks()
+    name, whole = plan.blocks[block].cut[0].name, whole_map(plan, block)
+    for index, found in pieces(plan, block).items():
+        need = plan.blocks[block + 1].tiles[index].inputs[name]
+        made = assemble(plan, block + 1, index, found)
+        assert list(made) == [name]
+        assert np.array_equal(made[name], crop(whole, need))
+
+
+def test_no_pixel_is_given_twice_and_the_last_block_gives_nothing() -> None:
+    plan = plan_of_blocks()
+    for index, found in pieces(plan, 1).items():
+        need = plan.blocks[2].tiles[index].inputs["conv5"]
+        assert sum(r.height * r.width for _, r, _ in found) == need.height * need.width
+    assert parts(plan, 2, 0) == []
+
+
+def test_parts_that_come_twice_or_in_another_order_do_no_harm() -> None:
+    plan = plan_of_blocks()
+    found = pieces(plan, 0)[4]
+    once, again = assemble(plan, 1, 4, found), assemble(plan, 1, 4, [*reversed(found), *found])
+    assert np.array_equal(once["max1"], again["max1"])
+
+
+def test_a_part_that_is_all_of_an_input_is_used_as_it_is() -> None:
+    plan = plan_of_blocks()
+    need = plan.blocks[1].tiles[0].inputs["max1"]
+    array = crop(whole_map(plan, 0), need)
+    assert assemble(plan, 1, 0, [("max1", need, array)])["max1"] is array
+
+
+def test_parts_that_leave_a_hole_are_refused_with_its_size() -> None:
+    plan = plan_of_blocks()
+    found = pieces(plan, 0)[4]
+    _, missing, _ = found[0]
+    with pytest.raises(PlanError, match=f"leave {missing.height * missing.width} of the"):
+        assemble(plan, 1, 4, found[1:])
+
+
+def test_a_part_of_another_tensor_place_size_or_dtype_is_refused() -> None:
+    plan = plan_of_blocks()
+    name, region, array = pieces(plan, 0)[4][0]
+    outside = Region(region.y0 - 1, region.x0, region.y1 - 1, region.x1)
+    for wrong in (("other", region, array), (name, outside, array), (name, region, array[:, 1:])):
+        with pytest.raises(DecodeError, match=r"tile 4 of block 1"):
+            assemble(plan, 1, 4, [wrong])
+    with pytest.raises(DecodeError, match="float64"):
+        assemble(plan, 1, 4, [(name, region, array.astype(np.float64))])

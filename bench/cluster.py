@@ -1,10 +1,11 @@
 """A cluster on emulated hosts (`bench.hosts`): how long a frame takes, what it moves, what it costs each host.
 
-`python -m bench.cluster --edges 6 --sources 1 --rate 60 --edge-cpu 0.15 --gateway-cpu 0.25 --layers 16 --grid 2x3`
+`python -m bench.cluster --edges 6 --sources 1 --rate 60 --edge-cpu 0.15 --gateway-cpu 0.25 --layers 16`
 
-With ``--edges 1 --grid 1x1`` this is one edge alone, the time that others are shares of. Latency runs from the gateway's
-first word of a frame to its outcome and is measured with one frame at a time; throughput with two frames in flight. Every
-answer is compared with the unpartitioned model's.
+The plan is the planner's choice unless ``--grid`` or ``--blocks`` names one. With ``--edges 1 --grid 1x1`` this is one edge
+alone, the time that others are shares of. Latency runs from the gateway's first word of a frame, which its source says
+before it sends any tile, to the frame's outcome, and is measured with one frame at a time; throughput with two frames in
+flight. Every answer is compared with the unpartitioned model's.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import statistics
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,12 @@ from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
 from models.build import build
 from models.bundle import Bundle, Reference, make_bundle, save
+from models.cluster import Cluster
+from models.cost import measure_speed, predict
+from models.graph import load
+from models.partition import Cut, Partition
 from models.planner import parse_grid
+from models.search import best_plan
 from models.tensor import to_input
 from schemas.errors import DtError
 from schemas.messages import frame_source
@@ -47,9 +54,10 @@ def main() -> int:
         print(f"bench.cluster: {error}", file=sys.stderr)
         return error.exit_code
     Console(width=160, highlight=False).print(
-        f"{told['edges']} edges, {told['sources']} sources, {told['rate_mbit']:g} Mbit/s, {told['grid']}: "
-        f"latency {told['latency_s']:.2f} s, {told['throughput_fps']:.2f} frames/s, {told['wire_bytes'] / 1e6:.2f} MB a frame, "
-        f"exact: {told['exact']}"
+        f"{told['edges']} edges, {told['sources']} sources, {told['rate_mbit']:g} Mbit/s, {told['grid']} to {told['blocks']}: "
+        f"latency {told['latency_s']:.2f} s (predicted {told['predicted_s']:.2f}, bound {told['bound_s']:.2f}), "
+        f"{told['throughput_fps']:.2f} frames/s ({told['predicted_fps']:.2f}), {told['wire_bytes'] / 1e6:.2f} MB a frame, "
+        f"redundancy {told['redundancy']:.2f}, exact: {told['exact']}"
     )
     if options.json:
         with options.json.open("a") as file:
@@ -66,8 +74,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--gateway-cpu", type=float, default=0.25, help="share of a core")
     parser.add_argument("--model", type=Path, help="a .tflite file [default: YOLOv2-608]")
     parser.add_argument("--layers", type=int, help="of YOLOv2, from the first; 16 is the paper's experiment")
-    parser.add_argument("--grid", default="2x3")
+    parser.add_argument("--grid", help="default: what the planner chooses")
     parser.add_argument("--cut", default="auto", help="default: the last layer that is kept")
+    parser.add_argument("--blocks", help="several blocks instead: their cuts, separated by commas")
+    parser.add_argument("--divided", action="store_true", help="compute tile by tile where a node is alone, too")
+    parser.add_argument("--recompute", action="store_true", help="no reuse between the tiles of one node")
+    parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
+    parser.add_argument("--objective", default="latency", help="of the planner: latency, throughput or traffic")
+    parser.add_argument("--force-split", action="store_true", help="divide frames even where one node is faster")
     parser.add_argument("--frames", type=int, default=6, help="of each source")
     parser.add_argument("--window", type=int, help="frames of a source in flight [default: 1, with several sources 2]")
     parser.add_argument("--json", type=Path, help="append one JSON line to this file")
@@ -82,7 +96,16 @@ class Run:
         if options.edges < max(options.sources, 1):
             raise DtError(f"{options.sources} sources for {options.edges} edges: give more edges")
         self._window = options.window or (1 if options.sources == 1 else 2)
+        speed = measure_speed()
+        self._cluster = Cluster(
+            speeds=(speed * options.edge_cpu,) * options.edges,
+            rate_mbit=options.rate,
+            gateway_flops_s=speed * options.gateway_cpu,
+            sources=options.sources,
+            window=self._window,
+        )
         self._bundle = self._plan()
+        self._expected = predict(self._bundle.partition, self._bundle.plan, self._cluster)
         self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room)}
 
     def _plan(self) -> Bundle:
@@ -90,10 +113,21 @@ class Run:
         if model is None:
             model = self._room / "yolov2.tflite"
             model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
-        cut = "conv15" if options.cut == "auto" and options.model is None else options.cut
-        bundle = make_bundle(model, parse_grid(options.grid), cut)
+        bundle = make_bundle(model, blocks=self._choice(Partition(load(model))), reuse=not options.recompute)
+        if options.divided:
+            bundle = replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
         save(bundle, self._room / "plan")
         return bundle
+
+    def _choice(self, partition: Partition) -> list[tuple[Cut | str, tuple[int, int]]]:
+        """Cuts and grid, as they were named or as the planner chooses them."""
+        options = self._options
+        if options.grid is None and options.blocks is None:
+            best = best_plan(partition, self._cluster, options.objective, options.force_split).best
+            return [(cut, best.grid) for cut in best.cuts]
+        grid = parse_grid(options.grid or "2x3")
+        last = partition.cuts[-1].name if options.cut == "auto" and options.layers else options.cut
+        return [(name, grid) for name in (options.blocks or last).split(",")]
 
     def run(self) -> dict[str, Any]:
         options = self._options
@@ -102,6 +136,7 @@ class Run:
         with Hosts(cores | {"w": None}, options.rate) as hosts:
             url = f"{hosts.address('g')}:{PORT}"
             gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}"]
+            gateway += ["--broker", options.broker]
             self._dt(hosts, "g", *gateway, "--deadline", str(ALONE_S))
             self._await("g.log", "gateway ready")
             watch = [sys.executable, "-m", "bench.watch", url, str(self._room / "heard")]
@@ -127,7 +162,7 @@ class Run:
             return self._told(moved, used, hosts.peak_bytes(), total - before)
 
     def _told(self, moved: dict[str, int], used: dict[str, float], peak: dict[str, int], frames: int) -> dict[str, Any]:
-        options, outcomes = self._options, self._outcomes()
+        options, outcomes, blocks = self._options, self._outcomes(), self._bundle.plan.blocks
         steady = outcomes[options.sources :]  # the first frame of each source also fetches the model and loads classes
         times = [o["at"] for o in outcomes]
         return {
@@ -136,13 +171,18 @@ class Run:
             "rate_mbit": options.rate,
             "edge_cpu": options.edge_cpu,
             "gateway_cpu": options.gateway_cpu,
-            "grid": options.grid,
+            "grid": f"{blocks[0].rows}x{blocks[0].cols}",
+            "blocks": ",".join("+".join(spec.name for spec in block.cut) for block in blocks),
             "cut": self._bundle.cut.name,
             "frames": len(outcomes),
             "window": self._window,
             "latency_s": statistics.median(o["latency_s"] for o in steady),
             "throughput_fps": (len(times) - options.sources) / (times[-1] - times[options.sources - 1]),
             "wire_bytes": sum(moved[n] for n in moved if n != "w") / max(frames, 1),
+            "predicted_s": self._expected.latency_s,
+            "predicted_fps": self._expected.throughput_fps,
+            "bound_s": self._expected.bound_s,
+            "redundancy": self._expected.redundancy,
             "exact": self._exact(outcomes),
             "hosts": {n: {"cpu_s": used[n], "sent_bytes": moved[n], "peak_bytes": peak[n]} for n in moved if n != "w"},
         }

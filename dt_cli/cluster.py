@@ -30,6 +30,7 @@ from schemas.process import STDIN_ENDS
 START_S = 60.0
 SILENCE_S = 180.0  # a cluster that ends no frame for so long is stuck
 STOP_S = 8.0
+OWN_BROKERS = ("amqtt", "mosquitto", "auto")  # which the gateway starts on a free port; other words are addresses
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class Cluster:
         self._children: list[Child] = []
         self._inbox: queue.Queue[Any] = queue.Queue(4096)
         self._link: Link | None = None
-        self._root = f"dt-{m.new_epoch()}" if setup.broker else "dt"
+        self._root = f"dt-{m.new_epoch()}" if setup.broker not in (None, *OWN_BROKERS) else "dt"
 
     @property
     def cameras(self) -> dict[str, str]:
@@ -142,7 +143,7 @@ class Cluster:
         argv += ["--broker", setup.broker] if setup.broker else []
         argv += ["--outputs"] if setup.outputs else []
         url = self._gateway_url(self._spawn("gateway", argv))
-        url = setup.broker or url
+        url = setup.broker if setup.broker and setup.broker not in OWN_BROKERS else url
         self._link = Link(url, self._root, "watcher", self._inbox)
         for topic in (topics.OUTCOME, topics.STATUS) + ((topics.OUTPUT,) if setup.outputs else ()):
             self._link.subscribe(topic)

@@ -27,6 +27,9 @@ ModelOrFolder = Annotated[
 ]
 Grid = Annotated[Optional[str], typer.Option(help="Tiles, rows x columns. [default: 3x3]", show_default=False)]  # noqa: UP045
 CutName = Annotated[str, typer.Option("--cut", help="Where to cut: a tensor's name, an operator's index, or auto.")]
+Blocks = Annotated[
+    str | None, typer.Option(help="Several fused blocks: their cuts, joined by commas.", show_default=False)
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.", show_default=False)]
 Sources = Annotated[
     list[str] | None,
@@ -34,7 +37,10 @@ Sources = Annotated[
         "--source", help="Frames: file:///clip.mp4, dir:///images, synthetic://. One for each edge with a camera."
     ),
 ]
-Broker = Annotated[str | None, typer.Option(help="Use this broker instead of an own one.", show_default=False)]
+Broker = Annotated[
+    str | None,
+    typer.Option(help="amqtt, mosquitto, auto, or yours: mqtt://HOST:PORT [default: amqtt]", show_default=False),
+]
 PicturesFolder = Annotated[
     Path | None, typer.Option("--pictures", help="Write annotated pictures to this folder.", show_default=False)
 ]
@@ -87,13 +93,40 @@ def plan(
     model: Model,
     grid: Grid = None,
     cut: CutName = "auto",
+    blocks: Blocks = None,
+    nodes: Annotated[int | None, typer.Option(help="Plan for so many edges.", min=1, max=64, show_default=False)] = None,
+    rate: Annotated[
+        float | None, typer.Option(help="Mbit/s of every host's link, up and down.", min=0.01, show_default=False)
+    ] = None,
+    speed: Annotated[
+        float | None, typer.Option(help="GFLOP/s of an edge. [default: this machine's]", min=0.001, show_default=False)
+    ] = None,
+    gateway_speed: Annotated[
+        float | None, typer.Option(help="GFLOP/s of the gateway. [default: an edge's]", min=0.001, show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(help="What an edge may use at most, such as 120MB.", show_default=False)
+    ] = None,
+    objective: Annotated[str, typer.Option(help="latency, throughput or traffic.")] = "latency",
+    force_split: Annotated[
+        bool, typer.Option("--force-split", help="Divide frames even if one node alone is faster.")
+    ] = False,
+    explain: Annotated[bool, typer.Option("--explain", help="Show bytes, memory and the closest rivals.")] = False,
+    compare: Annotated[
+        Path | None, typer.Option(help="What bench.cluster measured: a JSON line.", show_default=False)
+    ] = None,
     out: Annotated[Optional[Path], typer.Option(help="Folder to write plan and model to.", show_default=False)] = None,  # noqa: UP045
     json: Json = None,
 ) -> None:
-    """Divide a model into tiles and show what they cost."""
-    from dt_cli import offline
+    """Divide a model into tiles and show what they cost; with --nodes and --rate, the plan that is best there."""
+    from dt_cli import offline, planning
 
-    offline.plan_model(model, grid, cut, out, json)
+    shape = planning.Shape(grid, cut, blocks)
+    wishes = planning.Wishes(nodes, rate, speed, gateway_speed, memory, objective, force_split, explain, compare)
+    if wishes.is_said:
+        planning.plan_cluster(model, shape, wishes, out, json)
+    else:
+        offline.plan_model(model, shape, out, json)
 
 
 @app.command()
@@ -101,14 +134,15 @@ def verify(
     model: ModelOrFolder,
     grid: Grid = None,
     cut: CutName = "auto",
+    blocks: Blocks = None,
     image: Annotated[Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)] = None,
     threads: Threads = 1,
     json: Json = None,
 ) -> None:
     """Run tiles and tail in one process and compare them with the unpartitioned model; exit 1 if a bit differs."""
-    from dt_cli import offline
+    from dt_cli import offline, planning
 
-    raise typer.Exit(offline.verify_model(model, grid, cut, image, threads, json))
+    raise typer.Exit(offline.verify_model(model, planning.Shape(grid, cut, blocks), image, threads, json))
 
 
 @app.command()
@@ -118,7 +152,12 @@ def gateway(
     cut: CutName = "auto",
     listen: Annotated[str, typer.Option(help="HOST:PORT of the broker that the gateway hosts.")] = "127.0.0.1:1883",
     broker: Annotated[
-        str | None, typer.Option(help="Use this broker instead: mqtt://HOST:PORT", show_default=False)
+        str | None,
+        typer.Option(
+            help="amqtt (embedded), mosquitto (installed), auto (mosquitto if installed), or yours: mqtt://HOST:PORT "
+            "[default: amqtt]",
+            show_default=False,
+        ),
     ] = None,
     root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
     deadline: Annotated[float, typer.Option(help="Seconds after which an incomplete frame fails.", min=1.0)] = 120.0,

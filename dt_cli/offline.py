@@ -1,5 +1,6 @@
 """The offline commands: build, inspect, plan, verify. No broker, no agent."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -8,15 +9,16 @@ import numpy as np
 from rich.table import Table
 
 from dt_cli.output import console, short, size, table, write_json
+from dt_cli.planning import Shape
 from models.build import build
-from models.bundle import open_bundle, save
+from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.graph import Graph, file_digest, load
 from models.ops import RULES
 from models.partition import Cut, Partition
-from models.planner import cut_bytes, parse_grid, tile_costs
+from models.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
 from models.verify import Difference, Verifier
 from schemas.errors import PlanError
-from schemas.plan import Pixels
+from schemas.plan import Pixels, Plan
 
 _GRIDS = ("2x2", "3x3", "5x5")
 
@@ -130,35 +132,24 @@ def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
     return made
 
 
-def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: Path | None) -> None:
-    bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
-    plan, block = bundle.plan, bundle.plan.blocks[0]
-    costs = tile_costs(bundle.partition, bundle.cut, plan)
-    redundancy = sum(c.flops for c in costs) / max(bundle.partition.flops(bundle.cut.ops), 1)
-    title = f"{model.name}: {block.rows}x{block.cols} tiles, cut after operator {bundle.cut.ops[-1]} ({short(bundle.cut.name)})"
-    shown = table(
-        title, "tile", "class", "output rows", "columns", "input rows", "columns", "MFLOP", "in", "out", "peak memory"
-    )
-    rows = []
-    for tile, cost in zip(block.tiles, costs):
-        out_region, in_region = next(iter(tile.outputs.values())), next(iter(tile.inputs.values()))
-        rows.append({**tile.model_dump(), **asdict(cost)})
-        shown.add_row(
-            *(str(tile.index), str(tile.tile_class)),
-            *(f"{r.y0}-{r.y1}" if axis == "y" else f"{r.x0}-{r.x1}" for r in (out_region, in_region) for axis in "yx"),
-            *(f"{cost.flops / 1e6:.1f}", size(cost.bytes_in), size(cost.bytes_out), size(cost.peak_memory_bytes)),
-        )
-    console.print(shown)
+def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -> None:
+    bundle = _bundle(model, shape)
+    plan = bundle.plan
+    costs = [tile_costs(bundle.partition, plan, i) for i in range(len(plan.blocks))]
+    rows = [_tiles_table(model, plan, i, block_costs) for i, block_costs in enumerate(costs)]
+    every = [cost for block_costs in costs for cost in block_costs]
     summary = {
-        "redundancy": round(redundancy, 4),
-        "input_bytes": sum(c.bytes_in for c in costs),
-        "output_bytes": sum(c.bytes_out for c in costs),
-        "peak_memory_bytes": max(c.peak_memory_bytes for c in costs),
-        "classes": len({t.tile_class for t in block.tiles}),
+        "redundancy": round(sum(c.flops for c in every) / max(bundle.partition.flops(bundle.cut.ops), 1), 4),
+        "input_bytes": sum(c.bytes_in for c in costs[0]),
+        "output_bytes": sum(c.bytes_out for c in costs[-1]),
+        "exchanged_bytes": sum(exchanged_bytes(plan, i) for i in range(len(plan.blocks) - 1)),
+        "peak_memory_bytes": max(c.peak_memory_bytes for c in every),
+        "classes": sum(len({t.tile_class for t in block.tiles}) for block in plan.blocks),
     }
+    halos = f", {size(summary['exchanged_bytes'])} between tiles" if len(plan.blocks) > 1 else ""
     console.print(
         f"redundancy {summary['redundancy']}, {summary['classes']} tile classes, a frame moves {size(summary['input_bytes'])} "
-        f"in and {size(summary['output_bytes'])} out, a tile needs at most {size(summary['peak_memory_bytes'])} for "
+        f"in and {size(summary['output_bytes'])} out{halos}, a tile needs at most {size(summary['peak_memory_bytes'])} for "
         "activations"
     )
     console.print(f"model {plan.model}, edges' model {plan.edge_model}, plan {plan.digest()}")
@@ -166,35 +157,76 @@ def plan_model(model: Path, grid: str | None, cut: str, out: Path | None, json: 
         save(bundle, out)
         console.print(f"written to {out}: plan.json, card.json, model.tflite")
     digests = {"model": plan.model, "edge_model": plan.edge_model, "plan": plan.digest()}
+    grid = f"{plan.blocks[0].rows}x{plan.blocks[0].cols}"
+    cuts = ["+".join(spec.name for spec in block.cut) for block in plan.blocks]
     write_json(
-        json, {**summary, **digests, "cut": bundle.cut.name, "grid": f"{block.rows}x{block.cols}", "tiles": rows}
+        json,
+        {
+            **summary,
+            **digests,
+            "cut": cuts[-1],
+            "cuts": cuts,
+            "grid": grid,
+            "tiles": [t for block in rows for t in block],
+        },
     )
 
 
-def verify_model(model: Path, grid: str | None, cut: str, image: Path | None, threads: int, json: Path | None) -> int:
-    bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
-    pixels = bundle.plan.pixels
+def _bundle(model: Path, shape: Shape) -> Bundle:
+    if shape.blocks is None or model.is_dir():
+        return open_bundle(model, parse_grid(shape.grid) if shape.grid else None, shape.cut)
+    return make_bundle(model, blocks=shape.choices())
+
+
+def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost]) -> list[dict[str, Any]]:
+    """Prints the tiles of a block; the same as rows for JSON."""
+    block = plan.blocks[index]
+    cut = short("+".join(spec.name for spec in block.cut))
+    which = f"block {index + 1} of {len(plan.blocks)}, " if len(plan.blocks) > 1 else ""
+    shown = table(
+        f"{model.name}: {which}{block.rows}x{block.cols} tiles, cut {cut}",
+        *("tile", "class", "output rows", "columns", "input rows", "columns", "MFLOP", "in", "out", "peak memory"),
+    )
+    rows = []
+    for tile, cost in zip(block.tiles, costs):
+        out_region, in_region = next(iter(tile.outputs.values())), next(iter(tile.inputs.values()))
+        rows.append({"block": index, **tile.model_dump(), **asdict(cost)})
+        shown.add_row(
+            *(str(tile.index), str(tile.tile_class)),
+            *(f"{r.y0}-{r.y1}" if axis == "y" else f"{r.x0}-{r.x1}" for r in (out_region, in_region) for axis in "yx"),
+            *(f"{cost.flops / 1e6:.1f}", size(cost.bytes_in), size(cost.bytes_out), size(cost.peak_memory_bytes)),
+        )
+    console.print(shown)
+    return rows
+
+
+def verify_model(model: Path, shape: Shape, image: Path | None, threads: int, json: Path | None) -> int:
+    bundle = _bundle(model, shape)
+    plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
-        shape = (1, pixels.height, pixels.width, bundle.plan.blocks[0].inputs[0].shape[3])
-        picture = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[3])
+        picture = np.random.default_rng(0).integers(0, 256, size_, np.uint8)
     else:
         picture = read_picture(image, pixels)
-    block = bundle.plan.blocks[0]
-    with console.status(f"running {len(block.tiles)} tiles, the tail and the unpartitioned model"):
+    grid, tiles = f"{plan.blocks[0].rows}x{plan.blocks[0].cols}", sum(len(block.tiles) for block in plan.blocks)
+    with console.status(f"running {tiles} tiles, the tail and the unpartitioned model"):
         cut_differences, output_differences = Verifier(bundle, threads).check(picture)
-    title = f"{model.name}, {block.rows}x{block.cols} tiles against the unpartitioned model"
+    title = f"{model.name}, {grid} tiles against the unpartitioned model"
     shown = table(title, "tensor", "of", "elements", "differing", "largest difference", left=("tensor", "of"))
-    for kind, differences in (("cut", cut_differences), ("output", output_differences)):
-        for d in differences:
-            shown.add_row(short(d.tensor, 60), kind, str(d.elements), str(d.differing), f"{d.largest:g}")
-    console.print(shown)
+    kinds = [
+        f"block {i + 1}" if len(plan.blocks) > 1 else "cut" for i, block in enumerate(plan.blocks) for _ in block.cut
+    ]
     both = cut_differences + output_differences
+    for kind, d in zip([*kinds, *["output"] * len(output_differences)], both):
+        shown.add_row(short(d.tensor, 60), kind, str(d.elements), str(d.differing), f"{d.largest:g}")
+    console.print(shown)
     exact = not any(d.differing for d in both)
     console.print("equal bit for bit" if exact else "NOT EQUAL: these answers are not the one-machine model's")
     write_json(
         json,
         {
             "exact": exact,
+            "blocks": len(plan.blocks),
             "differing": sum(d.differing for d in both),
             "largest": max((d.largest for d in both), default=0.0),
             "cut": _rows(cut_differences),

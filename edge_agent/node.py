@@ -16,6 +16,7 @@ from edge_agent.lanes import Lanes, Strip, Want
 from edge_agent.outbox import Outbox
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import TileQueue
+from models.reuse import is_first
 from models.tensor import check, crop
 from schemas import messages as m
 from schemas import topics
@@ -36,11 +37,15 @@ NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Compute:
-    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0."""
+    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0.
+
+    ``reuse``: what it makes may serve its neighbours here, or theirs serve it.
+    """
 
     key: Key
     inputs: Tensors
     whole: bool = False
+    reuse: bool = False
 
 
 @dataclass(frozen=True)
@@ -77,6 +82,8 @@ class EdgeNode:
         self._results: dict[Key, tuple[m.ResultHeader, Tensors]] = {}
         self._computing: Compute | None = None
         self._last = len(plan.blocks) - 1
+        first = plan.blocks[0]
+        self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
         self._pictures: dict[tuple[str, int], tuple[int, int]] = {}  # of the frames of open lanes
         self._spent: dict[tuple[str, int], float] = {}  # seconds in the engine, of open lanes
         self._listening: set[int] = set()
@@ -279,7 +286,7 @@ class EdgeNode:
     def _lend(self, steal: m.Steal, now: float) -> Publish | None:
         """The tile for a thief; None: nothing is waiting."""
         lease_s, prefer = self._lease_s, self._knows.get(steal.thief)
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer)
+        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers)
         if key is None:
             return None
         self._knows[steal.thief] = key[2]
@@ -381,9 +388,16 @@ class EdgeNode:
             said += self._open(now)
             work = self.lanes.take()
         if work is not None:
-            self._computing = Compute(*work)
+            self._computing = Compute(*work, reuse=self._reuses(work[0]))
             said.insert(0, self._computing)
         return said
+
+    def _reuses(self, key: Key) -> bool:
+        """Whether a tile gives or takes overlaps: of the own frames, while there is somebody to give to."""
+        frame, block, tile = key
+        if not self.plan.blocks[block].reuse or frame not in self.tiles.frames:
+            return False
+        return tile in self._takers or self.tiles.waiting > 0
 
     def _open(self, now: float) -> list[Action]:
         """Begin a lane, if there is a tile to begin with."""

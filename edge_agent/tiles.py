@@ -11,7 +11,7 @@ The own engine takes from the front of the oldest frame, thieves from its back: 
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TypeAlias
@@ -83,12 +83,20 @@ class TileQueue:
         return key[0]
 
     def lend(
-        self, thief: str, request: str, ahead: bool, now: float, lease_s: float, prefer: int | None = None
+        self,
+        thief: str,
+        request: str,
+        ahead: bool,
+        now: float,
+        lease_s: float,
+        prefer: int | None = None,
+        keep: Container[int] = (),
     ) -> Key | None:
         """The tile that ``thief`` gets under ``request``; None: nothing to lend.
 
         A request that holds a lease already gets the same tile again, the lease unchanged. A thief that asks ``ahead``,
-        while it still computes, never gets the last waiting tile. ``prefer``: the tile that it knows how to compute.
+        while it still computes, never gets the last waiting tile. ``prefer``: the tile that it knows how to
+        compute; ``keep``: tiles that are lent last, for here they are cheaper.
         """
         for key, state in self._all():
             if isinstance(state, Lent) and (state.thief, state.request) == (thief, request):
@@ -98,7 +106,8 @@ class TileQueue:
         if len(waiting) < (2 if ahead else 1):
             return None
         oldest = [key for key in waiting if key[0] == waiting[0][0]]
-        key = next((key for key in oldest[1:] if key[2] == prefer), oldest[-1])
+        others = [key for key in oldest[1:] if key[2] not in keep] or oldest[-1:]
+        key = next((key for key in oldest[1:] if key[2] == prefer), others[-1])
         self._set(key, Lent(thief, request, now + lease_s))
         return key
 

@@ -1,6 +1,5 @@
 """One thread around the engine: it releases the interpreter lock while a tile computes, so the loop goes on."""
 
-import functools
 import queue
 import threading
 import time
@@ -55,8 +54,10 @@ class Worker:
         start = time.monotonic()
         _, block, tile = work.key
         try:
-            run_tile = functools.partial(self._runner.run, block, tile)
-            outputs = (self._runner.run_whole if work.whole else run_tile)(work.inputs)
+            if work.whole:
+                outputs = self._runner.run_whole(work.inputs)
+            else:
+                outputs = self._runner.run(block, tile, work.inputs, work.key[0] if work.reuse else "")
         except (DtError, MemoryError) as error:
             return Computed(work.key, {}, time.monotonic() - start, str(error) or "out of memory")
         return Computed(work.key, outputs, time.monotonic() - start)

@@ -5,8 +5,8 @@ Digests tie them together: a plan is never used with another model than the one 
 
 import os
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,7 +17,7 @@ from models import engine, rewrite
 from models.card import Card, check_card, load_card
 from models.graph import Graph, Tensor, file_digest, load
 from models.partition import Cut, Partition
-from models.planner import make_plan
+from models.planner import BlockChoices, make_plan
 from schemas.errors import PlanError
 from schemas.plan import Plan, Record, digest
 
@@ -42,15 +42,21 @@ class Bundle:
         return self.partition.graph
 
 
-def make_bundle(path: Path, grid: tuple[int, int], cut: str = "auto") -> Bundle:
-    """Plans a model file.
+def make_bundle(
+    path: Path,
+    grid: tuple[int, int] = (3, 3),
+    cut: str = "auto",
+    blocks: BlockChoices | None = None,
+    reuse: bool = True,
+) -> Bundle:
+    """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planner.make_plan``).
 
     Raises:
-        PlanError: the file, the grid or the cut is at fault.
+        PlanError: the file, the grid or a cut is at fault.
     """
     partition = Partition(load(path))
     card, guessed = load_card(path, partition.graph)
-    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut, **card.pixels())
+    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, **card.pixels())
     return Bundle(path, partition, plan, chosen, edge_model, card, guessed)
 
 
@@ -156,17 +162,27 @@ class Tail:
 
 
 class Reference:
-    """The unpartitioned model on one node: what every answer of a cluster is compared with."""
+    """The unpartitioned model on one node: what every answer of a cluster is compared with.
 
-    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+    ``cuts`` names the tensors that are given besides the outputs; the deepest cut's unless told otherwise.
+    """
+
+    def __init__(self, bundle: Bundle, threads: int = 1, cuts: Iterable[str] | None = None) -> None:
         graph = bundle.graph
         self._image = bundle.partition.image
         self._inputs = [graph.tensors[t] for t in graph.inputs]
         self._names = [graph.tensors[t].name for t in graph.outputs]
-        self._cut_names = [graph.tensors[t].name for t in bundle.cut.tensors]
+        names = [graph.tensors[t].name for t in bundle.cut.tensors]
+        self._cut_names = names if cuts is None else list(dict.fromkeys(cuts))
         self._whole = engine.load(bundle.path.read_bytes(), threads)
-        self._prefix = engine.load(bundle.edge_model, threads)
+        self._prefix = engine.load(self._prefix_model(bundle, names), threads)
         self._image_name = graph.tensors[self._image].name
+
+    def _prefix_model(self, bundle: Bundle, deepest: list[str]) -> bytes:
+        if self._cut_names == deepest:
+            return bundle.edge_model
+        tensors = tuple(bundle.graph.by_name[name] for name in self._cut_names)
+        return rewrite.edge_graph(bundle.partition, replace(bundle.cut, tensors=tensors)).to_bytes()
 
     def run(
         self, image: np.ndarray, state: Mapping[str, np.ndarray] | None = None

@@ -118,8 +118,7 @@ def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
         EngineError: the runtime refuses the model.
         PlanError: the cache's folder cannot be written.
     """
-    ends = {graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)}
-    if _has_cache() and ends <= set(litert.ELEMENTS):
+    if shares_weights(graph):
         return litert.CompiledGraph(graph, cache, threads)
     try:
         with tempfile.NamedTemporaryFile(dir=cache.parent, prefix="class-", suffix=".tflite") as file:
@@ -128,6 +127,12 @@ def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
             return _Interpreter(file.name, threads)
     except OSError as error:
         raise PlanError(f"cannot write to the cache folder {cache.parent}: {error.strerror}") from error
+
+
+def shares_weights(graph: Graph) -> bool:
+    """Whether engines of ``load_cached`` share this graph's packed weights with others of its model."""
+    ends = {graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)}
+    return _has_cache() and ends <= set(litert.ELEMENTS)
 
 
 @functools.cache

@@ -1,14 +1,22 @@
 """Makes plans: chooses a cut where none is named, divides it into tiles and describes what they cost."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
+
+import numpy as np
 
 from models import rewrite
+from models.division import Span, Tiler
 from models.graph import Graph
 from models.partition import Cut, Partition
+from models.reuse import order as reuse_order
+from models.tensor import parts
 from schemas.errors import PlanError
 from schemas.plan import Block, Pixels, Plan, Region, TensorSpec, Tile, digest
 
+BlockChoices: TypeAlias = Sequence[tuple[str | Cut, tuple[int, int]]]
+MAX_BLOCKS = 64  # as in schemas.plan.Plan
 _AUTO_NODES, _AUTO_BYTES_S, _AUTO_FLOPS_S = 6, 60e6 / 8, 10e9  # what "auto" assumes of a cluster: six Pis on Wi-Fi
 
 
@@ -25,28 +33,30 @@ def parse_grid(text: str) -> tuple[int, int]:
 
 
 def make_plan(
-    partition: Partition, model_digest: str, grid: tuple[int, int], cut_name: str = "auto", **pixels: Any
+    partition: Partition,
+    model_digest: str,
+    grid: tuple[int, int] = (3, 3),
+    cut_name: str = "auto",
+    *,
+    blocks: BlockChoices | None = None,
+    reuse: bool = True,
+    **pixels: Any,
 ) -> tuple[Plan, Cut, bytes]:
-    """A plan of one fused block, its cut, and the edges' model that it is for.
+    """A plan, its deepest cut, and the edges' model that it is for.
+
+    ``blocks`` lists cut and grid of each fused block from the image on; without it there is one block, of ``cut_name``
+    and ``grid``. ``reuse``: tiles of a single block take from their neighbours on the same node what those have computed
+    (several blocks exchange their halos anyway).
 
     Raises:
-        PlanError: no such cut, or a grid that leaves tiles empty.
+        PlanError: no such cut, cuts that do not follow each other, or a grid that leaves tiles empty.
     """
-    rows, cols = grid
-    cut = choose_cut(partition, rows, cols) if cut_name == "auto" else partition.find(cut_name)
-    graph = partition.graph
+    chosen = _chosen(partition, blocks if blocks is not None else [(cut_name, grid)])
+    cut, graph = chosen[-1][0], partition.graph
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
-    tiles = _tiles(partition, cut, rows, cols)
-    block = Block(
-        inputs=(_spec(graph, partition.image),),
-        cut=tuple(_spec(graph, t) for t in cut.tensors),
-        rows=rows,
-        cols=cols,
-        tiles=tuple(tiles),
-        order=tuple(sorted(range(len(tiles)), key=lambda i: (tiles[i].tile_class, i))),
-    )
     _, height, width, _ = graph.tensors[partition.image].shape
+    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1])
     plan = Plan(
         model=model_digest,
         edge_model=digest(edge_model),
@@ -57,11 +67,34 @@ def make_plan(
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),
-        blocks=(block,),
+        blocks=tuple(_reusing(b) if reuse and len(chosen) == 1 < len(b.tiles) else b for b in divided),
         tail_inputs=() if tail is None else tuple(_spec(tail, t) for t in tail.inputs),
         outputs=tuple(_spec(graph, t) for t in graph.outputs),
     )
     return plan, cut, edge_model
+
+
+def _reusing(block: Block) -> Block:
+    order = reuse_order(block.rows, block.cols, [tile.tile_class for tile in block.tiles])
+    return block.model_copy(update={"reuse": True, "order": order})
+
+
+def _chosen(partition: Partition, blocks: BlockChoices) -> list[tuple[Cut, tuple[int, int]]]:
+    if not blocks:
+        raise PlanError("a plan needs at least one block: name a cut")
+    if len(blocks) > MAX_BLOCKS:
+        raise PlanError(f"{len(blocks)} blocks: a plan holds at most {MAX_BLOCKS}, name fewer cuts")
+    if len({grid for _, grid in blocks}) > 1:
+        raise PlanError(f"all blocks of a plan have one grid, not {', '.join(f'{r}x{c}' for _, (r, c) in blocks)}")
+    found = []
+    for cut, grid in blocks:
+        if cut == "auto":
+            cut = choose_cut(partition, *grid)
+        found.append((partition.find(cut) if isinstance(cut, str) else cut, grid))
+    for (first, _), (second, _) in zip(found, found[1:]):
+        if not set(first.ops) < set(second.ops):
+            raise PlanError(f"cut {second.name} does not follow {first.name}: name the cuts from the image on")
+    return found
 
 
 def _spec(graph: Graph, tensor: int) -> TensorSpec:
@@ -69,25 +102,52 @@ def _spec(graph: Graph, tensor: int) -> TensorSpec:
     return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype)
 
 
-def _tiles(partition: Partition, cut: Cut, rows: int, cols: int) -> list[Tile]:
-    classes: dict[str, int] = {}
-    names = [t.name for t in partition.graph.tensors]
-    tiles = []
-    for index, outputs in enumerate(partition.tile_outputs(cut, rows, cols)):
-        regions = partition.regions(cut.ops, outputs)
-        graph = rewrite.tile_graph(partition, cut.ops, [partition.image], outputs)
-        tiles.append(
+def fused_blocks(tiler: Tiler, cuts: Sequence[Cut], grid: tuple[int, int], classes: bool = True) -> tuple[Block, ...]:
+    """The blocks between the image and these cuts. Without ``classes`` every tile is its own class, which is quicker.
+
+    Raises:
+        PlanError: a tile would be empty.
+    """
+    return tuple(
+        _block(tiler, span, tiles, grid, classes) for span, tiles in zip(tiler.spans(cuts), tiler.divide(cuts, *grid))
+    )
+
+
+def _block(
+    tiler: Tiler, span: Span, tiles: Sequence[Mapping[int, Region]], grid: tuple[int, int], classes: bool
+) -> Block:
+    known: dict[str, int] = {}
+    graph, made = tiler.partition.graph, []
+    for index, outputs in enumerate(tiles):
+        work = tiler.work(span, outputs)
+        sign = rewrite.signature(_tile_graph(tiler.partition, span.given, outputs)) if classes else str(index)
+        made.append(
             Tile(
                 index=index,
-                row=index // cols,
-                col=index % cols,
-                tile_class=classes.setdefault(rewrite.signature(graph), len(classes)),
-                inputs={names[partition.image]: regions[partition.image]},
-                outputs={names[t]: region for t, region in outputs.items()},
-                flops=partition.flops(cut.ops, regions),
+                row=index // grid[1],
+                col=index % grid[1],
+                tile_class=known.setdefault(sign, len(known)),
+                inputs={graph.tensors[t].name: region for t, region in work.inputs.items()},
+                outputs={graph.tensors[t].name: region for t, region in outputs.items()},
+                flops=work.flops,
             )
         )
-    return tiles
+    return Block(
+        inputs=tuple(_spec(graph, t) for t in work.inputs),
+        cut=tuple(_spec(graph, t) for t in span.cut.tensors),
+        rows=grid[0],
+        cols=grid[1],
+        tiles=tuple(made),
+        order=tuple(sorted(range(len(made)), key=lambda i: (made[i].tile_class, i))),
+    )
+
+
+def _tile_graph(partition: Partition, given: Sequence[int], outputs: Mapping[int, Region]) -> Graph:
+    """What a tile computes of the tensors ``given``: not what only passes it by."""
+    made = {t: region for t, region in outputs.items() if t not in given}
+    ops = partition.between(given, made)
+    regions = partition.regions(ops, made)
+    return rewrite.tile_graph(partition, ops, [t for t in given if t in regions], made)
 
 
 def choose_cut(partition: Partition, rows: int, cols: int) -> Cut:
@@ -130,24 +190,36 @@ class TileCost:
     peak_memory_bytes: int
 
 
-def tile_costs(partition: Partition, cut: Cut, plan: Plan) -> list[TileCost]:
-    """The cost of each tile of a plan of one block."""
-    names = partition.graph.by_name
+def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCost]:
+    """The cost of each tile of a block."""
+    graph, names, spec = partition.graph, partition.graph.by_name, plan.blocks[block]
     costs, peaks = [], {}
-    channels = partition.graph.tensors[partition.image].shape[3]
-    for tile in plan.blocks[0].tiles:
+    given = [names[t.name] for t in spec.inputs]
+    for tile in spec.tiles:
         outputs = {names[name]: region for name, region in tile.outputs.items()}
         if tile.tile_class not in peaks:
-            peaks[tile.tile_class] = peak_memory(rewrite.tile_graph(partition, cut.ops, [partition.image], outputs))
-        bytes_in = sum(r.height * r.width * channels for r in tile.inputs.values())
-        bytes_out = sum(_bytes(partition.graph, t, r) for t, r in outputs.items())
+            peaks[tile.tile_class] = peak_memory(_tile_graph(partition, given, outputs))
+        bytes_in = sum(_bytes(graph, names[name], r, plan.pixels.tensor == name) for name, r in tile.inputs.items())
+        bytes_out = sum(_bytes(graph, t, r) for t, r in outputs.items())
         costs.append(TileCost(tile.flops, bytes_in, bytes_out, peaks[tile.tile_class]))
     return costs
 
 
-def _bytes(graph: Graph, tensor: int, region: Region) -> int:
+def exchanged_bytes(plan: Plan, block: int) -> int:
+    """Bytes that tiles of a block give to other tiles of the next one."""
+    specs = {spec.name: spec for spec in plan.blocks[block].cut}
+    found = 0
+    for tile in plan.blocks[block].tiles:
+        for part in parts(plan, block, tile.index):
+            spec = specs[part.tensor]
+            if part.tile != tile.index:
+                found += part.region.height * part.region.width * spec.shape[3] * np.dtype(spec.dtype).itemsize
+    return found
+
+
+def _bytes(graph: Graph, tensor: int, region: Region, pixels: bool = False) -> int:
     t = graph.tensors[tensor]
-    return region.height * region.width * t.shape[3] * t.itemsize
+    return region.height * region.width * t.shape[3] * (1 if pixels else t.itemsize)
 
 
 def peak_memory(graph: Graph) -> int:

@@ -4,40 +4,88 @@ A tile's graph holds VALID operators only, with explicit padding at true image b
 same region of the unpartitioned model bit for bit.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import TypeAlias
 
 from models.graph import Graph
 from models.ops import RULES, Emitter
 from models.partition import Cut, Partition
+from models.reuse import Pieces, Place, Work, alone
 from schemas.plan import Region, digest
 
+Piece: TypeAlias = tuple[int, Region]  # a region of a tensor
 
-def tile_graph(partition: Partition, ops: Sequence[int], inputs: Sequence[int], outputs: Mapping[int, Region]) -> Graph:
-    """The graph of one tile: ``inputs`` cropped to what the tile needs, in order -> ``outputs``, in order."""
+
+def tile_graph(
+    partition: Partition,
+    ops: Sequence[int],
+    inputs: Sequence[int],
+    outputs: Mapping[int, Region],
+    work: Work | None = None,
+    gives: Iterable[Piece] = (),
+) -> Graph:
+    """The graph of one tile: ``inputs`` cropped to what the tile needs, in order -> ``outputs``, in order.
+
+    With ``work`` the strips that it takes follow the inputs, in the order of ``Work.strips``; without it the tile takes
+    none. ``gives`` adds outputs: see ``ends``.
+    """
     graph = partition.graph
-    regions = partition.regions(ops, outputs)
+    work = work or alone(partition, ops, outputs)
     emitter = Emitter(graph)
-    local = {t: emitter.local(t, regions[t]) for t in inputs}
-    crops: dict[tuple[int, Region], int] = {}
+    local = {t: emitter.local(t, work.held[t]) for t in inputs}
+    strips = {(t, side): emitter.local(t, region, f"/{side}") for (t, side), region in work.strips()}
+    starts = (*(local[t] for t in inputs), *strips.values())
+    crops: dict[Piece, int] = {}
 
     def part(t: int, region: Region) -> int:
         if (t, region) not in crops:
-            crops[t, region] = emitter.crop(local[t], t, region, regions[t])
+            crops[t, region] = emitter.crop(local[t], t, region, work.held[t])
         return crops[t, region]
 
     for i in ops:
         op = graph.ops[i]
-        out = regions.get(op.outputs[0])
-        if out is None:
-            continue
-        rule = RULES[op.kind]
-        given = {slot: part(op.inputs[slot], need) for slot, need in rule.needs(graph, op, out).items()}
-        made = [emitter.local(t, out) for t in op.outputs]
-        rule.emit(emitter, op, out, given, made)
-        local.update(zip(op.outputs, made))
-    ends = tuple(part(t, region) for t, region in outputs.items())
-    return _named(Graph(emitter.tensors, emitter.ops, tuple(local[t] for t in inputs), ends))
+        out = work.made.get(i)
+        if out is not None:
+            rule = RULES[op.kind]
+            given = {slot: part(op.inputs[slot], need) for slot, need in rule.needs(graph, op, out).items()}
+            made = [emitter.local(t, out) for t in op.outputs]
+            rule.emit(emitter, op, out, given, made)
+            local.update(zip(op.outputs, made))
+        for t in op.outputs:
+            if pieces := work.taken.get(t):
+                own = emitter.crop(local[t], t, pieces.own, out) if out and pieces.own else None
+                local[t] = _joined(emitter, t, pieces, own, strips)
+    return _named(Graph(emitter.tensors, emitter.ops, starts, tuple(part(t, r) for t, r in ends(outputs, gives))))
+
+
+def ends(outputs: Mapping[int, Region], gives: Iterable[Piece]) -> list[Piece]:
+    """What a tile's graph ends in: its outputs, then what it gives; a piece that is wanted twice stands once."""
+    return list(dict.fromkeys([*outputs.items(), *gives]))
+
+
+def _joined(emitter: Emitter, t: int, pieces: Pieces, own: int | None, strips: Mapping[Place, int]) -> int:
+    """A tensor of the tile, put together of the part that it has computed (``own``, cropped to it) and of strips."""
+    found = {side: (strips[t, side], region) for side, region in pieces.strips.items()}
+    if own is not None and pieces.own is not None:
+        found["own"] = own, pieces.own
+    middle = _concatenated(emitter, t, [found[s] for s in ("up", "own", "down") if s in found], axis=1)
+    row = [found.get("left"), middle, found.get("right")]
+    whole = _concatenated(emitter, t, [part for part in row if part], axis=2)
+    assert whole is not None  # pieces with strips are not empty
+    return whole[0]
+
+
+def _concatenated(
+    emitter: Emitter, t: int, parts: Sequence[tuple[int, Region]], axis: int
+) -> tuple[int, Region] | None:
+    """Adjacent regions of a tensor as one, with that region."""
+    if len(parts) < 2:
+        return parts[0] if parts else None
+    region = functools.reduce(Region.hull, (region for _, region in parts))
+    joined = emitter.local(t, region, f"/joined{len(emitter.ops)}")
+    return emitter.op("CONCATENATION", [part for part, _ in parts], joined, "Concatenation", axis=axis), region
 
 
 def _named(graph: Graph) -> Graph:

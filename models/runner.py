@@ -1,34 +1,67 @@
 """Runs tiles of a plan: rewrites the edges' model for a tile's class on first use and keeps few classes alive.
 
 A class costs memory while it is alive and milliseconds to load, so ``keep`` of them stay, least recently used out first.
+In a block with reuse a tile's graph has variants: it gives strips, takes them, or does neither (``models.reuse``).
 """
 
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import numpy as np
 
-from models import engine
+from models import engine, rewrite
+from models.classes import Classes, Key
 from models.graph import Graph
 from models.partition import Partition
+from models.reuse import Place, Reuse, Work
 from models.rewrite import tile_graph
+from models.strips import Strips
 from models.tensor import crop, to_input
 from schemas.errors import PlanError
-from schemas.plan import Plan
+from schemas.plan import Block, Plan, Region, digest
+
+_WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, undivided
+STRIP_BYTES = 16 << 20
+
+Variant: TypeAlias = Literal["plain", "gives", "takes"]
+
+
+@dataclass(frozen=True)
+class _Job:
+    """How one tile runs: its graph's key, the region of each input that it reads, what its graph ends in."""
+
+    key: Key
+    work: Work
+    inputs: dict[str, Region]
+    ends: list[rewrite.Piece]
+    share: float = 1.0  # of the memory of a plain tile: see Classes
 
 
 class TileRunner:
-    """The tiles of ``plan`` on one engine at a time; not thread-safe. ``cache``: folder for packed weights, or None."""
+    """The tiles of ``plan`` on one engine at a time; not thread-safe. ``cache``: folder for packed weights, or None.
 
-    def __init__(self, plan: Plan, model: Graph, cache: Path | None = None, threads: int = 1, keep: int = 1) -> None:
+    ``strip_limit`` is the most bytes of the strips that wait for the tiles that take them, of all frames together.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        model: Graph,
+        cache: Path | None = None,
+        threads: int = 1,
+        keep: int = 1,
+        strip_limit: int = STRIP_BYTES,
+    ) -> None:
         self.plan = plan
         self._partition = Partition(model)
-        name = f"{plan.edge_model}-{engine.kernels().replace(' ', '-')}-{threads}-v1.xnnpack"
-        self._cache = cache / name if cache else None
+        self._cache = cache
         self._threads = threads
-        self._keep = keep
-        self._classes: OrderedDict[tuple[int, int], engine.Engine] = OrderedDict()
+        self._classes = Classes(keep)
+        self._jobs: dict[tuple[int, int, Variant], _Job] = {}
+        self._reuses: dict[int, Reuse] = {}
+        self._strips = Strips(strip_limit)
         names = model.by_name
         for block in plan.blocks:
             for spec in (*block.inputs, *block.cut):
@@ -39,33 +72,142 @@ class TileRunner:
         """A tile's part of the whole uint8 image (NHWC), as views."""
         return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
 
-    def run(self, block: int, tile: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, block: int, tile: int, inputs: Mapping[str, np.ndarray], frame: str = "") -> dict[str, np.ndarray]:
         """One tile: its inputs by name (the image as uint8 pixels) -> its outputs by name.
+
+        In a block with reuse a tile of a named ``frame`` leaves strips here for tiles of the frame that run later, and
+        takes those that are here if none is missing. It has the same bits either way.
 
         Raises:
             EngineError: the runtime failed.
         """
-        pixels, spec = self.plan.pixels, self.plan.blocks[block]
-        given = [to_input(inputs[t.name], pixels) if t.name == pixels.tensor else inputs[t.name] for t in spec.inputs]
-        outputs = self._engine(block, tile).run(given)
-        return {t.name: array for t, array in zip(spec.cut, outputs, strict=True)}
+        spec, model = self.plan.blocks[block].tiles[tile], self._partition.graph
+        variant, strips = self._variant(block, tile, frame)
+        job = self._job(block, tile, variant)
+        given = [self._given(name, crop(inputs[name], r.within(spec.inputs[name]))) for name, r in job.inputs.items()]
+        given += [strips[place] for place, _ in job.work.strips()]
+        found = dict(zip(job.ends, self._engine(block, tile, job).run(given), strict=True)) if job.ends else {}
+        if variant == "gives":
+            self._keep_strips(block, tile, frame, found)
+        outputs = {}
+        for name, region in spec.outputs.items():
+            if (piece := (model.by_name[name], region)) in found:
+                outputs[name] = found[piece]
+            else:  # a skip connection that passes this block by
+                outputs[name] = crop(inputs[name], region.within(spec.inputs[name]))
+        return outputs
 
-    def _engine(self, block: int, tile: int) -> engine.Engine:
-        spec = self.plan.blocks[block].tiles[tile]
-        key = (block, spec.tile_class)
-        if key not in self._classes:
-            while len(self._classes) >= self._keep:
-                self._classes.popitem(last=False)
-            self._classes[key] = self._load(block, tile)
-        self._classes.move_to_end(key)
-        return self._classes[key]
+    @property
+    def strip_bytes(self) -> int:
+        """Bytes of the strips that wait here."""
+        return self._strips.nbytes
 
-    def _load(self, block: int, tile: int) -> engine.Engine:
-        spec = self.plan.blocks[block]
+    def forget(self, frame: str) -> None:
+        """Drops what is kept of a frame that has ended."""
+        self._strips.forget(frame)
+
+    def _given(self, name: str, array: np.ndarray) -> np.ndarray:
+        return to_input(array, self.plan.pixels) if name == self.plan.pixels.tensor else array
+
+    def _variant(self, block: int, tile: int, frame: str) -> tuple[Variant, dict[Place, np.ndarray]]:
+        """Which graph a tile runs now, and the strips for it."""
+        if not (frame and self.plan.blocks[block].reuse):
+            return "plain", {}
+        reuse = self._reuse(block)
+        if any(self._strips.wants(frame, (block, taker)) for taker in reuse.gives(tile)):
+            return "gives", {}
+        strips = self._strips.take(frame, (block, tile))
+        needed = {place for place, _ in reuse.reduced(tile).strips()}
+        return ("takes", strips) if needed and needed == strips.keys() else ("plain", {})
+
+    def _keep_strips(self, block: int, tile: int, frame: str, made: Mapping[rewrite.Piece, np.ndarray]) -> None:
+        for taker, places in self._reuse(block).gives(tile).items():
+            if self._strips.wants(frame, (block, taker)):
+                strips = {(t, side): made[t, region] for (t, side), region in places.items()}
+                self._strips.put(frame, (block, taker), strips)
+
+    def _reuse(self, block: int) -> Reuse:
+        if block not in self._reuses:
+            spec = self.plan.blocks[block]
+            outputs = [self._outputs(block, tile) for tile in range(len(spec.tiles))]
+            self._reuses[block] = Reuse(self._partition, self._ops(block), outputs, spec.rows, spec.cols)
+        return self._reuses[block]
+
+    def run_whole(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """The whole uint8 image by its name -> the last cut's whole maps: all blocks at once, undivided.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        pixels, cut = self.plan.pixels, self.plan.blocks[-1].cut
         names = self._partition.graph.by_name
-        outputs = {names[name]: region for name, region in spec.tiles[tile].outputs.items()}
-        ops = sorted(self._partition.tileable)
-        graph = tile_graph(self._partition, ops, [names[t.name] for t in spec.inputs], outputs)
+
+        def load() -> engine.Engine:
+            model, ends = self._partition.graph, tuple(names[t.name] for t in cut)
+            return self._loaded(
+                Graph(model.tensors, model.ops, (names[pixels.tensor],), ends).pruned(), self.plan.blocks
+            )
+
+        outputs = self._classes.get(_WHOLE, load).run([to_input(inputs[pixels.tensor], pixels)])
+        return {t.name: array for t, array in zip(cut, outputs, strict=True)}
+
+    def _job(self, block: int, tile: int, variant: Variant) -> _Job:
+        if (block, tile, variant) not in self._jobs:
+            spec, names, reuse = self.plan.blocks[block], self._partition.graph.by_name, self._reuse(block)
+            work = reuse.reduced(tile) if variant == "takes" else reuse.alone(tile)
+            inputs = {t.name: work.held[names[t.name]] for t in spec.inputs if names[t.name] in work.held}
+            ends = rewrite.ends(self._outputs(block, tile), reuse.pieces(tile) if variant == "gives" else ())
+            job = _Job((block, str(spec.tiles[tile].tile_class)), work, inputs, ends)
+            if variant != "plain":
+                graph = self._graph(block, tile, job)
+                share = self._share(block, tile, graph) if variant == "takes" else 1.0
+                job = replace(job, key=(block, rewrite.signature(graph)), share=share)
+            self._jobs[block, tile, variant] = job
+        return self._jobs[block, tile, variant]
+
+    def _share(self, block: int, tile: int, graph: Graph) -> float:
+        """The largest tensor of a tile that takes strips, as a part of the largest that it holds without them."""
+        if self._cache is None or not engine.shares_weights(graph):
+            return 1.0
+        plain = self._graph(block, tile, self._job(block, tile, "plain"))
+        most, own = (max(t.nbytes for t in g.tensors if t.data is None) for g in (plain, graph))
+        return own / most
+
+    def _graph(self, block: int, tile: int, job: _Job) -> Graph:
+        names, outputs = self._partition.graph.by_name, self._outputs(block, tile)
+        inputs = [names[name] for name in job.inputs]
+        return tile_graph(self._partition, self._ops(block), inputs, outputs, job.work, job.ends)
+
+    def _ops(self, block: int) -> tuple[int, ...]:
+        """A block's operators."""
+        names = self._partition.graph.by_name
+        given = [names[t.name] for t in self.plan.blocks[block].inputs]
+        return self._partition.between(given, [names[name] for name in made(self.plan, block)])
+
+    def _outputs(self, block: int, tile: int) -> dict[int, Region]:
+        """The regions that a tile makes: not what only passes by."""
+        regions, names = self.plan.blocks[block].tiles[tile].outputs, self._partition.graph.by_name
+        return {names[name]: regions[name] for name in made(self.plan, block)}
+
+    def _engine(self, block: int, tile: int, job: _Job) -> engine.Engine:
+        return self._classes.get(
+            job.key, lambda: self._loaded(self._graph(block, tile, job), [self.plan.blocks[block]]), job.share
+        )
+
+    def _loaded(self, graph: Graph, blocks: Sequence[Block]) -> engine.Engine:
+        """An engine for a graph that computes ``blocks``, or a tile of them.
+
+        A cache file holds the weights of certain operators: it is shared by the classes of a block, not by blocks.
+        """
         if self._cache is None:
             return engine.load(graph.to_bytes(), self._threads)
-        return engine.load_cached(graph, self._cache, self._threads)
+        ends = [t.name for t in (*blocks[0].inputs, *blocks[-1].cut)]
+        kernels, ops = engine.kernels().replace(" ", "-"), digest("\n".join(ends).encode())[:8]
+        name = f"{self.plan.edge_model}-{ops}-{kernels}-{self._threads}-v1.xnnpack"
+        return engine.load_cached(graph, self._cache / name, self._threads)
+
+
+def made(plan: Plan, block: int) -> list[str]:
+    """The cut's tensors that this block computes; the others are inputs of it that later blocks need as well."""
+    given = {t.name for t in plan.blocks[block].inputs}
+    return [t.name for t in plan.blocks[block].cut if t.name not in given]

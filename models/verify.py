@@ -1,4 +1,4 @@
-"""Compares a plan, tile by tile and tail, with the unpartitioned model: equal means every bit."""
+"""Compares a plan, block by block, tile by tile and tail, with the unpartitioned model: equal means every bit."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,7 +8,10 @@ import numpy as np
 from models import graph
 from models.bundle import Bundle, Reference, Tail
 from models.runner import TileRunner
-from models.tensor import stitch, to_input
+from models.tensor import assemble, crop, parts, stitch, to_input
+from schemas.plan import Region
+
+_FRAME = "verified"  # a name, so that reuse is verified where the plan has it
 
 
 @dataclass(frozen=True)
@@ -45,21 +48,55 @@ def compare_all(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -
 
 
 class Verifier:
-    """Runs tiles, merge and tail as a cluster would, in this process, and compares with the whole model."""
+    """Runs every block's tiles, merge and tail as a cluster would, in this process, and compares with the whole model."""
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         self.bundle = bundle
         self._runner = TileRunner(bundle.plan, graph.parse(bundle.edge_model), threads=threads)
         self._tail = Tail(bundle, threads)
-        self._reference = Reference(bundle, threads)
+        self._reference = Reference(bundle, threads, [s.name for block in bundle.plan.blocks for s in block.cut])
 
     def check(self, image: np.ndarray) -> tuple[list[Difference], list[Difference]]:
-        """uint8 pixels of the model's size (NHWC) -> differences of the cut's tensors and of the final outputs."""
-        plan, block = self.bundle.plan, self.bundle.plan.blocks[0]
-        tiles = {i: self._runner.run(0, i, self._runner.crops(image, 0, i)) for i in block.order}
-        merged = {
-            spec.name: stitch(spec, ((block.tiles[i].outputs[spec.name], made[spec.name]) for i, made in tiles.items()))
-            for spec in block.cut
+        """uint8 pixels of the model's size (NHWC) -> differences of all cuts' tensors, block by block, and of the outputs.
+
+        The last block's tensors, which the tail starts from, stand last.
+        """
+        plan = self.bundle.plan
+        self._runner.forget(_FRAME)
+        cuts, outputs = self._reference.run(to_input(image, plan.pixels))
+        made: dict[int, dict[str, np.ndarray]] = {}
+        found: list[Difference] = []
+        for block in range(len(plan.blocks)):
+            made = self._block(block, image, made)
+            merged = self._merged(block, made)
+            found += compare_all(merged, {name: cuts[name] for name in merged})
+        return found, compare_all(self._tail.run(merged), outputs)
+
+    def _block(
+        self, block: int, image: np.ndarray, before: Mapping[int, Mapping[str, np.ndarray]]
+    ) -> dict[int, dict[str, np.ndarray]]:
+        """All tiles of a block by index, from the image or from the tiles of the block before."""
+        order = self.bundle.plan.blocks[block].order
+        if block == 0:
+            return {i: self._runner.run(0, i, self._runner.crops(image, 0, i), _FRAME) for i in order}
+        given = self._exchanged(block - 1, before)
+        return {i: self._runner.run(block, i, assemble(self.bundle.plan, block, i, given[i])) for i in order}
+
+    def _exchanged(
+        self, block: int, made: Mapping[int, Mapping[str, np.ndarray]]
+    ) -> dict[int, list[tuple[str, Region, np.ndarray]]]:
+        """What each tile of the next block gets of this one's."""
+        plan = self.bundle.plan
+        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {i: [] for i in made}
+        for i, tensors in made.items():
+            for part in parts(plan, block, i):
+                where = part.region.within(plan.blocks[block].tiles[i].outputs[part.tensor])
+                given[part.tile].append((part.tensor, part.region, crop(tensors[part.tensor], where)))
+        return given
+
+    def _merged(self, block: int, made: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        spec = self.bundle.plan.blocks[block]
+        return {
+            t.name: stitch(t, ((spec.tiles[i].outputs[t.name], tensors[t.name]) for i, tensors in made.items()))
+            for t in spec.cut
         }
-        cut, outputs = self._reference.run(to_input(image, plan.pixels))
-        return compare_all(merged, cut), compare_all(self._tail.run(merged), outputs)

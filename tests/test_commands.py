@@ -75,9 +75,9 @@ def test_demo_runs_over_somebody_elses_broker(tmp_path: Path) -> None:
 def test_demo_fails_loudly_when_an_answer_differs(tmp_path: Path) -> None:
     """A cluster whose edges compute something else must not pass for exact: here one edge adds noise to its results."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import models.runner as r\nrun = r.TileRunner.run\n"
-        "def noisy(self, *a):\n    made = run(self, *a)\n    return {k: v + v.dtype.type(1) for k, v in made.items()}\n"
-        "r.TileRunner.run = noisy\n"
+        "from models.runner import TileRunner as R\n"
+        "def noisy(run):\n    return lambda *a: {k: v + v.dtype.type(1) for k, v in run(*a).items()}\n"
+        "R.run, R.run_whole = noisy(R.run), noisy(R.run_whole)\n"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[1])])
     done = dt("demo", "--edges", 1, "--frames", 2, "--grid", "2x2", PYTHONPATH=path)
@@ -115,6 +115,58 @@ def test_plan_verify_and_inspect_write_what_they_print(mini: Path, tmp_path: Pat
     assert {"2x2", "3x3", "5x5"} == set(cuts[0]["redundancy"]) and {"flop_share", "output_bytes"} <= set(cuts[0])
 
 
+KEYS = {"latency_s", "throughput_fps", "redundancy", "bytes_by_hop", "memory_bytes", "blocks", "bound_s"}
+
+
+def test_several_blocks_are_planned_saved_and_verified(mini: Path, tmp_path: Path) -> None:
+    report, folder = tmp_path / "report.json", tmp_path / "plan"
+    done = dt("plan", mini, "--grid", "2x2", "--blocks", "max3, conv5,max7", "--out", folder, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert "block 3 of 3, 2x2 tiles, cut max7" in done.stdout and "between tiles" in done.stdout
+    plan = json.loads(report.read_text())
+    assert (
+        plan["cuts"] == ["max3", "conv5", "max7"] and [t["block"] for t in plan["tiles"]] == [0] * 4 + [1] * 4 + [2] * 4
+    )
+    done = dt("verify", folder, "--json", report)
+    assert done.returncode == 0 and "block 2" in done.stdout
+    said = json.loads(report.read_text())
+    assert (said["exact"], said["blocks"]) == (True, 3) and len(said["cut"]) == 3
+
+
+def test_plan_for_a_cluster_says_what_it_expects_and_why(mini: Path, tmp_path: Path) -> None:
+    report, folder = tmp_path / "report.json", tmp_path / "plan"
+    options = ["--nodes", 6, "--rate", 60, "--speed", 33, "--gateway-speed", 55]
+    done = dt("plan", mini, *options, "--force-split", "--explain", "--out", folder, "--json", report)
+    assert done.returncode == 0, done.stderr
+    for words in ("The closest rivals", "bytes of a frame by hop", "memory: edge1", "(bound "):
+        assert words in done.stdout
+    said = json.loads(report.read_text())
+    assert set(said) == KEYS and said["latency_s"] > 0 and set(said["blocks"][0]) == {"cut", "grid", "flops"}
+    assert dt("verify", folder).returncode == 0
+    assert json.loads((folder / "plan.json").read_text())["undivided"] is True
+    tight = ["--memory", f"{said['memory_bytes']['edge1'] / 1e6 + 1:.1f}MB"]
+    assert dt("plan", mini, *options, *tight, "--force-split", "--out", folder).returncode == 0
+    assert json.loads((folder / "plan.json").read_text())["undivided"] is False
+    done = dt("plan", mini, *options[:2], "--rate", "0.5", "--speed", 33)
+    assert "one node alone is faster: " in done.stdout
+
+
+def test_a_named_plan_is_costed_and_put_beside_a_run(mini: Path, tmp_path: Path) -> None:
+    run, report = tmp_path / "run.json", tmp_path / "report.json"
+    line = {"edges": 4, "rate_mbit": 60.0, "edge_cpu": 0.15, "gateway_cpu": 0.25, "grid": "2x2", "cut": "max7"}
+    run.write_text(json.dumps({**line, "latency_s": 0.5, "throughput_fps": 2.0, "wire_bytes": 900000.0}) + "\n\n")
+    done = dt("plan", mini, "--compare", run, "--speed", 33, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert (
+        "Predicted and measured" in done.stdout
+        and "on 4 edges, 60 Mbit/s, 33.0 GFLOP/s an edge, 55.0 the" in done.stdout
+    )
+    assert [b["cut"] for b in json.loads(report.read_text())["blocks"]] == ["max7"]
+    done = dt("plan", mini, "--compare", run, "--blocks", "max3,max7", "--grid", "2x2", "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert [b["grid"] for b in json.loads(report.read_text())["blocks"]] == ["2x2", "2x2"]
+
+
 def test_verify_takes_a_picture(mini: Path) -> None:
     assert dt("verify", mini, "--image", shared("data/images/cat.bmp")).returncode == 0
 
@@ -128,6 +180,21 @@ USAGE = [
     ),
     (["plan", "{mini}", "--grid", "3by3"], "grid '3by3': give rows x columns"),
     (["plan", "{mini}", "--cut", "nowhere"], "no legal cut 'nowhere'"),
+    (["plan", "{mini}", "--blocks", "max7,max3"], "cut max3 does not follow max7"),
+    (["plan", "{mini}", "--blocks", "max7", "--cut", "max3"], "give --cut for one block or --blocks for several"),
+    (["verify", "{mini}", "--blocks", "max3,nowhere"], "no legal cut 'nowhere'"),
+    (["plan", "{mini}", "--nodes", "6"], "say both --nodes (edges) and --rate"),
+    (
+        ["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--memory", "lots"],
+        "--memory 'lots': give bytes",
+    ),
+    (
+        ["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--memory", "1MB"],
+        "the smallest budget that would do",
+    ),
+    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--objective", "x"], "choose one of latency"),
+    (["plan", "{mini}", "--compare", "{dir}/text.tflite"], "text.tflite is no run of bench.cluster"),
+    (["plan", "{mini}", "--compare", "{dir}/absent.json"], "cannot read"),
     (["verify", "{mini}", "--image", "{dir}/text.tflite"], "text.tflite' is not a readable video"),
     (["demo", "--source", "file:///absent.mp4"], "there is no file '/absent.mp4'"),
     (["demo", "--source", "{dir}/clip.mp4"], "clip.mp4' is not a readable video"),

@@ -126,3 +126,10 @@ def test_a_thief_gets_the_tile_that_it_prefers_but_never_the_next_of_the_own_eng
     queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(4)])
     assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam.00000000.0", 0, 3)
     assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam.00000000.0", 0, 1)
+
+
+def test_tiles_that_are_cheaper_here_are_lent_last() -> None:
+    queue = TileQueue()
+    queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(5)])
+    lent = [queue.lend("thief", f"r{n}", False, 0.0, 1.0, keep={2, 4}) for n in range(4)]
+    assert [key and key[2] for key in lent] == [3, 1, 4, 2]

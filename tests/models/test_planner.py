@@ -11,7 +11,7 @@ from models.build import build
 from models.graph import parse
 from models.ops import SAME
 from models.partition import Partition
-from models.planner import choose_cut, cut_bytes, make_plan, parse_grid, peak_memory, tile_costs
+from models.planner import choose_cut, cut_bytes, exchanged_bytes, make_plan, parse_grid, peak_memory, tile_costs
 from schemas.errors import PlanError
 from schemas.plan import Plan, digest
 from tests.models.sketch import Sketch
@@ -49,7 +49,7 @@ def test_a_plan_holds_all_that_a_node_must_know(mini: Partition) -> None:
     )
     assert [(s.name, s.shape, s.dtype) for s in block.cut] == [("max7", (1, 20, 20, 64), "float32")]
     assert [(s.name, s.shape) for s in block.inputs] == [("image", (1, 160, 160, 3))]
-    assert (block.rows, block.cols, len(block.tiles), block.mode, block.reuse) == (2, 3, 6, "tiles", False)
+    assert (block.rows, block.cols, len(block.tiles), block.mode, block.reuse) == (2, 3, 6, "tiles", True)
     assert [s.name for s in plan.tail_inputs] == ["max7"]
     assert [s.shape for s in plan.outputs] == [(1, 10, 10, 75)]
     assert cut.name == "max7"
@@ -97,8 +97,16 @@ def test_a_constant_map_makes_every_tile_a_class_of_its_own() -> None:
     assert len({tile.tile_class for tile in plan.blocks[0].tiles}) == 4
 
 
+def test_a_plan_of_one_block_with_several_tiles_reuses_and_takes_the_first_level_first(mini: Partition) -> None:
+    block = make_plan(mini, DIGEST, (3, 3), "max7")[0].blocks[0]
+    assert block.reuse and sorted(block.order[:5]) == [0, 2, 4, 6, 8]
+    assert not make_plan(mini, DIGEST, (1, 1), "max7")[0].blocks[0].reuse
+    several = make_plan(mini, DIGEST, blocks=[("max3", (3, 3)), ("max7", (3, 3))])[0].blocks
+    assert not any(b.reuse for b in several)
+
+
 def test_tiles_of_a_class_stand_together_in_the_order(mini: Partition) -> None:
-    block = make_plan(mini, DIGEST, (5, 5), "max7")[0].blocks[0]
+    block = make_plan(mini, DIGEST, (5, 5), "max7", reuse=False)[0].blocks[0]
     classes = [block.tiles[i].tile_class for i in block.order]
     assert sorted(block.order) == list(range(25))
     assert sum(a != b for a, b in zip(classes, classes[1:])) == len(set(classes)) - 1
@@ -132,7 +140,7 @@ def test_an_image_too_large_for_a_plan_is_a_plan_error() -> None:
 
 def test_costs_of_a_tile_count_pixels_in_and_the_cut_out(mini: Partition) -> None:
     plan, cut, _ = make_plan(mini, DIGEST, (2, 2), "max7")
-    costs = tile_costs(mini, cut, plan)
+    costs = tile_costs(mini, plan)
     assert sum(c.bytes_out for c in costs) == cut_bytes(mini.graph, cut) == 20 * 20 * 64 * 4
     first = plan.blocks[0].tiles[0].inputs["image"]
     assert costs[0].bytes_in == first.height * first.width * 3
@@ -158,3 +166,54 @@ def test_a_tail_holds_every_output_that_the_cut_is_not() -> None:
     assert [s.name for s in plan.tail_inputs] == [net.tensors[x].name]
     whole, _, _ = make_plan(Partition(net.graph(y)), DIGEST, (2, 2), net.tensors[y].name)
     assert whole.tail_inputs == ()
+
+
+def test_blocks_follow_each_other_from_the_image_to_the_deepest_cut(mini: Partition) -> None:
+    names = ["max3", "conv5", "max7"]
+    plan, cut, edge_model = make_plan(mini, DIGEST, blocks=[(name, (2, 3)) for name in names])
+    assert [[s.name for s in b.inputs] for b in plan.blocks] == [["image"], ["max3"], ["conv5"]]
+    assert [[s.name for s in b.cut] for b in plan.blocks] == [["max3"], ["conv5"], ["max7"]]
+    assert cut.name == "max7" and [s.name for s in plan.tail_inputs] == ["max7"]
+    assert (plan.edge_model, plan.blocks[2].cols) == (digest(edge_model), 3)
+    assert make_plan(mini, DIGEST, (2, 3), "max7")[2] == edge_model
+
+
+def test_operations_of_a_tile_are_those_of_its_block_alone(mini: Partition) -> None:
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (1, 1)), ("max7", (1, 1))])
+    done = [block.tiles[0].flops for block in plan.blocks]
+    assert done == [mini.flops(mini.find("max3").ops), mini.flops(mini.find("max7").ops) - done[0]]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ([], "at least one block"),
+        ([("max7", (2, 2)), ("max3", (2, 2))], "cut max3 does not follow max7"),
+        ([("max3", (2, 2)), ("max3", (2, 2))], "cut max3 does not follow max3"),
+        ([("max3", (2, 2)), ("max7", (2, 3))], "one grid, not 2x2, 2x3"),
+        ([("max3", (2, 2))] * 65, "65 blocks: a plan holds at most 64"),
+    ],
+)
+def test_blocks_that_make_no_plan_are_refused(
+    blocks: list[tuple[str, tuple[int, int]]], says: str, mini: Partition
+) -> None:
+    with pytest.raises(PlanError, match=says):
+        make_plan(mini, DIGEST, blocks=blocks)
+
+
+def test_costs_of_a_later_block_count_its_maps_in_their_dtype(mini: Partition) -> None:
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (2, 2)), ("max7", (2, 2))])
+    need = plan.blocks[1].tiles[0].inputs["max3"]
+    first = tile_costs(mini, plan, 1)[0]
+    assert first.bytes_in == need.height * need.width * 32 * 4
+    assert first.peak_memory_bytes >= first.bytes_in
+
+
+def test_exchanged_bytes_are_what_tiles_need_beyond_their_own(mini: Partition) -> None:
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (2, 2)), ("max7", (2, 2))])
+    areas = [
+        [r["max3"].height * r["max3"].width for r in (b.inputs, a.outputs)]
+        for a, b in zip(plan.blocks[0].tiles, plan.blocks[1].tiles)
+    ]
+    assert exchanged_bytes(plan, 0) == sum(need - own for need, own in areas) * 32 * 4 > 0
+    assert exchanged_bytes(make_plan(mini, DIGEST, blocks=[("max3", (1, 1)), ("max7", (1, 1))])[0], 0) == 0

@@ -1,12 +1,14 @@
 """Tiles run by class, as few of which stay loaded as the runner was told."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from models import engine
+from models import engine, reuse
 from models.build import build
+from models.classes import Classes
 from models.graph import Graph, parse
 from models.partition import Partition
 from models.planner import make_plan
@@ -20,7 +22,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3)).astype(np.uint
 
 @pytest.fixture(scope="module")
 def planned() -> tuple[Plan, Graph]:
-    plan, _, edge_model = make_plan(Partition(build("mini", 96)), "0" * 32, (3, 3), "max3")
+    plan, _, edge_model = make_plan(Partition(build("mini", 96)), "0" * 32, (3, 3), "max3", reuse=False)
     return plan, parse(edge_model)
 
 
@@ -47,10 +49,8 @@ class Loads:
         monkeypatch.setattr(engine, "load", Counted)
 
 
-def run_all(runner: TileRunner, order: tuple[int, ...] | range) -> np.ndarray:
-    block = runner.plan.blocks[0]
-    made = {i: runner.run(0, i, runner.crops(IMAGE, 0, i)) for i in order}
-    return stitch(block.cut[0], ((block.tiles[i].outputs["max3"], tensors["max3"]) for i, tensors in made.items()))
+def run_all(runner: TileRunner, order: Sequence[int]) -> np.ndarray:
+    return run_frame(runner, "", order)
 
 
 @pytest.mark.parametrize("keep", [1, 2, 9])
@@ -96,6 +96,173 @@ def test_tiles_make_the_map_of_the_whole_image(cached: bool, planned: tuple[Plan
     assert run_all(runner, plan.blocks[0].order).tobytes() == whole.tobytes()
     if cached and engine.runtime().startswith("ai-edge-litert"):
         assert [path.name.startswith(plan.edge_model) for path in tmp_path.iterdir()] == [True]
+
+
+FEW_BYTES = 4096
+
+
+@pytest.fixture(scope="module")
+def reusing(planned: tuple[Plan, Graph]) -> tuple[Plan, Graph]:
+    """The same plan with reuse."""
+    block = planned[0].blocks[0]
+    classes = [tile.tile_class for tile in block.tiles]
+    block = block.model_copy(update={"reuse": True, "order": reuse.order(block.rows, block.cols, classes)})
+    return planned[0].model_copy(update={"blocks": (block,)}), planned[1]
+
+
+class Graphs:
+    """Counts the inputs and outputs of what runs: one of each where nothing is given or taken."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ran: list[tuple[int, int]] = []
+        counter, load = self, engine.load
+
+        class Counted:
+            def __init__(self, model: bytes, threads: int = 1) -> None:
+                self.engine = load(model, threads)
+
+            def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+                outputs = self.engine.run(inputs)
+                counter.ran.append((len(inputs), len(outputs)))
+                return outputs
+
+        monkeypatch.setattr(engine, "load", Counted)
+
+    @property
+    def kinds(self) -> str:
+        """p, g or t for each tile that ran: plain, gives, takes."""
+        return "".join("t" if given > 1 else "g" if made > 1 else "p" for given, made in self.ran)
+
+
+def run_frame(runner: TileRunner, frame: str, tiles: Sequence[int] = ()) -> np.ndarray:
+    """The map of a frame whose tiles run in this sequence, or in the plan's."""
+    return stitched(runner.plan, run_tiles(runner, frame, tiles or runner.plan.blocks[0].order))
+
+
+def run_tiles(runner: TileRunner, frame: str, tiles: Sequence[int]) -> dict[int, np.ndarray]:
+    return {i: runner.run(0, i, runner.crops(IMAGE, 0, i), frame)["max3"] for i in tiles}
+
+
+def stitched(plan: Plan, made: Mapping[int, np.ndarray]) -> np.ndarray:
+    block = plan.blocks[0]
+    return stitch(block.cut[0], ((block.tiles[i].outputs["max3"], array) for i, array in made.items()))
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_tiles_with_reuse_make_the_same_map(cached: bool, reusing: tuple[Plan, Graph], tmp_path: Path) -> None:
+    plan, model = reusing
+    whole = engine.load(model.to_bytes()).run([to_input(IMAGE, plan.pixels)])[0]
+    runner = TileRunner(plan, model, cache=tmp_path if cached else None, keep=4)
+    for frame in ("a", "b"):
+        assert run_frame(runner, frame).tobytes() == whole.tobytes()
+    assert runner.strip_bytes == 0
+    assert run_frame(runner, "c", tuple(np.random.default_rng(1).permutation(9).tolist())).tobytes() == whole.tobytes()
+
+
+def test_in_the_plans_order_givers_run_before_takers(
+    reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs(monkeypatch)
+    run_frame(TileRunner(*reusing), "a")
+    assert graphs.kinds == "gggggtttt"
+
+
+def test_without_a_frame_or_reuse_tiles_run_plain(
+    planned: tuple[Plan, Graph], reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs = Graphs(monkeypatch)
+    run_frame(TileRunner(*reusing), "")
+    run_frame(TileRunner(*planned), "a")
+    assert graphs.kinds == "p" * 18
+
+
+def test_a_tile_that_misses_a_strip_runs_plain(reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Graphs(monkeypatch)
+    run_tiles(TileRunner(*reusing), "a", (0, 2, 1, 4, 6, 3))  # 1 lacks the strips of 4
+    assert graphs.kinds == "ggpggt"
+
+
+def test_strips_are_given_only_while_a_neighbour_can_use_them(
+    reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graphs, runner = Graphs(monkeypatch), TileRunner(*reusing)
+    run_tiles(runner, "a", (1, 3, 0, 5, 2, 4))  # both neighbours of 0 and of 2 have run, one of 4 has not
+    assert graphs.kinds == "ppp" + "pp" + "g"
+
+
+def test_strips_of_another_frame_are_not_taken(reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs, runner = Graphs(monkeypatch), TileRunner(*reusing)
+    for tile, frame in ((0, "a"), (2, "a"), (4, "b"), (1, "a"), (1, "b")):
+        runner.run(0, tile, runner.crops(IMAGE, 0, tile), frame)
+    assert graphs.kinds == "gggpp"
+
+
+def test_a_forgotten_frame_leaves_nothing(reusing: tuple[Plan, Graph]) -> None:
+    runner = TileRunner(*reusing)
+    run_tiles(runner, "a", (0, 2))
+    held = runner.strip_bytes
+    run_tiles(runner, "b", (0,))
+    assert runner.strip_bytes > held > 0
+    runner.forget("a")
+    runner.forget("b")
+    runner.forget("never seen")
+    assert runner.strip_bytes == 0
+
+
+def test_strips_never_take_more_than_their_bytes(reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch) -> None:
+    graphs = Graphs(monkeypatch)
+    room = TileRunner(*reusing)
+    run_tiles(room, "a", (0, 2, 4, 6, 8))
+    limit, graphs.ran = room.strip_bytes, []
+    runner = TileRunner(*reusing, strip_limit=limit)
+    run_tiles(runner, "a", (0, 2, 4))
+    run_tiles(runner, "b", (0, 2, 4, 6, 8))
+    assert runner.strip_bytes == limit
+    run_tiles(runner, "a", (1,))  # the older frame's strips had to go
+    run_tiles(runner, "b", (1, 3, 5, 7))
+    assert graphs.kinds == "g" * 8 + "p" + "tttt"
+
+
+def test_frames_that_nobody_forgets_do_not_pile_up(reusing: tuple[Plan, Graph]) -> None:
+    runner = TileRunner(*reusing, keep=9)
+    run_tiles(runner, "0", (0,))
+    held = runner.strip_bytes
+    for frame in range(1, 70):
+        run_tiles(runner, str(frame), (0,))
+    assert runner.strip_bytes == 64 * held
+
+
+def test_a_runner_without_room_for_strips_computes_all_the_same(reusing: tuple[Plan, Graph]) -> None:
+    runner = TileRunner(*reusing, strip_limit=FEW_BYTES)
+    assert run_frame(runner, "a").tobytes() == run_frame(TileRunner(*reusing), "").tobytes()
+    assert runner.strip_bytes <= FEW_BYTES
+
+
+def test_light_classes_do_not_drive_out_others() -> None:
+    loads: list[str] = []
+    classes = Classes(keep=2)
+
+    def get(name: str, share: float) -> None:
+        def load() -> engine.Engine:
+            loads.append(name)
+            return Idle()
+
+        classes.get((0, name), load, share)
+
+    for _ in range(2):
+        for name, share in (("a", 1.0), ("b", 1.0), ("c", 0.1), ("d", 0.15)):
+            get(name, share)
+    assert loads == ["a", "b", "c", "d"]
+    get("e", 0.2)  # both light ones go: with it they would hold more than a sixth of two
+    assert len(classes) == 3
+    get("f", 0.3)  # not light: one of the two others goes
+    assert len(classes) == 3
+    assert loads == ["a", "b", "c", "d", "e", "f"]
+
+
+class Idle:
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return []
 
 
 def test_a_crop_is_the_region_that_the_plan_names(planned: tuple[Plan, Graph]) -> None:

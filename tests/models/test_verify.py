@@ -8,6 +8,7 @@ import pytest
 from models.build import build
 from models.bundle import make_bundle
 from models.verify import Difference, Verifier, compare, compare_all
+from tests.models.sketch import Sketch
 
 
 def floats(*values: float) -> np.ndarray:
@@ -56,13 +57,58 @@ def test_compare_all_goes_by_the_names_that_are_wanted() -> None:
     assert [(d.tensor, d.differing) for d in found] == [("a", 0), ("b", 1)]
 
 
+def image(size: int = 96) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (1, size, size, 3)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("grid", [(2, 3), (3, 3)])
+def test_several_blocks_are_exact_at_every_cut_and_at_the_end(grid: tuple[int, int], tmp_path: Path) -> None:
+    path = tmp_path / "mini.tflite"
+    path.write_bytes(build("mini", 96).to_bytes())
+    names = ["max1", "max3", "conv5", "max7", "conv9"]
+    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, grid) for name in names])).check(image())
+    assert [d.tensor for d in cuts] == names
+    assert [d.differing for d in (*cuts, *outputs)] == [0] * 6
+
+
+def test_a_map_that_passes_blocks_by_arrives_as_it_was_made(tmp_path: Path) -> None:
+    net = Sketch((1, 25, 23, 3), seed=3)
+    skip = net.conv(0, 4)
+    x = net.conv(skip, 5, (3, 3), (2, 2))
+    y = net.conv(x, 6)
+    path = tmp_path / "skip.tflite"
+    path.write_bytes(net.graph(skip, y).to_bytes())
+    names = [net.tensors[skip].name, *(f"{net.tensors[skip].name}+{net.tensors[t].name}" for t in (x, y))]
+    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, (2, 2)) for name in names])).check(
+        np.random.default_rng(0).integers(0, 256, (1, 25, 23, 3)).astype(np.uint8)
+    )
+    assert [d.differing for d in (*cuts, *outputs)] == [0] * 7
+
+
+def test_a_difference_in_an_early_block_is_found_in_every_later_one(tmp_path: Path) -> None:
+    path = tmp_path / "mini.tflite"
+    path.write_bytes(build("mini", 96).to_bytes())
+    verifier = Verifier(make_bundle(path, blocks=[(name, (2, 2)) for name in ("max1", "conv5", "max7")]))
+    right = verifier._runner.run
+
+    def wrong(block: int, tile: int, *given: object) -> dict[str, np.ndarray]:
+        made = {name: array.copy() for name, array in right(block, tile, *given).items()}  # type: ignore[arg-type]
+        if (block, tile) == (1, 2):
+            made["conv5"].reshape(-1)[0] += 1
+        return made
+
+    verifier._runner.run = wrong  # type: ignore[method-assign, assignment]
+    cuts, outputs = verifier.check(image())
+    assert [(d.tensor, d.differing > 0) for d in cuts] == [("max1", False), ("conv5", True), ("max7", True)]
+    assert cuts[1].differing == 1 and outputs[0].differing > 0
+
+
 @pytest.mark.parametrize("where", ["tile", "tail"])
 def test_a_planted_difference_is_found_where_it_was_planted(where: str, tmp_path: Path) -> None:
     path = tmp_path / "mini.tflite"
     path.write_bytes(build("mini", 96).to_bytes())
     verifier = Verifier(make_bundle(path, (2, 3), "max7"))
-    image = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3)).astype(np.uint8)
-    clean_cut, clean_outputs = verifier.check(image)
+    clean_cut, clean_outputs = verifier.check(image())
     assert [d.differing for d in (*clean_cut, *clean_outputs)] == [0, 0]
     planted = verifier._runner if where == "tile" else verifier._tail
     right = planted.run
@@ -74,7 +120,7 @@ def test_a_planted_difference_is_found_where_it_was_planted(where: str, tmp_path
         return made
 
     planted.run = wrong  # type: ignore[method-assign, assignment]
-    cut, outputs = verifier.check(image)
+    cut, outputs = verifier.check(image())
     if where == "tile":
         assert (cut[0].tensor, cut[0].differing) == ("max7", 6)
         assert cut[0].largest == pytest.approx(1, abs=1e-3)

@@ -1,0 +1,201 @@
+"""`dt plan --nodes --rate`: the plan that wins on a cluster, what is expected of it, and what a run has shown."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dt_cli.output import console, short, size, table, write_json
+from models.bundle import Bundle, make_bundle, save
+from models.cluster import Cluster
+from models.cost import Prediction, measure_speed, memory, predict
+from models.division import Tiler
+from models.graph import load
+from models.partition import Partition
+from models.planner import BlockChoices, fused_blocks, parse_grid
+from models.search import Choice, Found, best_plan
+from schemas.errors import PlanError
+
+_UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
+_COMPARED = ("latency_s", "throughput_fps", "wire_bytes")
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user has said of the cluster and the plan; None: not said. Speeds in GFLOP/s, the rate in Mbit/s."""
+
+    nodes: int | None = None
+    rate: float | None = None
+    speed: float | None = None
+    gateway_speed: float | None = None
+    memory: str | None = None
+    objective: str = "latency"
+    force_split: bool = False
+    explain: bool = False
+    compare: Path | None = None
+
+    @property
+    def is_said(self) -> bool:
+        """Whether a cluster is meant at all."""
+        return self.nodes is not None or self.rate is not None or self.compare is not None
+
+
+class Shape(NamedTuple):
+    """The plan that the user names; None and "auto" where it is for the planner to choose."""
+
+    grid: str | None
+    cut: str
+    blocks: str | None
+
+    @property
+    def is_said(self) -> bool:
+        return self.grid is not None or self.cut != "auto" or self.blocks is not None
+
+    def choices(self) -> BlockChoices:
+        """Cut and grid of each block."""
+        grid = parse_grid(self.grid or "3x3")
+        if self.blocks is not None and self.cut != "auto":
+            raise PlanError("give --cut for one block or --blocks for several, not both")
+        names = [self.cut] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
+        return [(name, grid) for name in names]
+
+
+def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, json_: Path | None) -> None:
+    """Chooses a plan, or costs the one that is named, and says what is expected of it."""
+    run = {} if wishes.compare is None else read_run(wishes.compare)
+    cluster = _cluster(wishes, run)
+    if not shape.is_said and run:
+        shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"))
+    if shape.is_said:
+        chosen = shape.choices()
+        found = None
+    else:
+        found = best_plan(Partition(load(model)), cluster, wishes.objective, wishes.force_split)
+        chosen = [(cut, found.best.grid) for cut in found.best.cuts]
+    bundle = _within(make_bundle(model, blocks=chosen), cluster)
+    expected = predict(bundle.partition, bundle.plan, cluster)
+    _show(model, bundle.cut.name, expected, cluster, found)
+    if wishes.explain:
+        _explain(expected, found)
+    if run:
+        _compare(expected, run)
+    if out is not None:
+        save(bundle, out)
+        console.print(f"written to {out}: plan.json, card.json, model.tflite")
+    write_json(json_, asdict(expected))
+
+
+def _within(bundle: Bundle, cluster: Cluster) -> Bundle:
+    """The same plan, which forbids sources to compute frames whole where a budget has no room for that."""
+    if cluster.memory_bytes is None:
+        return bundle
+    tiler = Tiler(bundle.partition)
+    whole = fused_blocks(tiler, [bundle.cut], (1, 1), classes=False)
+    if memory(tiler, whole, bundle.cut, cluster)["edge1"] <= cluster.memory_bytes:
+        return bundle
+    return replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
+
+
+def read_run(path: Path) -> dict[str, Any]:
+    """The last line of what ``python -m bench.cluster --json`` has written.
+
+    Raises:
+        PlanError: the file cannot be read or holds no such line.
+    """
+    try:
+        lines = path.read_text().splitlines()
+        said = json.loads(next(line for line in reversed(lines) if line.strip()))
+        if isinstance(said, dict) and all(isinstance(said.get(key), int | float) for key in _COMPARED):
+            return said
+    except OSError as error:
+        raise PlanError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, StopIteration):
+        pass
+    raise PlanError(f"{path} is no run of bench.cluster: its last line lacks {', '.join(_COMPARED)}")
+
+
+def _cluster(wishes: Wishes, run: Mapping[str, Any]) -> Cluster:
+    nodes = wishes.nodes if wishes.nodes is not None else run.get("edges")
+    rate = wishes.rate if wishes.rate is not None else run.get("rate_mbit")
+    if nodes is None or rate is None:
+        raise PlanError("say both --nodes (edges) and --rate (Mbit/s of each host's link)")
+    speed, gateway = _speeds(wishes, run)
+    return Cluster(
+        speeds=(speed,) * nodes,
+        rate_mbit=rate,
+        gateway_flops_s=gateway,
+        memory_bytes=None if wishes.memory is None else parse_bytes(wishes.memory),
+        sources=run.get("sources", 1),
+        window=run.get("window", 2 if wishes.objective == "throughput" else 1),
+    )
+
+
+def _speeds(wishes: Wishes, run: Mapping[str, Any]) -> tuple[float, float]:
+    """FLOP/s of an edge and of the gateway: as said, or of this machine, in the shares of a core that the run had."""
+    shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
+    if wishes.speed is None:
+        here = measure_speed()
+        edge, gateway = here * shares[0], here * shares[1]
+    else:
+        edge = wishes.speed * 1e9
+        gateway = edge * shares[1] / shares[0]
+    return edge, gateway if wishes.gateway_speed is None else wishes.gateway_speed * 1e9
+
+
+def parse_bytes(text: str) -> int:
+    """``23MB`` -> 23,000,000; kB, MB, GB and the binary KiB, MiB, GiB.
+
+    Raises:
+        PlanError: anything else.
+    """
+    match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]*)\s*", text)
+    if match is None or match[2].upper() not in _UNITS:
+        raise PlanError(f"--memory {text!r}: give bytes such as 23MB or 512MiB")
+    return int(float(match[1]) * _UNITS[match[2].upper()])
+
+
+def _show(model: Path, cut: str, expected: Prediction, cluster: Cluster, found: Found | None) -> None:
+    speeds = f"{cluster.speeds[0] / 1e9:.1f} GFLOP/s an edge, {cluster.gateway_flops_s / 1e9:.1f} the gateway"
+    console.print(f"{model.name} on {cluster.nodes} edges, {cluster.rate_mbit:g} Mbit/s, {speeds}")
+    shown = table("", "block", "cut", "grid", "GFLOP", left=("cut",))
+    for i, block in enumerate(expected.blocks):
+        shown.add_row(str(i + 1), short(block["cut"], 60), block["grid"], f"{block['flops'] / 1e9:.2f}")
+    console.print(shown)
+    if found is not None and found.why:
+        console.print(found.why)
+    console.print(
+        f"expected: {expected.latency_s:.3f} s a frame (bound {expected.bound_s:.3f}), "
+        f"{expected.throughput_fps:.2f} frames/s, redundancy {expected.redundancy:.3f}, "
+        f"{size(expected.wire_bytes)} on the wire, {size(expected.edge_memory_bytes)} an edge"
+    )
+
+
+def _explain(expected: Prediction, found: Found | None) -> None:
+    hops = ", ".join(f"{hop} {size(count)}" for hop, count in expected.bytes_by_hop.items())
+    console.print(f"bytes of a frame by hop: {hops}")
+    console.print("memory: " + ", ".join(f"{host} {size(count)}" for host, count in expected.memory_bytes.items()))
+    if found is None:
+        return
+    shown = table(
+        "The closest rivals", "plan", "latency s", "frames/s", "redundancy", "wire", "memory", "bound s", left=("plan",)
+    )
+    for choice in (found.best, *found.rivals):
+        shown.add_row(*_row(choice))
+    console.print(shown)
+
+
+def _row(choice: Choice) -> list[str]:
+    p = choice.prediction
+    figures = [f"{p.latency_s:.3f}", f"{p.throughput_fps:.2f}", f"{p.redundancy:.3f}"]
+    return [choice.name, *figures, size(p.wire_bytes), size(p.edge_memory_bytes), f"{p.bound_s:.3f}"]
+
+
+def _compare(expected: Prediction, run: Mapping[str, Any]) -> None:
+    shown = table("Predicted and measured", "", "predicted", "measured", "predicted / measured", left=("",))
+    for key in _COMPARED:
+        predicted, measured = float(getattr(expected, key)), float(run[key])
+        ratio = f"{predicted / measured:.2f}" if measured else "-"
+        shown.add_row(key, f"{predicted:.4g}", f"{measured:.4g}", ratio)
+    console.print(shown)

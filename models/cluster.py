@@ -1,0 +1,81 @@
+"""A cluster as the planner sees it, and what a frame asks of it: numbers only, from measurements and from a plan."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+CORE_FLOPS_S = 220e9  # of the reference core, on which the seconds below were measured
+HEADER_BYTES = 300
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each.
+
+    ``speeds`` are FLOP/s of each edge. ``memory_bytes`` is what an edge may use at most. Each end of a message takes
+    ``per_message_s`` and ``per_byte_s``, the broker (mosquitto) ``broker_message_s`` and ``broker_byte_s`` on each side;
+    ``per_tile_s`` starts a tile, ``per_lane_s`` the first of a lane (it must be asked for, leased, accepted),
+    ``per_frame_s`` takes a picture and divides it, ``per_outcome_s`` ends a frame: all seconds of the reference core. A
+    host that has a share of a core has it in slices of ``slice_s``. ``round_trip_s`` is the network's.
+    """
+
+    speeds: tuple[float, ...]
+    rate_mbit: float
+    gateway_flops_s: float
+    memory_bytes: int | None = None
+    runtime_bytes: int = 25_000_000
+    sources: int = 1
+    window: int = 1
+    round_trip_s: float = 0.001
+    per_message_s: float = 0.00045
+    per_byte_s: float = 0.6e-9
+    broker_message_s: float = 0.00004
+    broker_byte_s: float = 0.1e-9
+    per_tile_s: float = 0.001
+    per_lane_s: float = 0.005
+    per_frame_s: float = 0.03
+    per_outcome_s: float = 0.003
+    slice_s: float = 0.02
+
+    @property
+    def nodes(self) -> int:
+        return len(self.speeds)
+
+    @property
+    def bytes_s(self) -> float:
+        return self.rate_mbit * 1e6 / 8
+
+
+class Exchange(NamedTuple):
+    """Bytes that tile ``maker`` of a block gives to tile ``taker`` of the next one."""
+
+    maker: int
+    taker: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a frame asks of a cluster: operations of each tile of each block, and bytes between them.
+
+    ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs.
+    """
+
+    flops: tuple[tuple[int, ...], ...]
+    crops: tuple[int, ...]
+    exchanges: tuple[tuple[Exchange, ...], ...]
+    results: tuple[int, ...]
+    tail_flops: int = 0
+
+    @property
+    def lanes(self) -> int:
+        return len(self.crops)
+
+
+def is_whole(cluster: Cluster) -> bool:
+    """Whether sources do not divide their frames: fewer helpers than sources."""
+    return cluster.nodes - cluster.sources < cluster.sources and cluster.sources > 1
+
+
+def undivided(work: Workload, flops: int, result: int) -> Workload:
+    """The same frame on its source alone: ``flops`` operations and ``result`` bytes for the gateway."""
+    return Workload(((flops,),), (0,), (), (result,), work.tail_flops)

@@ -1,0 +1,205 @@
+"""What a plan costs on a cluster: seconds, bytes on every hop, memory of every node, and the bound that no plan beats.
+
+``models.simulation`` plays a frame; here are the numbers that go into it and the prediction that comes out. Operations
+are those of the partition (2 per multiply-accumulate), at the rate that a node was measured to have.
+"""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from models import engine
+from models.build import Network
+from models.cluster import Cluster, Exchange, Workload, is_whole, undivided
+from models.division import Tiler
+from models.graph import Graph
+from models.ops import RULES
+from models.partition import Cut, Partition
+from models.simulation import Run
+from schemas.plan import Block, Plan, Region, TensorSpec
+
+_STEADY_FRAMES = 4  # of each source, to see the throughput
+_MEASURED_S = 0.3
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What is expected of a plan. ``bytes_by_hop`` is a frame's; ``memory_bytes`` is each host's, by name.
+
+    ``redundancy`` is the operations of all tiles over those of the undivided blocks. ``bound_s``: the ideal share of the
+    operations, the tail, and the bytes that must travel at the links' rate, with nothing waiting for anything.
+    """
+
+    latency_s: float
+    throughput_fps: float
+    redundancy: float
+    bytes_by_hop: dict[str, int]
+    memory_bytes: dict[str, int]
+    blocks: list[dict[str, Any]]
+    bound_s: float
+
+    @property
+    def wire_bytes(self) -> int:
+        """Bytes of a frame, each hop counted once."""
+        return sum(self.bytes_by_hop.values())
+
+    @property
+    def edge_memory_bytes(self) -> int:
+        """What the largest of the edges needs."""
+        return max(count for name, count in self.memory_bytes.items() if name != "gateway")
+
+
+def predict(partition: Partition, plan: Plan, cluster: Cluster) -> Prediction:
+    """What ``plan`` costs on ``cluster``: latency of one frame alone, throughput in the steady state."""
+    cut = deepest(partition, plan.blocks)
+    return predict_blocks(Tiler(partition), plan.blocks, cut, cluster, can_undivided=plan.undivided)
+
+
+def deepest(partition: Partition, blocks: Sequence[Block]) -> Cut:
+    """The cut that the last block ends at."""
+    return partition.find("+".join(spec.name for spec in blocks[-1].cut))
+
+
+def predict_blocks(
+    tiler: Tiler,
+    blocks: Sequence[Block],
+    cut: Cut,
+    cluster: Cluster,
+    steady: bool = True,
+    can_undivided: bool = True,
+) -> Prediction:
+    """As ``predict``. Without ``steady`` the throughput is that of frames one after another, which is quicker.
+
+    ``can_undivided``: a source computes its frames whole where it is the only node, or helpers are too few.
+    """
+    partition = tiler.partition
+    work = workload(partition, blocks, cut)
+    whole = undivided(work, partition.flops(cut.ops), sum(work.results))
+    first = whole if can_undivided and cluster.nodes == 1 else work
+    alone = Run(first, replace(cluster, sources=1, window=1))
+    latency_s = alone.latencies_s[0]
+    fps = 1 / latency_s
+    if steady and (cluster.sources > 1 or cluster.window > 1):
+        fps = Run(whole if can_undivided and is_whole(cluster) else first, cluster, _STEADY_FRAMES).fps
+    done, ideal = sum(map(sum, first.flops)), partition.flops(cut.ops)
+    return Prediction(
+        latency_s=latency_s,
+        throughput_fps=fps,
+        redundancy=done / max(ideal, 1),
+        bytes_by_hop=dict(alone.bytes_by_hop),
+        memory_bytes=memory(tiler, blocks, cut, cluster),
+        blocks=[_told(block) for block in blocks],
+        bound_s=bound_s(partition, work, cut, cluster),
+    )
+
+
+def _told(block: Block) -> dict[str, Any]:
+    return {
+        "cut": "+".join(spec.name for spec in block.cut),
+        "grid": f"{block.rows}x{block.cols}",
+        "flops": sum(tile.flops for tile in block.tiles),
+    }
+
+
+def workload(partition: Partition, blocks: Sequence[Block], cut: Cut) -> Workload:
+    """What a frame asks of the cluster, from the regions of the blocks' tiles."""
+    image = partition.graph.tensors[partition.image]
+    last = blocks[-1]
+    return Workload(
+        flops=tuple(tuple(tile.flops for tile in block.tiles) for block in blocks),
+        crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
+        exchanges=tuple(_exchanges(one, other) for one, other in zip(blocks, blocks[1:])),
+        results=tuple(_bytes(last.cut, tile.outputs) for tile in last.tiles),
+        tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
+    )
+
+
+def _exchanges(block: Block, after: Block) -> tuple[Exchange, ...]:
+    found = []
+    for maker in block.tiles:
+        for taker in after.tiles:
+            met = {name: maker.outputs[name].common(need) for name, need in taker.inputs.items()}
+            shared = {name: region for name, region in met.items() if region is not None}
+            if shared:
+                found.append(Exchange(maker.index, taker.index, _bytes(block.cut, shared)))
+    return tuple(found)
+
+
+def _bytes(specs: Sequence[TensorSpec], regions: Mapping[str, Region]) -> int:
+    return sum(_area(regions[s.name]) * s.shape[3] * np.dtype(s.dtype).itemsize for s in specs if s.name in regions)
+
+
+def _area(region: Region) -> int:
+    return region.height * region.width
+
+
+def rest_of(graph: Graph, cut: Cut) -> list[int]:
+    """The operators of the tail: all that the cut does not make and that is no constant."""
+    inside = set(cut.ops)
+    return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
+
+
+def flops_of(graph: Graph, ops: Iterable[int]) -> int:
+    """Operations of these operators over whole tensors, whether they can be tiled or not."""
+    total = 0.0
+    for op in (graph.ops[i] for i in ops):
+        made = graph.tensors[op.outputs[0]].shape
+        if op.kind in RULES and len(made) == 4:
+            total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
+        elif op.kind == "FULLY_CONNECTED":
+            total += 2 * prod(graph.tensors[op.inputs[1]].shape)
+        else:
+            total += prod(made)
+    return int(total)
+
+
+def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster) -> float:
+    """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s."""
+    nodes = min(work.lanes, cluster.nodes)
+    shape = partition.graph.tensors[partition.image].shape
+    pixels = prod(shape) * (nodes - 1) / nodes
+    compute_s = partition.flops(cut.ops) / sum(cluster.speeds[:nodes]) + work.tail_flops / cluster.gateway_flops_s
+    return compute_s + (pixels + sum(work.results)) / cluster.bytes_s
+
+
+def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) -> dict[str, int]:
+    """Bytes that each host needs: the constants of what it computes, its largest layer's live data, the runtime."""
+    graph, names = tiler.partition.graph, tiler.partition.graph.by_name
+    peaks = [0] * cluster.nodes
+    cuts = [tiler.partition.find("+".join(spec.name for spec in block.cut)) for block in blocks[:-1]]
+    for span, block in zip(tiler.spans([*cuts, cut]), blocks):
+        for tile in block.tiles:
+            work = tiler.work(span, {names[name]: region for name, region in tile.outputs.items()})
+            edge = tile.index % cluster.nodes
+            peaks[edge] = max(peaks[edge], work.live_bytes)
+    weights = constant_bytes(graph, cut.ops)
+    merged = sum(graph.tensors[t].nbytes for t in cut.tensors)
+    tail = constant_bytes(graph, rest_of(graph, cut)) + 2 * merged
+    edges = {f"edge{i + 1}": cluster.runtime_bytes + (weights + peak if peak else 0) for i, peak in enumerate(peaks)}
+    return {**edges, "gateway": cluster.runtime_bytes + tail}
+
+
+def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
+    """Bytes of the constants that these operators read."""
+    return sum(graph.tensors[t].nbytes for t in {t for i in ops for t in graph.ops[i].inputs if t in graph.constant})
+
+
+def measure_speed() -> float:
+    """FLOP/s of one thread here: a small stack of convolutions on the engine, for a third of a second."""
+    network = Network((76, 76, 64), seed=1)
+    for filters, kernel in ((128, 3), (64, 1), (128, 3)):
+        network.add(("conv", filters, kernel, 1))
+    graph = network.graph()
+    flops = flops_of(graph, range(len(graph.ops)))
+    runner, image = engine.load(graph.to_bytes()), np.ones((1, 76, 76, 64), np.float32)
+    runner.run([image])
+    fastest, begun = float("inf"), time.perf_counter()
+    while time.perf_counter() - begun < _MEASURED_S:
+        start = time.perf_counter()
+        runner.run([image])
+        fastest = min(fastest, time.perf_counter() - start)
+    return flops / fastest

@@ -1,0 +1,229 @@
+"""Finds the plan that wins on a cluster: cuts, grid, number of blocks, who runs the tail; one node alone if that is faster.
+
+A beam search over cut positions for each grid, with the simulation as the judge: plans of one block, the best of them
+divided once more, and so on. Only cuts that can matter are tried: where a later cut moves no more bytes and needs no halo,
+the earlier one is never better.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from models.cluster import Cluster
+from models.cost import Prediction, flops_of, predict_blocks, rest_of
+from models.division import Tiler
+from models.partition import Cut, Partition
+from models.planner import cut_bytes, fused_blocks
+from schemas.errors import PlanError
+from schemas.plan import Block, Region
+
+OBJECTIVES = ("latency", "throughput", "traffic")
+MAX_BLOCKS = 8
+FINE = ((4, 4), (5, 5))  # small tiles, for nodes with little memory
+_BEAM = 4  # plans of each grid that are divided once more
+_CUTS = 20  # cuts that are tried at most
+_SLOWER = 1.25  # what "traffic" may cost in latency
+_ALIKE = 1.05  # predictions that near cannot be told apart
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A plan that was considered: its cuts from the image on, its grid, and what is expected of it."""
+
+    cuts: tuple[Cut, ...]
+    grid: tuple[int, int]
+    prediction: Prediction
+    busy_s: float  # of all processors and links together
+
+    @property
+    def is_alone(self) -> bool:
+        """One node computes all blocks."""
+        return self.grid == (1, 1)
+
+    @property
+    def name(self) -> str:
+        """Grid and cuts in words."""
+        return f"{self.grid[0]}x{self.grid[1]}, " + (" | ".join(cut.name for cut in self.cuts))
+
+
+@dataclass(frozen=True)
+class Found:
+    """The chosen plan, its closest rivals (best first) and, where one node alone was faster, why it is that."""
+
+    best: Choice
+    rivals: tuple[Choice, ...]
+    why: str = ""
+
+
+def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency", force_split: bool = False) -> Found:
+    """The best plan by ``objective``: latency of a frame, frames a second, or bytes a frame (at most a quarter slower).
+
+    Raises:
+        PlanError: nothing can be tiled, or no plan fits the memory; the message names the smallest budget that would do.
+    """
+    if objective not in OBJECTIVES:
+        raise PlanError(f"--objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
+    search = _Search(partition, cluster, objective)
+    _, height, width, _ = partition.graph.tensors[partition.image].shape
+    fine = FINE if cluster.memory_bytes is not None else ()
+    for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
+        search.explore(grid)
+    ranked = search.ranked(force_split)
+    best = ranked[0]
+    return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "")
+
+
+def _why(best: Choice, ranked: Sequence[Choice]) -> str:
+    split = next((choice for choice in ranked if not choice.is_alone), None)
+    alone_s = best.prediction.latency_s
+    if split is None:
+        return "one node alone: there is no other plan"
+    return f"one node alone is faster: {alone_s:.3f} s a frame, {split.prediction.latency_s:.3f} s by {split.name}"
+
+
+def grids(nodes: int, is_square: bool = False) -> list[tuple[int, int]]:
+    """Grids worth trying: near-square ones of up to as many tiles as nodes, and some of up to twice as many.
+
+    Of a square image's grids one orientation is as good as the other.
+    """
+    if nodes == 1:
+        return [(1, 1)]
+    counts = sorted({*range(max(2, nodes - 3), nodes + 1), *(nodes // k for k in (2, 3, 4) if nodes // k > 1)})
+    more = [count for count in (nodes + nodes // 2, 2 * nodes) if count > nodes]
+    found = [(1, 1)]
+    for count in (*counts, *more):
+        rows = next(r for r in range(int(count**0.5), 0, -1) if count % r == 0)
+        if count // rows <= 3 * rows or count in (2, nodes):
+            found += [(rows, count // rows), *([] if is_square else [(count // rows, rows)])]
+    return list(dict.fromkeys(found))
+
+
+def useful_cuts(partition: Partition) -> list[Cut]:
+    """The cuts that can be part of the best plan, shallow to deep; the deepest is always among them."""
+    cuts = sorted(partition.cuts, key=lambda cut: (len(cut.ops), cut.ops[-1]))
+    kept = [
+        cut for i, cut in enumerate(cuts)
+        if not any(_replaces(partition, cut, later) for later in cuts[i + 1 : i + 4])
+    ]  # fmt: skip
+    while len(kept) > _CUTS:  # the dearest to cross goes
+        kept.remove(max(kept[:-1], key=lambda cut: cut_bytes(partition.graph, cut)))
+    return kept
+
+
+def _replaces(partition: Partition, cut: Cut, later: Cut) -> bool:
+    """Whether ``later`` moves no more bytes than ``cut`` and follows from it without any halo."""
+    graph = partition.graph
+    if not set(cut.ops) < set(later.ops) or cut_bytes(graph, later) > cut_bytes(graph, cut):
+        return False
+    ops = partition.between(cut.tensors, later.tensors)
+    needs = []
+    for half in (0, 1):
+        outputs = {}
+        for t in later.tensors:
+            _, height, width, _ = graph.tensors[t].shape
+            if height < 2 or width < 2:
+                return False
+            y, x = height // 2, width // 2
+            outputs[t] = Region(y, x, height, width) if half else Region(0, 0, y, x)
+        needs.append(partition.regions(ops, outputs))
+    return all(t not in needs[0] or needs[0][t].common(needs[1][t]) is None for t in cut.tensors)
+
+
+@dataclass
+class _Search:
+    """What has been tried so far."""
+
+    partition: Partition
+    cluster: Cluster
+    objective: str
+    tried: dict[tuple[tuple[int, int], tuple[str, ...]], Choice | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.tiler = Tiler(self.partition)
+        self.tails: dict[str, int] = {}
+        self.cuts = useful_cuts(self.partition)
+        if not self.cuts:
+            raise PlanError(f"this model cannot be tiled at all: {self.partition.describe_blocker()}")
+
+    def explore(self, grid: tuple[int, int]) -> None:
+        """Plans of this grid with one block, then of two that hold a good cut of the first, and so on."""
+        beam = self._tried(grid, ([cut] for cut in self.cuts))
+        if grid[0] * grid[1] in range(2, self.cluster.nodes + 1):
+            for _ in range(MAX_BLOCKS - 1):
+                seeds = self._seeds(beam)
+                beam = self._tried(grid, (chain for seed in seeds for chain in self._divided(seed.cuts)))
+                if not beam or min(map(self._price, beam)) > 1.5 * min(map(self._price, seeds)):
+                    break
+
+    def _seeds(self, choices: Sequence[Choice]) -> list[Choice]:
+        """The best of each last cut, and of those the best: who runs the tail must stay open for a while."""
+        best: dict[str, Choice] = {}
+        for choice in sorted(choices, key=self._price):
+            best.setdefault(choice.cuts[-1].name, choice)
+        return sorted(best.values(), key=self._price)[:_BEAM]
+
+    def _divided(self, cuts: Sequence[Cut]) -> Iterator[list[Cut]]:
+        """Every way to put one more cut in, the end included."""
+        for cut in self.cuts:
+            chain = sorted({*cuts, cut}, key=lambda c: len(c.ops))
+            if len(chain) > len(cuts) and all(set(a.ops) < set(b.ops) for a, b in zip(chain, chain[1:])):
+                yield chain
+
+    def _tried(self, grid: tuple[int, int], chains: Iterable[Sequence[Cut]]) -> list[Choice]:
+        return [choice for chain in chains if (choice := self._try(grid, tuple(chain))) is not None]
+
+    def _try(self, grid: tuple[int, int], cuts: tuple[Cut, ...]) -> Choice | None:
+        key = (grid, tuple(cut.name for cut in cuts))
+        if key not in self.tried:
+            self.tried[key] = self._judge(grid, cuts)
+        return self.tried[key]
+
+    def _judge(self, grid: tuple[int, int], cuts: tuple[Cut, ...]) -> Choice | None:
+        try:
+            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, classes=False)
+        except PlanError:  # this cut's maps are smaller than the grid
+            return None
+        steady = self.objective == "throughput"
+        prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady)
+        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction))
+
+    def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
+        cluster, graph = self.cluster, self.partition.graph
+        if cut.name not in self.tails:
+            self.tails[cut.name] = flops_of(graph, rest_of(graph, cut))
+        edges_s = sum(t.flops for block in blocks for t in block.tiles) * cluster.nodes / sum(cluster.speeds)
+        return edges_s + self.tails[cut.name] / cluster.gateway_flops_s + prediction.wire_bytes / cluster.bytes_s
+
+    def _price(self, choice: Choice) -> float:
+        """What the search makes small."""
+        if self.objective == "throughput":
+            return 1 / choice.prediction.throughput_fps
+        return choice.prediction.latency_s
+
+    def ranked(self, split: bool) -> list[Choice]:
+        """All that fit the memory, the best first, then by price; with ``split``, one node alone comes last.
+
+        Of divided plans that no prediction can tell apart the best is the one that keeps processors and links least busy.
+
+        Raises:
+            PlanError: none fits.
+        """
+        known = [choice for choice in self.tried.values() if choice is not None]
+        if not known:
+            raise PlanError("no cut of this model can be divided: every map is smaller than one tile")
+        budget = self.cluster.memory_bytes
+        fit = [c for c in known if budget is None or c.prediction.edge_memory_bytes <= budget]
+        if not fit:
+            least = min(known, key=lambda c: c.prediction.edge_memory_bytes)
+            raise PlanError(
+                f"no plan fits {(budget or 0) / 1e6:.1f} MB an edge: the smallest budget that would do is "
+                f"{-(-least.prediction.edge_memory_bytes // 100_000) / 10:.1f} MB ({least.name}); give --memory so much"
+            )
+        fit.sort(key=lambda c: (split and c.is_alone, self._price(c)))
+        first, limit = fit[0], self._price(fit[0])
+        if self.objective == "traffic":
+            close = [c for c in fit if self._price(c) <= _SLOWER * limit]
+            first = min(close, key=lambda c: (c.prediction.wire_bytes, self._price(c)))
+        elif not first.is_alone:
+            close = [c for c in fit if self._price(c) <= _ALIKE * limit and not c.is_alone]
+            first = min(close, key=lambda c: c.busy_s)
+        return [first, *(c for c in fit if c is not first)]

@@ -1,0 +1,275 @@
+"""Plays frames on a cluster of edges and a gateway: processors, links and the broker, message by message.
+
+Everything is a queue. A message costs its sender's processor, crosses the sender's link up and the gateway's link down,
+costs the broker, crosses the gateway's link up and the receiver's down, and costs the receiver; the broker passes a
+message on when it has all of it. A host's messages take processor time from what it computes. Seconds of a processor are
+those of a reference core; a host that has a share of one, or is slower, takes so much longer. No randomness, no clock.
+"""
+
+import heapq
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Workload
+
+Then: TypeAlias = Callable[[float], None]  # what happens next, at this time
+
+
+@dataclass
+class _Host:
+    """A processor and its two links. Times are when each is free again; ``debt_s`` is what messages took from a tile.
+
+    A share of a core comes in slices: who has been idle may run at the core's full speed for ``saved_s``.
+    """
+
+    flops_s: float
+    slice_s: float
+    up: float = 0.0
+    down: float = 0.0
+    network: float = 0.0
+    computing: bool = False
+    debt_s: float = 0.0
+    ready: list[tuple[int, int, int]] = field(default_factory=list)  # (frame, -block, lane)
+    saved_s: float = 0.0
+    idle_since: float = -1.0
+
+    @property
+    def share(self) -> float:
+        return self.flops_s / CORE_FLOPS_S
+
+    def run(self, now: float, seconds: float) -> float:
+        """When so many seconds of the reference core, begun now, are done."""
+        share = self.share
+        if share >= 1:
+            return now + seconds / share
+        saved = min(share * self.slice_s, self.saved_s + max(now - self.idle_since, 0.0) * share)
+        fast = min(seconds, saved)
+        end = now + fast + (seconds - fast) / share
+        self.saved_s, self.idle_since = saved - fast, end
+        return end
+
+
+@dataclass
+class _Frame:
+    source: int
+    start: float
+    owner: dict[int, int] = field(default_factory=dict)  # lane -> edge
+    waiting: deque[int] = field(default_factory=deque)  # lanes that nobody has yet
+    missing: Counter[tuple[int, int]] = field(default_factory=Counter)  # (block, lane) -> parts not yet here
+    results: int = 0
+    end: float = -1.0
+
+
+class Run:
+    """Frames played; read ``latencies_s``, ``fps`` and ``bytes_by_hop`` afterwards."""
+
+    def __init__(self, work: Workload, cluster: Cluster, frames: int = 1) -> None:
+        """Plays ``frames`` of each source, ``cluster.window`` of a source at a time."""
+        self.bytes_by_hop: Counter[str] = Counter()
+        self._work, self._cluster = work, cluster
+        self._edges = [_Host(speed, cluster.slice_s) for speed in cluster.speeds]
+        self._gateway = _Host(cluster.gateway_flops_s, cluster.slice_s)
+        self._frames: list[_Frame] = []
+        self._left = [frames] * cluster.sources
+        self._events: list[tuple[float, int, Then]] = []
+        self._count = 0
+        self._needs = [Counter(e.taker for e in block) for block in work.exchanges]
+        for source in range(cluster.sources):
+            for _ in range(cluster.window):
+                self._next_frame(source, 0.0)
+        while self._events:
+            now, _, then = heapq.heappop(self._events)
+            then(now)
+
+    @property
+    def latencies_s(self) -> list[float]:
+        return [frame.end - frame.start for frame in self._frames]
+
+    @property
+    def fps(self) -> float:
+        """Frames a second in the steady state: the first frame of each source does not count."""
+        ends = sorted(frame.end for frame in self._frames)
+        first = min(self._cluster.sources, len(ends) - 1)
+        return (len(ends) - first) / (ends[-1] - (ends[first - 1] if first else 0.0))
+
+    def _at(self, when: float, then: Then) -> None:
+        self._count += 1
+        heapq.heappush(self._events, (when, self._count, then))
+
+    # -- a message
+
+    def _handle(self, now: float, host: _Host, count: int, then: Then) -> None:
+        """One end sends or takes a message of so many bytes."""
+        self._spend(now, host, self._cluster.per_message_s + self._cluster.per_byte_s * count, then)
+
+    def _pass(self, now: float, count: int, then: Then) -> None:
+        """The broker takes a message, or passes it on."""
+        self._spend(now, self._gateway, self._cluster.broker_message_s + self._cluster.broker_byte_s * count, then)
+
+    def _spend(self, now: float, host: _Host, seconds: float, then: Then) -> None:
+        """So many seconds of the reference core, after what the host's network has still to do; a tile loses them."""
+        start = max(now, host.network)
+        if host.computing:
+            host.debt_s += seconds / host.share
+            host.network = start + 2 * seconds / host.share
+        else:
+            host.network = host.run(start, seconds)
+        self._at(host.network, then)
+
+    def _cross(self, now: float, sender: _Host, receiver: _Host, count: int, then: Then) -> None:
+        """One hop: up the sender's link and, as packets arrive, down the receiver's."""
+        seconds = count / self._cluster.bytes_s
+        start = max(now, sender.up)
+        sender.up = start + seconds
+        receiver.down = max(sender.up, max(start, receiver.down) + seconds)
+        self._at(receiver.down + self._cluster.round_trip_s / 2, then)
+
+    def _send(self, now: float, sender: _Host, receiver: _Host, count: int, kind: str, then: Then) -> None:
+        """A message through the broker; one for the gateway ends there."""
+        count += HEADER_BYTES
+        gateway = self._gateway
+
+        def taken(now: float) -> None:
+            self._cross(now, gateway, receiver, count, lambda now: self._handle(now, receiver, count, then))
+
+        def at_broker(now: float) -> None:
+            if receiver is gateway:
+                self._handle(now, gateway, count, then)
+            else:
+                self.bytes_by_hop[f"{kind} down"] += count
+                self._pass(now, count, taken)
+
+        def sent(now: float) -> None:
+            self.bytes_by_hop[f"{kind} up"] += count
+            self._cross(now, sender, gateway, count, lambda now: self._pass(now, count, at_broker))
+
+        self._handle(now, sender, count, sent)
+
+    # -- a frame
+
+    def _next_frame(self, source: int, now: float) -> None:
+        if not self._left[source]:
+            return
+        self._left[source] -= 1
+        frame = _Frame(source, now)
+        self._frames.append(frame)
+        for block, needs in enumerate(self._needs):
+            frame.missing.update({(block + 1, lane): count for lane, count in needs.items()})
+        number = len(self._frames) - 1
+        self._spend(now, self._edges[source], self._cluster.per_frame_s, lambda now: self._deal(number, now))
+
+    def _deal(self, number: int, now: float) -> None:
+        """The first round: one tile for each edge, the source's own after all others are sent."""
+        frame, lanes, edges = self._frames[number], self._work.lanes, self._cluster.nodes
+        static = len(self._work.flops) > 1
+        if static:
+            owners = [(lane, (frame.source + lane) % edges) for lane in range(lanes)]
+        else:
+            owners = [(lane, (frame.source + lane) % edges) for lane in range(min(lanes, edges))]
+            frame.waiting.extend(range(edges, lanes))
+        for lane, edge in owners:
+            if edge != frame.source:
+                self._lend(number, lane, edge, now)
+        own = [lane for lane, edge in owners if edge == frame.source]
+        self._at(max(now, self._edges[frame.source].network), lambda now: self._begin(number, own, frame.source, now))
+
+    def _lend(self, number: int, lane: int, edge: int, now: float) -> None:
+        sender, receiver = self._edges[self._frames[number].source], self._edges[edge]
+        count = self._work.crops[lane]
+        self._send(now, sender, receiver, count, "tiles", lambda now: self._begin(number, [lane], edge, now))
+
+    def _begin(self, number: int, lanes: Sequence[int], edge: int, now: float) -> None:
+        for lane in lanes:
+            self._frames[number].owner[lane] = edge
+            self._edges[edge].ready.append((number, 0, lane))
+        self._compute(edge, now)
+
+    # -- a tile
+
+    def _compute(self, edge: int, now: float) -> None:
+        host = self._edges[edge]
+        if host.computing or not host.ready:
+            return
+        task = min(host.ready)
+        host.ready.remove(task)
+        host.computing, host.debt_s = True, 0.0
+        number, block, lane = task[0], -task[1], task[2]
+        seconds = self._work.flops[block][lane] / CORE_FLOPS_S + self._cluster.per_tile_s
+        seconds += self._cluster.per_lane_s if block == 0 else 0.0
+        if edge != self._frames[number].source:
+            self._ask(number, edge, now, ahead=True)
+        self._at(host.run(now, seconds), lambda now: self._computed(number, block, lane, edge, now))
+
+    def _computed(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
+        host = self._edges[edge]
+        if host.debt_s > 0:  # messages took this much of the tile's time
+            debt, host.debt_s = host.debt_s, 0.0
+            self._at(now + debt, lambda now: self._computed(number, block, lane, edge, now))
+            return
+        host.computing = False
+        if block + 1 < len(self._work.flops):
+            self._give(number, block, lane, edge, now)
+        else:
+            count = self._work.results[lane]
+            self._send(now, host, self._gateway, count, "results", lambda now: self._merge(number, now))
+            frame = self._frames[number]
+            if edge != frame.source:
+                self._ask(number, edge, now, ahead=False)
+            elif frame.waiting:
+                self._begin(number, [frame.waiting.popleft()], edge, now)
+        self._compute(edge, now)
+
+    def _ask(self, number: int, edge: int, now: float, ahead: bool) -> None:
+        """An idle node asks the source for one more tile, or a busy one ahead, which never gets the last."""
+        frame = self._frames[number]
+        if len(frame.waiting) < (2 if ahead else 1):
+            return
+        if ahead and any(task[0] == number for task in self._edges[edge].ready):
+            return
+        lane = frame.waiting.pop()
+        source = self._edges[frame.source]
+        self._send(now, self._edges[edge], source, 0, "requests", lambda now: self._lend(number, lane, edge, now))
+
+    def _give(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
+        """Parts for the neighbours' lanes; the own lane's stay here."""
+        frame = self._frames[number]
+        for exchange in self._work.exchanges[block]:
+            if exchange.maker != lane:
+                continue
+            taker = exchange.taker
+            owner = self._owner(frame, taker)
+
+            def here(now: float, taker: int = taker) -> None:
+                self._release(number, block + 1, taker, now)
+
+            if owner == edge:
+                here(now)
+            else:
+                self._send(now, self._edges[edge], self._edges[owner], exchange.size, "parts", here)
+
+    def _owner(self, frame: _Frame, lane: int) -> int:
+        return frame.owner.get(lane, (frame.source + lane) % self._cluster.nodes)
+
+    def _release(self, number: int, block: int, lane: int, now: float) -> None:
+        """A part has come; with the last one, the tile may be computed."""
+        frame = self._frames[number]
+        frame.missing[block, lane] -= 1
+        if frame.missing[block, lane] == 0:
+            edge = self._owner(frame, lane)
+            self._edges[edge].ready.append((number, -block, lane))
+            self._compute(edge, now)
+
+    def _merge(self, number: int, now: float) -> None:
+        frame = self._frames[number]
+        frame.results += 1
+        if frame.results == self._work.lanes:
+            gateway = self._gateway
+            seconds = self._work.tail_flops / CORE_FLOPS_S + self._cluster.per_outcome_s
+            gateway.network = gateway.run(max(now, gateway.network), seconds)
+            self._at(gateway.network, lambda now: self._end(number, now))
+
+    def _end(self, number: int, now: float) -> None:
+        self._frames[number].end = now
+        self._next_frame(self._frames[number].source, now)

@@ -1,0 +1,138 @@
+"""The search finds what trying everything would find, says when one node is faster, and keeps to the memory."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import combinations
+
+import pytest
+
+from models.build import build
+from models.cluster import Cluster
+from models.cost import predict_blocks
+from models.division import Tiler
+from models.partition import Cut, Partition
+from models.planner import fused_blocks
+from models.search import Found, best_plan, grids, useful_cuts
+from schemas.errors import PlanError
+from tests.models.sketch import Sketch
+
+CLUSTER = Cluster((33e9,) * 6, 1000.0, 55e9)
+SLOW = replace(  # where dividing pays even for a small model: slow engines, and messages that cost little
+    CLUSTER,
+    speeds=(1e9,) * 6,
+    gateway_flops_s=1e9,
+    per_message_s=1e-6,
+    per_tile_s=1e-6,
+    per_lane_s=0.0,
+    per_frame_s=0.0,
+    per_outcome_s=0.0,
+)
+
+
+@pytest.fixture(scope="module")
+def mini() -> Partition:
+    return Partition(build("mini", 160))
+
+
+@pytest.fixture(scope="module")
+def yolov2_16() -> Partition:
+    return Partition(build("yolov2", layers=16))
+
+
+def chains(partition: Partition, most: int) -> Iterator[tuple[Cut, ...]]:
+    """All plans of up to ``most`` blocks over all legal cuts."""
+    cuts = sorted(partition.cuts, key=lambda cut: len(cut.ops))
+    for count in range(1, most + 1):
+        for chain in combinations(cuts, count):
+            if all(set(a.ops) < set(b.ops) for a, b in zip(chain, chain[1:])):
+                yield chain
+
+
+@pytest.mark.parametrize("cluster", [SLOW, replace(SLOW, rate_mbit=20.0)], ids=["fast link", "slow link"])
+def test_no_plan_of_two_blocks_is_faster_than_what_is_found(mini: Partition, cluster: Cluster) -> None:
+    tiler, best = Tiler(mini), float("inf")
+    for chain in chains(mini, 2):
+        blocks = fused_blocks(tiler, chain, (2, 3), classes=False)
+        best = min(best, predict_blocks(tiler, blocks, chain[-1], cluster).latency_s)
+    assert best_plan(mini, cluster).best.prediction.latency_s <= best * 1.05 * 1.01
+
+
+def test_the_best_stands_first_and_rivals_follow_by_latency(mini: Partition) -> None:
+    found = best_plan(mini, SLOW)
+    told = [choice.prediction.latency_s for choice in found.rivals]
+    assert told == sorted(told) and len(told) == 5
+    assert found.best.prediction.latency_s <= told[0] * 1.05
+    assert found.best not in found.rivals and found.why == ""
+
+
+def test_six_nodes_on_a_fast_link_do_little_redundant_work(yolov2_16: Partition) -> None:
+    best = best_plan(yolov2_16, CLUSTER).best
+    assert best.grid == (2, 3) and len(best.cuts) > 1
+    assert best.prediction.redundancy <= 1.10
+
+
+def test_a_slow_link_takes_a_plan_of_fewer_bytes(yolov2_16: Partition) -> None:
+    fast, slow = (best_plan(yolov2_16, replace(CLUSTER, rate_mbit=rate)).best.prediction for rate in (1000.0, 60.0))
+    assert slow.wire_bytes < 0.8 * fast.wire_bytes
+
+
+def test_one_node_alone_wins_where_bytes_are_dear_unless_told_otherwise(mini: Partition) -> None:
+    crawl = replace(CLUSTER, rate_mbit=0.2)
+    found = best_plan(mini, crawl)
+    assert found.best.is_alone
+    assert found.why.startswith("one node alone is faster: ") and " s by " in found.why
+    split = best_plan(mini, crawl, force_split=True)
+    assert not split.best.is_alone and split.why == ""
+    assert split.best.prediction.latency_s > found.best.prediction.latency_s
+
+
+def test_one_node_has_no_other_plan(mini: Partition) -> None:
+    found = best_plan(mini, replace(CLUSTER, speeds=(33e9,)), force_split=True)
+    assert found.best.is_alone and found.why == "one node alone: there is no other plan"
+
+
+def test_traffic_gives_up_a_quarter_of_the_speed_at_most_for_fewer_bytes(yolov2_16: Partition) -> None:
+    told: dict[str, Found] = {o: best_plan(yolov2_16, CLUSTER, o) for o in ("latency", "traffic")}
+    quick, small = (told[o].best.prediction for o in ("latency", "traffic"))
+    assert small.wire_bytes < quick.wire_bytes
+    assert small.latency_s <= 1.25 * quick.latency_s
+
+
+def test_throughput_with_two_frames_in_flight_is_no_less_than_that_of_the_quickest_plan(mini: Partition) -> None:
+    busy = replace(SLOW, window=2)
+    quick, many = (best_plan(mini, busy, o).best.prediction for o in ("latency", "throughput"))
+    assert many.throughput_fps >= 0.95 / quick.latency_s
+
+
+def test_a_plan_keeps_to_the_memory_and_the_refusal_names_what_would_do(mini: Partition) -> None:
+    free = best_plan(mini, SLOW).best.prediction.edge_memory_bytes
+    tight = best_plan(mini, replace(SLOW, memory_bytes=free - 1)).best.prediction.edge_memory_bytes
+    assert tight < free
+    with pytest.raises(PlanError, match=r"no plan fits 10\.0 MB an edge: the smallest budget that would do is") as told:
+        best_plan(mini, replace(SLOW, memory_bytes=10_000_000))
+    budget = float(str(told.value).split("would do is ")[1].split(" MB")[0])
+    least = best_plan(mini, replace(SLOW, memory_bytes=round(budget * 1e6))).best
+    assert least.prediction.edge_memory_bytes <= budget * 1e6
+    with pytest.raises(PlanError, match="smallest budget"):
+        best_plan(mini, replace(SLOW, memory_bytes=round(budget * 1e6) - 100_000))
+
+
+def test_only_cuts_that_can_matter_are_tried(yolov2_16: Partition) -> None:
+    """An activation costs no halo and no byte, a pool of 2x2 saves bytes: cuts before them are never better."""
+    names = "max1 max3 conv5 max7 conv9 max11 conv13 conv15".split()
+    assert [cut.name for cut in useful_cuts(yolov2_16)] == names
+
+
+def test_grids_are_near_square_and_hold_no_more_than_two_rounds() -> None:
+    assert grids(1) == [(1, 1)]
+    assert {(1, 1), (2, 3), (3, 2), (3, 3)} <= set(grids(6)) and (3, 2) not in grids(6, is_square=True)
+    assert all(rows * cols <= 12 for rows, cols in grids(6))
+
+
+def test_a_model_that_cannot_be_tiled_and_an_unknown_objective_are_refused(mini: Partition) -> None:
+    net = Sketch((1, 8, 8, 3))
+    net.pool("AVERAGE_POOL_2D", 0, (3, 3), (1, 1), 0)
+    with pytest.raises(PlanError, match="cannot be tiled at all"):
+        best_plan(Partition(net.graph()), CLUSTER)
+    with pytest.raises(PlanError, match="'speed': choose one of latency, throughput, traffic"):
+        best_plan(mini, CLUSTER, "speed")

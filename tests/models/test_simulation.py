@@ -1,0 +1,154 @@
+"""Frames played on a cluster: one message and one tile by hand, then laws that hold for every workload."""
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Workload, is_whole, undivided
+from models.simulation import Run
+
+FREE = Cluster(  # messages cost nothing but their bytes; a full core each, so that seconds are plain
+    speeds=(CORE_FLOPS_S,) * 3,
+    rate_mbit=8.0,
+    gateway_flops_s=CORE_FLOPS_S,
+    round_trip_s=0.0,
+    per_message_s=0.0,
+    per_byte_s=0.0,
+    broker_message_s=0.0,
+    broker_byte_s=0.0,
+    per_tile_s=0.0,
+    per_lane_s=0.0,
+    per_frame_s=0.0,
+    per_outcome_s=0.0,
+)
+SECOND = int(CORE_FLOPS_S)  # operations of a second
+MB = 1_000_000 - HEADER_BYTES  # a second on a link of 8 Mbit/s
+
+
+def latency_s(work: Workload, cluster: Cluster = FREE) -> float:
+    return Run(work, cluster).latencies_s[0]
+
+
+def test_one_node_alone_computes_and_sends_its_result() -> None:
+    run = Run(Workload(((2 * SECOND,),), (5,), (), (MB,), tail_flops=SECOND), FREE)
+    assert run.latencies_s == [pytest.approx(2 + 1 + 1)]
+    assert run.bytes_by_hop == {"results up": 1_000_000}
+
+
+def test_a_lent_tile_crosses_two_hops_while_the_source_computes_its_own() -> None:
+    """Up 0-1, down 1-2, computed 2-3, result 3-4 for the other; the source has computed and sent 0-1, 1-2."""
+    run = Run(Workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), FREE)
+    assert run.latencies_s == [pytest.approx(4.0)]
+    assert run.bytes_by_hop == {"tiles up": 10**6, "tiles down": 10**6, "results up": 2 * 10**6}
+
+
+def test_tiles_of_one_source_share_its_link_and_results_the_gateways() -> None:
+    """Tiles leave at 1 and 2 s, arrive at 2 and 3 s; results arrive at 3 and 4 s: the first link is what holds them up."""
+    assert latency_s(Workload(((0, 0, 0),), (0, MB, MB), (), (0, MB, MB))) == pytest.approx(4.0, abs=0.01)
+
+
+def test_a_block_waits_for_the_parts_of_its_neighbours() -> None:
+    """The other's tile arrives at 2 s and its part at 2 + 2 s: the source's second block runs 4-5, the result is there at 6."""
+    parts = (Exchange(0, 0, 9), Exchange(1, 1, 9), Exchange(1, 0, MB))
+    work = Workload(((SECOND, 0), (SECOND, 0)), (MB, MB), (parts,), (MB, 0))
+    assert latency_s(work) == pytest.approx(6.0, abs=0.01)
+    assert Run(work, FREE).bytes_by_hop["parts up"] == 10**6
+
+
+def test_parts_between_tiles_of_one_node_do_not_travel() -> None:
+    parts = tuple(Exchange(a, b, MB) for a in range(2) for b in range(2))
+    run = Run(Workload(((1, 1), (1, 1)), (MB, MB), (parts,), (1, 1)), replace(FREE, speeds=FREE.speeds[:1]))
+    assert set(run.bytes_by_hop) == {"results up"}
+
+
+def test_more_tiles_than_nodes_are_taken_in_rounds() -> None:
+    tiles = 7
+    run = Run(Workload(((SECOND,) * tiles,), (0,) * tiles, (), (0,) * tiles), FREE)
+    assert run.latencies_s[0] == pytest.approx(3.0, abs=0.01)
+    assert run.bytes_by_hop["results up"] == tiles * HEADER_BYTES
+
+
+def test_results_of_several_nodes_share_the_gateways_link() -> None:
+    assert latency_s(Workload(((0, 0, 0),), (0, 0, 0), (), (0, MB, MB))) == pytest.approx(2.0, abs=0.01)
+
+
+def test_a_busy_node_that_asks_ahead_never_gets_the_last_tile() -> None:
+    """The source takes it after a second and has it done at 6 s; behind the other's it would end at 10 s."""
+    two = replace(FREE, speeds=FREE.speeds[:2])
+    work = Workload(((SECOND, 5 * SECOND, 5 * SECOND),), (0,) * 3, (), (0,) * 3)
+    assert latency_s(work, two) == pytest.approx(6.0, abs=0.01)
+
+
+def test_messages_that_come_while_a_tile_runs_make_it_longer() -> None:
+    """The source lends one tile (0.1 s), computes for 10 s, is asked for the last tile and lends it (0.2 s), and sends its
+    result, which the gateway takes (0.2 s)."""
+    two = replace(FREE, speeds=FREE.speeds[:2], per_message_s=0.1)
+    work = Workload(((10 * SECOND, SECOND, SECOND),), (0,) * 3, (), (0,) * 3)
+    assert latency_s(work, two) == pytest.approx(10.5, abs=0.01)
+
+
+def test_a_share_of_a_core_is_slow_but_for_the_slice_that_was_saved_up() -> None:
+    """A quarter of a core in slices of 20 ms: 5 ms of saved time, then four times as long."""
+    slow = replace(FREE, speeds=(CORE_FLOPS_S / 4,), slice_s=0.02)
+    short = int(SECOND * 0.004)
+    assert latency_s(Workload(((short,),), (0,), (), (0,)), slow) == pytest.approx(0.004, abs=0.001)
+    twice = Workload(((short,), (short,)), (0,), ((Exchange(0, 0, 1),),), (0,))
+    assert latency_s(twice, slow) == pytest.approx(0.004 + 0.001 + 4 * 0.003, abs=0.001)
+    assert latency_s(Workload(((SECOND,),), (0,), (), (0,)), slow) == pytest.approx(4 - 0.015, abs=0.001)
+
+
+def test_frames_in_flight_hide_transfers_behind_compute() -> None:
+    work = Workload(((SECOND,),), (0,), (), (MB,))
+    assert Run(work, FREE, 5).fps == pytest.approx(0.5, rel=0.01)
+    assert Run(work, replace(FREE, window=2), 5).fps == pytest.approx(1.0, rel=0.01)
+
+
+def test_sources_that_compute_alone_each_add_their_throughput() -> None:
+    work = undivided(Workload(((1, 1, 1),), (0,) * 3, (), (0,) * 3), SECOND, 0)
+    assert Run(work, replace(FREE, sources=3), 4).fps == pytest.approx(3.0, rel=0.01)
+
+
+def test_frames_stay_whole_where_helpers_are_fewer_than_sources() -> None:
+    told = [is_whole(replace(FREE, speeds=(1.0,) * 6, sources=n)) for n in range(1, 7)]
+    assert told == [False, False, False, True, True, True]
+    assert not is_whole(replace(FREE, speeds=(1.0,), sources=1))
+
+
+@st.composite
+def works(draw: st.DrawFn) -> Workload:
+    """Up to eight lanes of up to three blocks; a lane always needs its own part, and some of its neighbours'."""
+    lanes, blocks = draw(st.integers(1, 8)), draw(st.integers(1, 3))
+    each = st.lists(st.integers(0, MB), min_size=lanes, max_size=lanes).map(tuple)
+    pairs = st.sets(st.tuples(st.integers(0, lanes - 1), st.integers(0, lanes - 1)), max_size=6)
+
+    def exchanges() -> tuple[Exchange, ...]:
+        chosen = draw(pairs) | {(i, i) for i in range(lanes)}
+        return tuple(Exchange(maker, taker, draw(st.integers(1, MB))) for maker, taker in sorted(chosen))
+
+    flops = tuple(tuple(1000 * n for n in draw(each)) for _ in range(blocks))
+    return Workload(flops, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
+
+
+@settings(max_examples=60, deadline=None)
+@given(works(), st.integers(1, 4), st.integers(1, 2), st.integers(1, 2))
+def test_every_frame_ends_and_none_before_its_work_could_be_done(
+    work: Workload, nodes: int, window: int, sources: int
+) -> None:
+    sources = min(nodes, sources)
+    cluster = replace(FREE, speeds=(CORE_FLOPS_S,) * nodes, sources=sources, window=window, per_message_s=0.001)
+    run = Run(work, cluster, 3)
+    assert len(run.latencies_s) == 3 * sources
+    lanes = [sum(block[i] for block in work.flops) for i in range(work.lanes)]
+    least = max(max(lanes), sum(lanes) / nodes) / CORE_FLOPS_S
+    assert all(latency >= least for latency in run.latencies_s)
+    assert run.bytes_by_hop["results up"] == 3 * sources * sum(r + HEADER_BYTES for r in work.results)
+    assert run.bytes_by_hop["tiles up"] == run.bytes_by_hop["tiles down"]
+    assert run.bytes_by_hop["parts up"] == run.bytes_by_hop["parts down"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(works())
+def test_equal_workloads_take_equal_time(work: Workload) -> None:
+    assert Run(work, FREE, 2).latencies_s == Run(work, FREE, 2).latencies_s

@@ -31,7 +31,7 @@ from models.cost import measure_speed, predict
 from models.graph import load
 from models.partition import Cut, Partition
 from models.planner import parse_grid
-from models.search import best_plan
+from models.search import best_plan, useful_cuts
 from models.tensor import to_input
 from schemas.errors import DtError
 from schemas.messages import frame_source
@@ -80,6 +80,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--divided", action="store_true", help="compute tile by tile where a node is alone, too")
     parser.add_argument("--recompute", action="store_true", help="no reuse between the tiles of one node")
     parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
+    parser.add_argument(
+        "--schedule", default="stealing", choices=("stealing", "modnn"),
+        help="modnn: strips of one dimension, exchanged after each layer that has a halo, as MoDNN (BODP-MR) does",
+    )  # fmt: skip
     parser.add_argument("--objective", default="latency", help="of the planner: latency, throughput or traffic")
     parser.add_argument("--force-split", action="store_true", help="divide frames even where one node is faster")
     parser.add_argument("--frames", type=int, default=6, help="of each source")
@@ -122,6 +126,12 @@ class Run:
     def _choice(self, partition: Partition) -> list[tuple[Cut | str, tuple[int, int]]]:
         """Cuts and grid, as they were named or as the planner chooses them."""
         options = self._options
+        if options.schedule == "modnn":
+            chain: list[Cut] = []
+            for cut in useful_cuts(partition):
+                if not chain or set(chain[-1].ops) < set(cut.ops):
+                    chain.append(cut)
+            return [(cut, (options.edges, 1)) for cut in chain]
         if options.grid is None and options.blocks is None:
             best = best_plan(partition, self._cluster, options.objective, options.force_split).best
             return [(cut, best.grid) for cut in best.cuts]
@@ -171,6 +181,7 @@ class Run:
             "rate_mbit": options.rate,
             "edge_cpu": options.edge_cpu,
             "gateway_cpu": options.gateway_cpu,
+            "schedule": options.schedule,
             "grid": f"{blocks[0].rows}x{blocks[0].cols}",
             "blocks": ",".join("+".join(spec.name for spec in block.cut) for block in blocks),
             "cut": self._bundle.cut.name,

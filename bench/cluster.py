@@ -10,6 +10,7 @@ flight. Every answer is compared with the unpartitioned model's.
 
 import argparse
 import json
+import signal
 import statistics
 import sys
 import tempfile
@@ -43,6 +44,7 @@ ALONE_S = 3600.0
 
 def main() -> int:
     options = _options()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that hosts and processes end with it
     reason = missing()
     if reason:
         Console().print(f"skipped: {reason}")

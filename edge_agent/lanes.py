@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.tensor import assemble, parts
+from models.tensor import assemble, crop, part_shape, parts
 from schemas.errors import DecodeError
 from schemas.keys import Key
 from schemas.plan import Plan, Region
@@ -124,9 +124,7 @@ class Lanes:
         if wanted is None:
             raise DecodeError(f"tile {strip.maker} of block {strip.layer} makes nothing for tile {strip.tile}")
         specs = {spec.name: spec for spec in self._plan.blocks[strip.layer].cut}
-        shapes = {
-            n: ((specs[n].shape[0], r.height, r.width, specs[n].shape[3]), specs[n].dtype) for n, r in wanted.items()
-        }
+        shapes = {name: (part_shape(specs[name], region), specs[name].dtype) for name, region in wanted.items()}
         given = {name: (array.shape, str(array.dtype)) for name, array in strip.tensors.items()}
         if given != shapes:
             raise DecodeError(f"parts of tile {strip.maker} for tile {strip.tile} are {given}, not {shapes}"[:300])
@@ -203,7 +201,7 @@ class Lanes:
         """Copies, so that a small part does not keep a large map alive; but the own part stays as it is."""
         regions, whole = self._cuts[layer, maker][tile], self._plan.blocks[layer].tiles[maker].outputs
         inner = {name: region.within(whole[name]) for name, region in regions.items()}
-        views = {name: outputs[name][:, r.y0 : r.y1, r.x0 : r.x1] for name, r in inner.items()}
+        views = {name: crop(outputs[name], region) for name, region in inner.items()}
         return views if tile == maker else {name: view.copy() for name, view in views.items()}
 
     def _keep(self, strip: Strip) -> None:

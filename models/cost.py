@@ -5,7 +5,8 @@ are those of the partition (2 per multiply-accumulate), at the rate that a node 
 """
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -20,7 +21,8 @@ from models.graph import Graph
 from models.ops import RULES
 from models.partition import Cut, Partition
 from models.simulation import Run
-from schemas.plan import Block, Plan, Region, TensorSpec
+from models.tensor import part_bytes, shared
+from schemas.plan import Block, Plan, Region
 
 _STEADY_FRAMES = 4  # of each source, to see the throughput
 _MEASURED_S = 0.3
@@ -113,24 +115,17 @@ def workload(partition: Partition, blocks: Sequence[Block], cut: Cut) -> Workloa
         flops=tuple(tuple(tile.flops for tile in block.tiles) for block in blocks),
         crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
         exchanges=tuple(_exchanges(one, other) for one, other in zip(blocks, blocks[1:])),
-        results=tuple(_bytes(last.cut, tile.outputs) for tile in last.tiles),
+        results=tuple(sum(part_bytes(t, tile.outputs[t.name]) for t in last.cut) for tile in last.tiles),
         tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
     )
 
 
 def _exchanges(block: Block, after: Block) -> tuple[Exchange, ...]:
-    found = []
+    specs, sizes = {spec.name: spec for spec in block.cut}, Counter[tuple[int, int]]()
     for maker in block.tiles:
-        for taker in after.tiles:
-            met = {name: maker.outputs[name].common(need) for name, need in taker.inputs.items()}
-            shared = {name: region for name, region in met.items() if region is not None}
-            if shared:
-                found.append(Exchange(maker.index, taker.index, _bytes(block.cut, shared)))
-    return tuple(found)
-
-
-def _bytes(specs: Sequence[TensorSpec], regions: Mapping[str, Region]) -> int:
-    return sum(_area(regions[s.name]) * s.shape[3] * np.dtype(s.dtype).itemsize for s in specs if s.name in regions)
+        for part in shared(maker, after.tiles):
+            sizes[maker.index, part.tile] += part_bytes(specs[part.tensor], part.region)
+    return tuple(Exchange(maker, taker, size) for (maker, taker), size in sizes.items())
 
 
 def _area(region: Region) -> int:

@@ -4,13 +4,11 @@ Law: the tiles of a cut partition each of its maps; what lies between two cuts f
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from models.graph import Graph
-from models.partition import Cut, Partition, Regions
+from models.partition import Cut, Lines, Partition, Regions, tiles_of
 from schemas.plan import Region
-
-Lines: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # row borders and column borders, from 0 to the map's size
 
 
 class Span(NamedTuple):
@@ -64,7 +62,7 @@ class Tiler:
             lines = self._even_lines(span, rows, cols)
             if needs:
                 lines = {t: _moved(own, [n[t] for n in needs if t in n], cols) for t, own in lines.items()}
-            tiles = _tiles_of(lines, rows, cols)
+            tiles = tiles_of(lines, rows, cols)
             needs = [self.work(span, outputs).inputs for outputs in tiles]
             found.insert(0, tiles)
         return found
@@ -110,14 +108,6 @@ def _between(lines: tuple[int, ...], spans: Sequence[tuple[int, int]]) -> tuple[
         moved.append(min(max(line, low), high))
     moved.append(lines[-1])
     return tuple(moved) if all(a < b for a, b in zip(moved, moved[1:])) else lines
-
-
-def _tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int, Region]]:
-    return [
-        {t: Region(ys[r], xs[c], ys[r + 1], xs[c + 1]) for t, (ys, xs) in lines.items()}
-        for r in range(rows)
-        for c in range(cols)
-    ]
 
 
 def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequence[int]) -> int:

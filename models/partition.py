@@ -8,6 +8,7 @@ eq. 1 and 2, on a graph instead of a chain).
 import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from models.graph import Graph
 from models.ops import MAPS, RULES, blocker, whole
@@ -15,6 +16,7 @@ from schemas.errors import PlanError
 from schemas.plan import Region
 
 Regions = dict[int, Region]
+Lines: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # row borders and column borders, from 0 to the map's size
 _MAX_SIDE = 16384  # as in schemas.plan.Pixels
 
 
@@ -165,7 +167,7 @@ class Partition:
                 total += region.height * region.width * RULES[op.kind].flops(self.graph, op)
         return int(total)
 
-    def lines(self, cut: Cut, rows: int, cols: int) -> dict[int, tuple[tuple[int, ...], tuple[int, ...]]]:
+    def lines(self, cut: Cut, rows: int, cols: int) -> dict[int, Lines]:
         """Grid lines of every tensor of the cut: row borders and column borders, from 0 to the map's size.
 
         Border tiles have no halo on one side, so they get a larger share; the cut's smallest map is divided and the
@@ -223,17 +225,21 @@ class Partition:
 
     def tile_outputs(self, cut: Cut, rows: int, cols: int) -> list[dict[int, Region]]:
         """The output regions of every tile, row by row: they partition each map of the cut."""
-        lines = self.lines(cut, rows, cols)
-        return [
-            {t: Region(ys[r], xs[c], ys[r + 1], xs[c + 1]) for t, (ys, xs) in lines.items()}
-            for r in range(rows)
-            for c in range(cols)
-        ]
+        return tiles_of(self.lines(cut, rows, cols), rows, cols)
 
     def redundancy(self, cut: Cut, rows: int, cols: int) -> float:
         """Operations of all tiles over those of the whole block."""
         tiles = self.tile_outputs(cut, rows, cols)
         return sum(self.flops(cut.ops, self.regions(cut.ops, t)) for t in tiles) / max(self.flops(cut.ops), 1)
+
+
+def tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int, Region]]:
+    """The region of each tensor for every tile of a grid, row by row, from the grid's lines on each tensor."""
+    return [
+        {t: Region(ys[r], xs[c], ys[r + 1], xs[c + 1]) for t, (ys, xs) in lines.items()}
+        for r in range(rows)
+        for c in range(cols)
+    ]
 
 
 def _even(size: int, parts: int) -> tuple[int, ...]:

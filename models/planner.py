@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-import numpy as np
-
 from models import rewrite
 from models.division import Span, Tiler
 from models.graph import Graph
 from models.partition import Cut, Partition
 from models.reuse import order as reuse_order
-from models.tensor import parts
+from models.tensor import part_bytes, parts
 from schemas.errors import PlanError
 from schemas.plan import Block, Pixels, Plan, Region, TensorSpec, Tile, digest
 
@@ -207,14 +205,9 @@ def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCos
 
 def exchanged_bytes(plan: Plan, block: int) -> int:
     """Bytes that tiles of a block give to other tiles of the next one."""
-    specs = {spec.name: spec for spec in plan.blocks[block].cut}
-    found = 0
-    for tile in plan.blocks[block].tiles:
-        for part in parts(plan, block, tile.index):
-            spec = specs[part.tensor]
-            if part.tile != tile.index:
-                found += part.region.height * part.region.width * spec.shape[3] * np.dtype(spec.dtype).itemsize
-    return found
+    specs, tiles = {spec.name: spec for spec in plan.blocks[block].cut}, plan.blocks[block].tiles
+    moved = (part for tile in tiles for part in parts(plan, block, tile.index) if part.tile != tile.index)
+    return sum(part_bytes(specs[part.tensor], part.region) for part in moved)
 
 
 def _bytes(graph: Graph, tensor: int, region: Region, pixels: bool = False) -> int:

@@ -5,12 +5,13 @@ assembled of such parts; both follow from the plan alone, so that sender and rec
 """
 
 from collections.abc import Iterable, Mapping
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
 
 from schemas.errors import DecodeError, PlanError
-from schemas.plan import Pixels, Plan, Region, TensorSpec
+from schemas.plan import Pixels, Plan, Region, TensorSpec, Tile
 
 
 def crop(array: np.ndarray, region: Region) -> np.ndarray:
@@ -49,15 +50,26 @@ def parts(plan: Plan, block: int, tile: int) -> list[Part]:
 
     Empty for the last block, whose outputs go to the gateway.
     """
-    if block + 1 >= len(plan.blocks):
-        return []
-    given = plan.blocks[block].tiles[tile].outputs
-    shared = (
-        (taker.index, name, given[name].common(need))
-        for taker in plan.blocks[block + 1].tiles
-        for name, need in taker.inputs.items()
+    after = plan.blocks[block + 1 : block + 2]
+    return shared(plan.blocks[block].tiles[tile], after[0].tiles) if after else []
+
+
+def shared(maker: Tile, takers: Iterable[Tile]) -> list[Part]:
+    """What each of ``takers`` needs of the outputs of ``maker``."""
+    met = (
+        (taker.index, name, maker.outputs[name].common(need)) for taker in takers for name, need in taker.inputs.items()
     )
-    return [Part(index, name, region) for index, name, region in shared if region is not None]
+    return [Part(index, name, region) for index, name, region in met if region is not None]
+
+
+def part_shape(spec: TensorSpec, region: Region) -> tuple[int, ...]:
+    """The shape of a region of an NHWC map."""
+    return (spec.shape[0], region.height, region.width, spec.shape[3])
+
+
+def part_bytes(spec: TensorSpec, region: Region) -> int:
+    """Bytes of a region of an NHWC map."""
+    return prod(part_shape(spec, region)) * np.dtype(spec.dtype).itemsize
 
 
 def assemble(
@@ -78,7 +90,7 @@ def assemble(
         if name not in needs or region.common(needs[name]) != region:
             raise DecodeError(f"tile {tile} of block {block} needs no {name} of {tuple(region)}")
         spec = specs[name]
-        if array.shape != (spec.shape[0], region.height, region.width, spec.shape[3]) or array.dtype != spec.dtype:
+        if array.shape != part_shape(spec, region) or array.dtype != spec.dtype:
             told = f"{array.dtype}{array.shape}"
             raise DecodeError(f"{name} of {tuple(region)} for tile {tile} of block {block} is {told}")
         found[name].append((region, array))
@@ -89,7 +101,7 @@ def _joined(spec: TensorSpec, need: Region, pieces: list[tuple[Region, np.ndarra
     for region, array in pieces:
         if region == need:
             return array
-    array = np.empty((spec.shape[0], need.height, need.width, spec.shape[3]), spec.dtype)
+    array = np.empty(part_shape(spec, need), spec.dtype)
     covered = np.zeros((need.height, need.width), bool)
     for region, piece in pieces:
         where = region.within(need)
@@ -127,7 +139,7 @@ def check(plan: Plan, block: int, tile: int, tensors: Mapping[str, np.ndarray], 
         raise DecodeError(f"tile {tile} has tensors {sorted(tensors)}, not {sorted(regions)}"[:300])
     for t in specs:
         region, array = regions[t.name], tensors[t.name]
-        shape = (t.shape[0], region.height, region.width, t.shape[3])
+        shape = part_shape(t, region)
         dtype = "uint8" if t.name == plan.pixels.tensor else t.dtype
         if array.shape != shape or array.dtype != dtype:
             raise DecodeError(f"tensor {t.name} of tile {tile} is {array.dtype}{array.shape}, not {dtype}{shape}"[:300])

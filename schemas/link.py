@@ -95,8 +95,8 @@ class Address:
 class _Outstanding:
     """Message ids that wait for the network thread's word, whichever of the two threads comes first."""
 
-    def __init__(self, pace: Pace) -> None:
-        self._pace = pace
+    def __init__(self) -> None:
+        self.pace = Pace()
         self._busy_since, self._moved = 0.0, 0  # since when something has been under way, and what has arrived of it
         self._changed = threading.Condition()
         self._waiting: dict[int, tuple[int, int]] = {}  # id -> QoS, bytes
@@ -122,7 +122,7 @@ class _Outstanding:
             self.bytes -= size
             self._moved += size
             if not self._waiting and self._moved >= PACED_BYTES:
-                self._pace.moved(self._moved, time.monotonic() - self._busy_since)
+                self.pace.moved(self._moved, time.monotonic() - self._busy_since)
             self._changed.notify_all()
 
     def lose(self, up_to_qos: int) -> None:
@@ -158,9 +158,8 @@ class Link:
         self._backlog_bytes = backlog_bytes
         self._filters: dict[str, int] = {}
         self._lock = threading.Lock()
-        self._pace = Pace()
-        self._publishes = _Outstanding(self._pace)
-        self._subscribes = _Outstanding(Pace())
+        self._publishes = _Outstanding()
+        self._subscribes = _Outstanding()
         self._ready = threading.Event()
         self._refusal = ""
         self._client = self._build()
@@ -205,11 +204,12 @@ class Link:
     def _encoded(self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None) -> bytes:
         """Packed where the link is slow enough for that; what is retained was made for all and stays plain."""
         raw_bytes = sum(array.nbytes for array in (tensors or {}).values())
-        if raw_bytes < PACKED_BYTES or topic.retained or not self._pace.pays():
+        pace = self._publishes.pace
+        if raw_bytes < PACKED_BYTES or topic.retained or not pace.pays():
             return encode(topic, message, tensors)
         start = time.thread_time()  # not the clock: other threads' work is not the price of this
         payload = encode(topic, message, tensors, packed=True)
-        self._pace.packed(raw_bytes, len(payload), time.thread_time() - start)
+        pace.packed(raw_bytes, len(payload), time.thread_time() - start)
         return payload
 
     def clear(self, topic: Topic, **levels: str | int) -> None:

@@ -46,13 +46,20 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane here: ``block`` is the one to be computed next, since when it waits, and when to ask for its parts."""
+    """A lane here: ``block`` is the one to be computed next, since when it waits, and when to ask for its parts.
 
-    block: int
-    running: bool
+    ``inputs`` are block 0's, until that is computed; ``picture`` is the size of the source's image; ``spent_s`` are the
+    seconds that the engine has had for the blocks before.
+    """
+
+    picture: tuple[int, int]
+    inputs: Tensors
     since: float
     want_at: float
+    block: int = 0
+    running: bool = False
     backoff_s: float = FIRST_WANT_S
+    spent_s: float = 0.0
 
 
 class Lanes:
@@ -63,7 +70,6 @@ class Lanes:
         self._plan = plan
         self._last = len(plan.blocks) - 1
         self._lanes: dict[tuple[str, int], Lane] = {}
-        self._inputs: dict[tuple[str, int], Tensors] = {}  # of block 0, until it is computed
         self._parts: dict[str, dict[tuple[int, int], dict[int, Tensors]]] = {}  # by frame, (layer, tile) and maker
         self._cuts: dict[tuple[int, int], dict[int, dict[str, Region]]] = {}  # (layer, maker) -> tile -> its regions
         self._makers: dict[tuple[int, int], set[int]] = {}
@@ -79,13 +85,12 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def start(self, frame: str, tile: int, inputs: Tensors, now: float) -> None:
-        """Begin a lane with its crop of the image."""
+    def start(self, frame: str, tile: int, inputs: Tensors, now: float, picture: tuple[int, int] = (0, 0)) -> None:
+        """Begin a lane with its crop of the image; ``picture``: the size that the image came in."""
         if (frame, tile) in self._lanes:
             self.ignored["lane started twice"] += 1
             return
-        self._lanes[frame, tile] = Lane(0, False, now, now)
-        self._inputs[frame, tile] = inputs
+        self._lanes[frame, tile] = Lane(picture, inputs, now, now)
         self._remember(frame)
 
     def take(self) -> tuple[Key, Tensors] | None:
@@ -99,14 +104,15 @@ class Lanes:
         self._lanes[frame, tile] = replace(lane, running=True)
         return (frame, lane.block, tile), self._gather(frame, lane.block, tile)
 
-    def computed(self, key: Key, outputs: Tensors, now: float) -> list[Strip]:
-        """A tile of any block but the last is through: what other nodes' lanes need of it."""
+    def computed(self, key: Key, outputs: Tensors, now: float, seconds: float = 0.0) -> list[Strip]:
+        """A tile of any block but the last is through, in so many seconds: what other nodes' lanes need of it."""
         frame, layer, tile = key
-        if (frame, tile) not in self._lanes:
+        lane = self._lanes.get((frame, tile))
+        if lane is None:
             self.ignored["computed for a lane that is gone"] += 1
             return []
-        self._lanes[frame, tile] = Lane(layer + 1, False, now, now + FIRST_WANT_S)
-        self._inputs.pop((frame, tile), None)
+        spent_s = lane.spent_s + seconds
+        self._lanes[frame, tile] = Lane(lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s)
         self._remember(frame)
         self._parts[frame].pop((layer - 1, tile), None)  # used; whoever takes this lane over asks their makers
         made = [Strip(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._cuts[layer, tile]]
@@ -114,7 +120,7 @@ class Lanes:
             self._keep(strip)
         return [strip for strip in made if (frame, strip.tile) not in self._lanes]
 
-    def hear(self, strip: Strip, now: float) -> None:
+    def hear(self, strip: Strip) -> None:
         """Parts from another node.
 
         Raises:
@@ -163,12 +169,12 @@ class Lanes:
         """When a lane that waits wants to ask."""
         return min((lane.want_at for at, lane in self._lanes.items() if self._waits(*at)), default=None)
 
-    def drop(self, frame: str, tile: int) -> None:
-        """The lane has ended, or is not ours any more; what it made for others stays."""
+    def drop(self, frame: str, tile: int) -> Lane | None:
+        """The lane has ended, or is not ours any more; what it made for others stays. Returns it if it was here."""
         lane = self._lanes.pop((frame, tile), None)
         if lane is not None:
             self._parts.get(frame, {}).pop((lane.block - 1, tile), None)
-        self._inputs.pop((frame, tile), None)
+        return lane
 
     def end(self, frame: str) -> None:
         """The frame has its outcome."""
@@ -188,7 +194,7 @@ class Lanes:
 
     def _gather(self, frame: str, block: int, tile: int) -> Tensors:
         if block == 0:
-            return self._inputs[frame, tile]
+            return self._lanes[frame, tile].inputs
         made = self._parts[frame][block - 1, tile]
         return assemble(self._plan, block, tile, self._named(block - 1, tile, made))
 

@@ -84,8 +84,6 @@ class EdgeNode:
         self._last = len(plan.blocks) - 1
         first = plan.blocks[0]
         self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
-        self._pictures: dict[tuple[str, int], tuple[int, int]] = {}  # of the frames of open lanes
-        self._spent: dict[tuple[str, int], float] = {}  # seconds in the engine, of open lanes
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
@@ -140,7 +138,7 @@ class EdgeNode:
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
             strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            self.lanes.hear(strip, now)
+            self.lanes.hear(strip)
         elif isinstance(message, m.OverlapRequest) and message.node != self.name:
             said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
         elif isinstance(message, m.Accepted):
@@ -157,45 +155,35 @@ class EdgeNode:
         said: list[Action] = []
         if whole:
             self._whole_computed(key, outputs, seconds, now, error)
-        elif key[1] < self._last and not error:
-            self._took(key, seconds)
-            said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now)]
         else:
-            self._took(key, seconds)
-            self._tile_computed((key[0], self._last, key[2]), outputs, now, error)
+            self._tile_s = seconds if self._tile_s is None else 0.7 * self._tile_s + 0.3 * seconds
+            if key[1] < self._last and not error:
+                said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now, seconds)]
+            else:
+                self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error)
         return said + self._settle(now)
 
-    def _took(self, key: Key, seconds: float) -> None:
-        self._tile_s = seconds if self._tile_s is None else 0.7 * self._tile_s + 0.3 * seconds
-        lane = (key[0], key[2])
-        self._spent[lane] = self._spent.get(lane, 0.0) + seconds
-
-    def _tile_computed(self, key: Key, outputs: Tensors, now: float, error: str) -> None:
-        frame, block, tile = key
-        self.lanes.drop(frame, tile)
-        picture, seconds = self._pictures.pop((frame, tile), (0, 0)), self._spent.pop((frame, tile), 0.0)
-        stolen = m.frame_source(frame)[:2] != (self.name, self.epoch)
+    def _tile_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
+        lane = self.lanes.drop(key[0], key[2])
+        picture, spent_s = (lane.picture, lane.spent_s) if lane else ((0, 0), 0.0)
+        stolen = m.frame_source(key[0])[:2] != (self.name, self.epoch)
         if not stolen and not self.tiles.computed(key):
             return
         self.counts["stolen" if stolen else "computed"] += 1
-        header = m.ResultHeader(
-            **self._head(), plan=self.digest, frame=frame, block=block, tile=tile,
-            compute_s=seconds, stolen=stolen, picture=picture, error=error[:300],
-        )  # fmt: skip
-        self._put(key, header, {} if error else outputs, now)
+        self._put(key, outputs, now, error, compute_s=spent_s + seconds, stolen=stolen, picture=picture)
 
     def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
-        if not self.tiles.computed_whole(key[0]):
-            return
-        self.counts["computed"] += len(self.plan.blocks[self._last].tiles)
-        header = m.ResultHeader(
-            **self._head(), plan=self.digest, frame=key[0], block=key[1], tile=0,
-            compute_s=seconds, whole=True, picture=self._images[key[0]][1], error=error[:300],
-        )  # fmt: skip
-        self._put(key, header, {} if error else outputs, now)
+        if self.tiles.computed_whole(key[0]):
+            self.counts["computed"] += len(self.plan.blocks[self._last].tiles)
+            self._put(key, outputs, now, error, compute_s=seconds, whole=True, picture=self._images[key[0]][1])
 
-    def _put(self, key: Key, header: m.ResultHeader, outputs: Tensors, now: float) -> None:
-        self._results[key] = (header, outputs)
+    def _put(self, key: Key, outputs: Tensors, now: float, error: str, **about: Any) -> None:
+        """A result into the outbox; ``about``: the other fields of its header."""
+        frame, block, tile = key
+        header = m.ResultHeader(
+            **self._head(), plan=self.digest, frame=frame, block=block, tile=tile, error=error[:300], **about
+        )
+        self._results[key] = (header, {} if error else outputs)
         for dropped in self.outbox.put(key, now):
             if self._results.pop(dropped)[0].whole:
                 self.tiles.restart(dropped[0])
@@ -212,7 +200,6 @@ class EdgeNode:
             self.counts["lane stuck"] += 1
             if frame in self.tiles.frames:
                 self.tiles.restart(frame)
-        self._forget_lanes()
         said: list[Action] = self._deal(now) if self._hands else []
         said += self._settle(now)
         if now >= self._echoed_at + (MISSED_ECHOES + 1) * HEARTBEAT_S:
@@ -334,19 +321,12 @@ class EdgeNode:
             self._images.pop(accepted.frame, None)
             self._expired.discard(accepted.frame)
             self.lanes.end(accepted.frame)
-            self._forget_lanes()
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
                 del self._stolen[key]
         for key in self.outbox.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended):
             del self._results[key]
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)
-
-    def _forget_lanes(self) -> None:
-        """What was kept of lanes that are gone."""
-        for lane in [lane for lane in self._pictures if lane not in self.lanes]:
-            del self._pictures[lane]
-            self._spent.pop(lane, None)
 
     def _settle(self, now: float) -> list[Action]:
         """What follows from the new state: compute first, for the engine must not wait for the network."""
@@ -409,8 +389,7 @@ class EdgeNode:
             if own is None:
                 return []
             key, inputs, picture = own, self._inputs(own), self._images[own[0]][1]
-        self.lanes.start(key[0], key[2], inputs, now)
-        self._pictures[key[0], key[2]] = picture
+        self.lanes.start(key[0], key[2], inputs, now, picture)
         if not self._last or key[2] in self._listening:
             return []
         self._listening.add(key[2])

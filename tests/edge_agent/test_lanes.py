@@ -73,7 +73,7 @@ def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_what
         if flights:
             to, strip = flights.pop(data.draw(st.integers(0, len(flights) - 1)))
             for _ in range(data.draw(st.integers(0, 2))):
-                nodes[to].lanes.hear(strip, 0.0)
+                nodes[to].lanes.hear(strip)
             publish(to, nodes[to].work(0.0))
     flights.clear()
     for now in range(1, 40):  # faults stop; what is missing is asked for and comes
@@ -81,10 +81,10 @@ def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_what
             for want in node.lanes.wants(float(now * 10)):
                 for other in nodes:
                     for strip in other.lanes.again(want) if other is not node else []:
-                        node.lanes.hear(strip, float(now))
+                        node.lanes.hear(strip)
             publish(n, node.work(float(now * 10)))
         for to, strip in flights:
-            nodes[to].lanes.hear(strip, float(now))
+            nodes[to].lanes.hear(strip)
         flights.clear()
     assert sorted(t for node in nodes for t in node.done) == list(TILES)
 
@@ -110,12 +110,12 @@ def test_a_node_that_takes_a_lane_over_gets_its_neighbours_parts_from_those_who_
     (want,) = again.lanes.wants(1.0 + FIRST_WANT_S)
     assert want == Want(FRAME, 0, 3)
     for strip in others.lanes.again(want):
-        again.lanes.hear(strip, 2.0)
+        again.lanes.hear(strip)
     for strip in (s for s in again.work(2.0) + said if s.tile != 3):
-        others.lanes.hear(strip, 2.0)
+        others.lanes.hear(strip)
     said = others.work(2.0)
     for strip in said:
-        again.lanes.hear(strip, 2.0)
+        again.lanes.hear(strip)
     again.work(2.0)
     assert others.done | again.done == set(TILES)
 
@@ -144,13 +144,13 @@ def test_a_lane_asks_ever_less_often_and_is_told_as_stuck_in_time() -> None:
 def test_parts_that_the_plan_does_not_know_are_refused(change: object) -> None:
     strip = Node([0]).work(0.0)[0]
     with pytest.raises(DecodeError):
-        Lanes(PLAN).hear(change(strip), 0.0)  # type: ignore[operator]
+        Lanes(PLAN).hear(change(strip))  # type: ignore[operator]
 
 
 def test_parts_of_few_frames_are_remembered() -> None:
     strip, lanes = Node([0]).work(0.0)[0], Lanes(PLAN)
     for number in range(2 * FRAMES):
-        lanes.hear(strip._replace(frame=f"edge1.11111111.{number}"), 0.0)
+        lanes.hear(strip._replace(frame=f"edge1.11111111.{number}"))
     known = [n for n in range(2 * FRAMES) if lanes.again(Want(f"edge1.11111111.{n}", 0, strip.tile))]
     assert known == list(range(FRAMES, 2 * FRAMES))
 

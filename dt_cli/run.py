@@ -10,16 +10,14 @@ from typing import IO
 
 from dt_cli.cluster import Cluster, Images, Setup
 from dt_cli.demo import check_sources, nodes_table, print_totals
-from dt_cli.output import console, short
+from dt_cli.output import console
 from dt_cli.pictures import Pictures
 from models.bundle import Bundle, open_bundle
 from models.card import describe
 from models.planner import parse_grid
 from schemas import messages as m
 from schemas.errors import PlanError
-from schemas.results import Result
-
-SHOWN = 4  # detections in a line of the terminal
+from schemas.results import sentence
 
 
 def run(
@@ -97,19 +95,3 @@ def line(outcome: m.Outcome) -> dict[str, object]:
         "picture": outcome.picture,
     }
     return told | (outcome.result.model_dump() if outcome.result else {})
-
-
-def sentence(result: Result) -> str:
-    """What a result says, in one line."""
-    if result.task == "classify":
-        return ", ".join(f"{c.label} {c.score:.0%}" for c in result.classes)
-    if result.task == "segment":
-        return ", ".join(f"{s.label} {s.share:.1%}" for s in result.segments)
-    if result.task == "pose":
-        seen = [k for k in result.keypoints if k.score >= 0.3]
-        return f"{len(seen)} of {len(result.keypoints)} keypoints: " + ", ".join(k.name for k in seen[:SHOWN])
-    if result.task == "raw":
-        return "raw outputs: see --json for digests, or give the model a card"
-    shown = [f"{d.label} {d.score:.0%} at {','.join(f'{v:.0f}' for v in d.box)}" for d in result.detections[:SHOWN]]
-    more = len(result.detections) - len(shown)
-    return short("; ".join(shown), 150) + (f"; {more} more" if more > 0 else "") or "nothing"

@@ -10,10 +10,13 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import Source, open_source
+from edge_agent.sources.names import redact
 from edge_agent.worker import Computed, Worker
 from models import graph
 from models.engine import kernels
@@ -24,9 +27,12 @@ from schemas.codec import Incoming, Rejects, decode
 from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
-from schemas.process import log_to_stderr, on_end
+from schemas.process import log_to_stderr, on_end, version
+from schemas.topics import Publish
+from schemas.vitals import Reader
 
 STATUS_S = 2.0
+VITALS_S = 10.0  # without news, so often
 FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
 WARN_S = 30.0
 ONCE_S = 10.0
@@ -54,6 +60,7 @@ def main(
             raise PlanError(f"{option} {value!r}: use 1 to 64 letters, digits, _ and - only")
     opened = open_source(source) if source else None
     app = Edge(gateway, name, opened, frames, root, cache or _default_cache(), keep, threads, once, window)
+    app.shown_source = redact(source or "")[:300]
     on_end(app.stop)
     return app.run()
 
@@ -99,8 +106,11 @@ class Edge:
         self._worker: Worker | None = None
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
+        self.shown_source = ""
+        self._captured: Captured | None = None
+        self._vitals = Reader()
         self._status: m.Status | None = None
-        self._status_at = 0.0
+        self._status_at = self._status_sent_at = 0.0
         self._warn_at = 0.0
 
     def stop(self) -> None:
@@ -146,6 +156,7 @@ class Edge:
                 self._act(self._node.tick(now))
             if self._capture is not None and self._node.wants_frame and not self._granted:
                 self._granted = True
+                self._capture.pictures_s = self._node.pictures_s
                 self._capture.more()
         else:
             self._await_model(now)
@@ -195,8 +206,9 @@ class Edge:
                 _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
             return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
-            self._granted = False
-            return node.frame(event.image, now, event.picture)
+            self._granted, self._captured = False, event
+            said = node.frame(event.image, now, event.picture)
+            return [*said, self._picture(node, event)] if event.jpeg else said
         if isinstance(event, Ended) and event.capture is self._capture:
             if event.error:
                 raise event.error
@@ -206,6 +218,12 @@ class Edge:
             self._status_at = 0.0
             _log.info("the source has ended after %d frames", node.frames_opened)
         return []
+
+    def _picture(self, node: EdgeNode, captured: Captured) -> Publish:
+        frame = m.frame_id(self._name, self._epoch, node.frames_opened - 1)
+        header = m.PictureHeader(node=self._name, epoch=self._epoch, frame=frame, picture=captured.picture)
+        data = np.frombuffer(captured.jpeg, np.uint8)
+        return Publish(topics.PICTURE, header, {"source": self._name}, {"jpeg": data})
 
     def _hear(self, incoming: Incoming, now: float) -> Sequence[Action]:
         message = incoming.message
@@ -290,16 +308,21 @@ class Edge:
         node = self._node
         if node is None:
             return
+        last = self._captured
         status = m.Status(
             node=self._name, epoch=self._epoch, computed=node.counts["computed"], stolen=node.counts["stolen"],
             lent=node.counts["lent"], compute_s=node.compute_s, frames=node.frames_opened, bytes_in=self._link.bytes_in,
             bytes_out=self._link.bytes_out, messages_in=self._link.messages_in, messages_out=self._link.messages_out,
-            dropped=self._rejects.by_kind, finished=self._finished,
+            dropped=self._rejects.by_kind, finished=self._finished, version=version(),
+            source=self.shown_source, waiting=node.tiles.waiting, tile_s=node.tile_s,
+            missed=last.dropped if last else 0, still=last.skipped if last else 0,
         )  # fmt: skip
         seen = {"compute_s", "frames", "finished", "lent", "dropped"}
-        if self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen):
-            self._status = status
-            self._link.publish(topics.STATUS, status, node=self._name)
+        news = self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen)
+        if news or now >= self._status_sent_at + VITALS_S:
+            self._status, self._status_sent_at = status, now
+            told = status.model_copy(update={"vitals": self._vitals.read()})
+            self._link.publish(topics.STATUS, told, node=self._name)
 
     def _close(self) -> None:
         """Say good-bye and leave nothing running."""

@@ -4,6 +4,7 @@ Files and folders are lossless and in order: the next frame is read ahead, and h
 source is asked only when there is room, and gives its newest frame.
 """
 
+import logging
 import queue
 import threading
 from dataclasses import dataclass
@@ -11,9 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.sources.fit import fit
-from edge_agent.sources.frame import Source, is_live, shots
-from schemas.errors import DtError
+from edge_agent.sources.frame import Shot, Source, is_live, shots
+from models import jpeg
+from schemas.errors import DtError, PlanError
 from schemas.plan import Pixels
+
+PICTURE_WIDTH = 960  # pixels; enough to look at
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,8 @@ class Captured:
     """One frame, uint8 pixels of the model's size, NHWC; ``picture`` is the size (height, width) that it came in.
 
     It was taken ``at`` monotonic seconds, which is ``utc`` seconds since 1970. ``dropped`` and ``skipped`` count, since
-    the source was opened, frames that came while there was no room, and frames without motion.
+    the source was opened, frames that came while there was no room, and frames without motion. ``jpeg`` is the picture
+    for people, if one was due.
     """
 
     capture: "Capture"
@@ -31,6 +37,7 @@ class Captured:
     utc: float
     dropped: int = 0
     skipped: int = 0
+    jpeg: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -42,12 +49,17 @@ class Ended:
 
 
 class Capture:
-    """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``."""
+    """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``.
+
+    ``pictures_s`` may be set at any time: a frame carries a picture for people so often at most; 0: never.
+    """
 
     def __init__(self, source: Source, pixels: Pixels, limit: int | None, inbox: "queue.Queue[object]") -> None:
         self._source, self._pixels, self._limit, self._inbox = source, pixels, limit, inbox
         self._room = threading.Semaphore(0)
         self._closed = False
+        self.pictures_s = 0.0
+        self._pictured_at = float("-inf")
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
         self._thread.start()
 
@@ -85,5 +97,18 @@ class Capture:
                 self._room.acquire()
             if self._closed:
                 return
-            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped))
+            shown = self._shown(shot)
+            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped, shown))
             count += 1
+
+    def _shown(self, shot: Shot) -> bytes:
+        """The picture for people, if it is time for one."""
+        if not self.pictures_s or shot.at < self._pictured_at + self.pictures_s:
+            return b""
+        self._pictured_at = shot.at
+        try:
+            return jpeg.encode(shot.image, PICTURE_WIDTH)
+        except PlanError as error:
+            _log.warning("no pictures for people: %s", error)
+            self._pictured_at = float("inf")
+            return b""

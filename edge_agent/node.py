@@ -88,7 +88,8 @@ class EdgeNode:
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
-        self._only_camera = self._alone = False
+        self._only_camera = self._alone = self._paused = False
+        self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
         self._gateway = ""
         self._seq = self._echoed_seq = 0
@@ -99,7 +100,7 @@ class EdgeNode:
     @property
     def wants_frame(self) -> bool:
         """Whether the source may add a frame."""
-        return len(self.tiles.frames) < self.window
+        return not self._paused and len(self.tiles.frames) < self.window
 
     @property
     def listening(self) -> tuple[int, ...]:
@@ -113,6 +114,11 @@ class EdgeNode:
     @property
     def frames_opened(self) -> int:
         return self._frames
+
+    @property
+    def tile_s(self) -> float | None:
+        """Seconds of a tile in the engine, smoothed."""
+        return self._tile_s
 
     def frame(self, image: np.ndarray, now: float, picture: tuple[int, int] = (0, 0)) -> list[Action]:
         """A frame of the own source: uint8 pixels of the model's size, NHWC; ``picture``: the size that it came in."""
@@ -236,6 +242,7 @@ class EdgeNode:
         self._echoed_at = now
         self._only_camera = self.camera and echo.cameras <= 1
         self._alone = self.plan.undivided and echo.helpers < echo.cameras
+        self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
             self.tiles.requeue()
             self.outbox.requeue(now)

@@ -3,28 +3,37 @@
 import contextlib
 import logging
 import queue
+import threading
 import time
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
+from gateway_agent.board import Board
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.controls import Request, State
 from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import Finish, GatewayNode
+from gateway_agent.painter import Painted, Painter
 from gateway_agent.tail import Finished, TailThread
-from models.bundle import Bundle, open_bundle
+from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import Rejects, decode
-from schemas.errors import DecodeError, PlanError
+from schemas.codec import Incoming, Rejects, decode
+from schemas.errors import DecodeError, DtError, PlanError
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
-from schemas.process import log_to_stderr, on_end
+from schemas.process import log_to_stderr, on_end, version
 from schemas.topics import Publish
+from schemas.vitals import Reader
 
 NAME = "gateway"
 STATUS_S = 2.0
+VITALS_S = 10.0  # without news, so often
+DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
 _log = logging.getLogger(__name__)
 
 
@@ -85,8 +94,33 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A plan that was asked for, or why there is none."""
+
+    request: Request | None
+    bundle: Bundle | None
+    error: str = ""
+
+
+class Watcher(Protocol):
+    """Shows the gateway's board somewhere. Called in the gateway's thread, which it must not hold up."""
+
+    def outcome(self, outcome: m.Outcome, now: float) -> None:
+        """A frame has ended; the board knows of it already."""
+
+    def pictured(self, frame: str, now: float) -> None:
+        """The board has a new picture, of this frame."""
+
+    def tick(self, now: float) -> None:
+        """After every event, and at least once a second."""
+
+    def close(self) -> None:
+        """The gateway ends."""
+
+
 class Gateway:
-    """One gateway process. ``stop`` may be called from anywhere."""
+    """One gateway process. ``stop`` and ``ask`` may be called from anywhere."""
 
     def __init__(
         self,
@@ -99,15 +133,59 @@ class Gateway:
         outputs: bool = False,
     ) -> None:
         self._bundle, self._root, self._broker, self._outputs = bundle, root, broker, outputs
+        self._deadline_s, self._threads = deadline_s, threads
         self._inbox: queue.Queue[object] = queue.Queue(512)
-        self._node = GatewayNode(NAME, m.new_epoch(), bundle.plan, deadline_s, ordered=bool(bundle.card.state))
+        self._epoch = m.new_epoch()
+        self._node = self._new_node()
         self._link = Link(url, root, NAME, self._inbox)
         self._tail = TailThread(bundle, self._inbox, threads)
+        self.board = Board()
+        self._watchers: list[Watcher] = []
+        self._painter: Painter | None = None
+        self._detection, self._planning = True, False
+        self._next: Bundle | None = None  # to run as soon as no frame is in flight, or at _swap_at
+        self._swap_at = float("inf")
         self._rejects = Rejects(root)
         self._stopping = False
         self._published_bytes = self._published_messages = 0
+        self._vitals = Reader()
         self._status: m.Status | None = None
-        self._status_at = 0.0
+        self._status_at = self._status_sent_at = 0.0
+
+    def _new_node(self) -> GatewayNode:
+        ordered = bool(self._bundle.card.state)
+        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._deadline_s, ordered)
+
+    def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
+        """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
+        self._watchers.append(watcher)
+        self._link.subscribe(topics.STATUS)
+        if pictures_s and self._painter is None:
+            self._painter = Painter(self._inbox)
+            self._link.subscribe(topics.PICTURE)
+        wanted = [every for every in (pictures_s, self._node.pictures_s) if every]
+        self._node.pictures_s = min(wanted, default=0.0)
+
+    def ask(self, request: Request) -> None:
+        """From any thread; the answer comes in the gateway's."""
+        try:
+            self._inbox.put_nowait(request)
+        except queue.Full:
+            request.answer("the gateway is overloaded: try again")
+
+    @property
+    def controls(self) -> State:
+        """What the controls are set to."""
+        block, card = self._bundle.plan.blocks[0], self._bundle.card
+        has_threshold = card.task == "detect"
+        threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
+        grid = f"{block.rows}x{block.cols}"
+        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.path.stem)
+
+    @property
+    def bundle(self) -> Bundle:
+        """Model and plan that run."""
+        return self._bundle
 
     def stop(self) -> None:
         self._stopping = True
@@ -140,22 +218,41 @@ class Gateway:
         except queue.Empty:
             event = None
         now = time.monotonic()
-        for action in self._handle(event, now) + self._node.tick(now):
-            if isinstance(action, Finish):
-                self._tail.submit(action)
-            else:
-                self._link.send(action)
-                if isinstance(action.message, m.Outcome):
-                    _tell(action.message)
+        self._act(self._handle(event, now) + self._node.tick(now), now)
+        if self._next is not None and (not self._node.assembly.frames or now >= self._swap_at):
+            self._swap(self._next, now)
+        self.board.alive(self._node.ring.nodes, now)
+        for watcher in self._watchers:
+            watcher.tick(now)
         if now >= self._status_at + STATUS_S:
             self._status_at = now
             self._revive_broker()
             self._publish_status()
 
+    def _act(self, actions: Sequence[Publish | Finish], now: float) -> None:
+        for action in actions:
+            if isinstance(action, Finish):
+                self._tail.submit(action)
+                continue
+            self._link.send(action)
+            if isinstance(action.message, m.Outcome):
+                self._tell(action.message, now)
+
+    def _tell(self, outcome: m.Outcome, now: float) -> None:
+        if outcome.status == "failed":
+            _log.warning("frame %s failed after %.1f s: %s", outcome.frame, outcome.latency_s, outcome.reason)
+        else:
+            _log.debug("frame %s in %.3f s", outcome.frame, outcome.latency_s)
+        self.board.outcome(outcome, now)
+        if self._painter is not None:
+            self._painter.outcome(outcome)
+        for watcher in self._watchers:
+            watcher.outcome(outcome, now)
+
     def _handle(self, event: object, now: float) -> list[Publish | Finish]:
         if isinstance(event, Arrived):
             try:
-                return self._node.hear(decode(self._root, event.topic, event.payload, self._node.digest), now)
+                return self._hear(decode(self._root, event.topic, event.payload, self._node.digest), now)
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
         elif isinstance(event, Finished):
@@ -165,11 +262,106 @@ class Gateway:
                 header = m.OutputHeader(node=NAME, epoch=self._node.epoch, frame=event.frame)
                 self._link.publish(topics.OUTPUT, header, event.outputs, source=m.frame_source(event.frame)[0])
             return self._node.finished(event.frame, event.digests, now, event.result)
+        elif isinstance(event, Request):
+            self._control(event, now)
+        elif isinstance(event, Planned):
+            self._planned(event, now)
+        elif isinstance(event, Painted):
+            self.board.pictured(event.frame, event.plain, event.annotated)
+            for watcher in self._watchers:
+                watcher.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._publish_model()
         elif isinstance(event, Disconnected):
             _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
         return []
+
+    def _hear(self, incoming: Incoming, now: float) -> list[Publish | Finish]:
+        message = incoming.message
+        if isinstance(message, m.PictureHeader):
+            own = m.frame_source(message.frame)[0] == message.node == incoming.levels["source"]
+            if self._painter is not None and own and "jpeg" in incoming.tensors:
+                self._painter.picture(message.frame, incoming.tensors["jpeg"].tobytes())
+            return []
+        if isinstance(message, m.Status):
+            self.board.hear(message, now)
+            return []
+        said = self._node.hear(incoming, now)
+        self.board.hear(message, now)
+        return said
+
+    def _control(self, request: Request, now: float) -> None:
+        """Do what is asked, and answer; a plan is answered when it is there."""
+        refused = self._obey(request)
+        if refused is not None:
+            self._answer(request, refused, now)
+
+    def _answer(self, request: Request, refused: str, now: float) -> None:
+        if not refused:
+            self.board.tell("control", request.verb, f"set to {request.value}", now)
+        request.answer(refused)
+
+    def _obey(self, request: Request) -> str | None:
+        """Why not; empty if it is done, None if it is under way."""
+        verb, value = request.verb, request.value
+        if verb == "detection" and isinstance(value, bool):
+            self._detection = value
+            self._node.paused = not value or self._next is not None
+        elif verb == "threshold" and isinstance(value, int | float) and 0.0 <= value <= 1.0:
+            if self.controls.threshold is None:
+                return f"{self._bundle.path.stem} has no threshold: its task is {self._bundle.card.task}"
+            self._tail.threshold = float(value)
+        elif verb == "grid" and isinstance(value, str):
+            path = self._bundle.path
+            return self.plan_anew(lambda: make_bundle(path, parse_grid(value)), request)
+        elif verb == "restart":
+            self.stop()
+        else:
+            return f"{verb} cannot be {value!r}"
+        return ""
+
+    def plan_anew(self, make: Callable[[], Bundle], request: Request | None = None) -> str | None:
+        """Run what ``make`` returns as soon as the frames in flight have ended; sources open none until then.
+
+        ``make`` runs in a thread of its own. Why not, or None: it is under way.
+        """
+        if self._planning:
+            return "another plan is being made: try again"
+        self._planning = True
+
+        def work() -> None:
+            try:
+                self._inbox.put(Planned(request, bind(make())))
+            except DtError as error:
+                self._inbox.put(Planned(request, None, str(error)))
+
+        threading.Thread(target=work, name="planner", daemon=True).start()
+        return None
+
+    def _planned(self, planned: "Planned", now: float) -> None:
+        self._planning = False
+        if planned.bundle is not None:
+            self._next, self._swap_at = planned.bundle, now + DRAIN_S
+            self._node.paused = True
+        elif planned.request is None:
+            _log.error("no new plan: %s", planned.error)
+        if planned.request is not None:
+            self._answer(planned.request, planned.error, now)
+
+    def _swap(self, bundle: Bundle, now: float) -> None:
+        self._next, self._swap_at = None, float("inf")
+        self._act(self._node.give_up("the plan has changed", now), now)
+        self._clear_model()
+        threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
+        self._tail.close()
+        self._bundle = bundle
+        self._node = self._new_node()
+        self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
+        self._node.ring.reset()
+        self._tail = TailThread(bundle, self._inbox, self._threads)
+        self._tail.threshold = threshold
+        self._publish_model()
+        _log.info("plan %s replaces the one before", self._node.digest[:8])
 
     def _publish_model(self) -> None:
         """Plan and model, retained; again after each reconnect, since a broker may have lost what it kept."""
@@ -198,28 +390,31 @@ class Gateway:
     def _publish_status(self) -> None:
         """Counters, when they have changed: bytes without the model's own distribution."""
         counts = self._node.counts
+        now = time.monotonic()
         status = m.Status(
             node=NAME, epoch=self._node.epoch, frames=counts["frames"], bytes_in=self._link.bytes_in,
             bytes_out=self._link.bytes_out - self._published_bytes, messages_in=self._link.messages_in,
             messages_out=self._link.messages_out - self._published_messages, dropped=self._rejects.by_kind,
+            version=version(),
         )  # fmt: skip
-        if self._status is None or status.frames != self._status.frames or status.dropped != self._status.dropped:
-            self._status = status
-            self._link.publish(topics.STATUS, status, node=NAME)
+        news = self._status is None or status.frames != self._status.frames or status.dropped != self._status.dropped
+        if news or now >= self._status_sent_at + VITALS_S:
+            self._status, self._status_sent_at = status, now
+            self._link.publish(topics.STATUS, status.model_copy(update={"vitals": self._vitals.read()}), node=NAME)
 
     def _close(self) -> None:
         """Nothing stays retained for a gateway that is gone."""
+        for watcher in self._watchers:
+            watcher.close()
+        self._clear_model()
+        self._publish_status()
+        self._link.close()
+        self._tail.close()
+        if self._painter is not None:
+            self._painter.close()
+
+    def _clear_model(self) -> None:
         digest = self._bundle.plan.edge_model
         self._link.clear(topics.PLAN)
         for n in range(chunk_count(len(self._bundle.edge_model))):
             self._link.clear(topics.MODEL, digest=digest, n=n)
-        self._publish_status()
-        self._link.close()
-        self._tail.close()
-
-
-def _tell(outcome: m.Outcome) -> None:
-    if outcome.status == "failed":
-        _log.warning("frame %s failed after %.1f s: %s", outcome.frame, outcome.latency_s, outcome.reason)
-    else:
-        _log.debug("frame %s in %.3f s", outcome.frame, outcome.latency_s)

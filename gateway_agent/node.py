@@ -48,6 +48,8 @@ class GatewayNode:
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
+        self.paused = False  # sources open no frame
+        self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
         """A message of a node.
@@ -70,11 +72,10 @@ class GatewayNode:
         self, frame: str, digests: Mapping[str, str], now: float, result: Result | None = None
     ) -> list[Action]:
         """The tail is through with ``frame``; ``digests`` are those of the merged cut and of the outputs."""
-        finish = self._finishing.pop(frame)
-        complete = finish.complete
-        latency_s = self.assembly.ended(frame, now)
-        if latency_s is None:
+        finish, latency_s = self._finishing.pop(frame, None), self.assembly.ended(frame, now)
+        if finish is None or latency_s is None:  # it has failed in the meantime, or belongs to the plan before
             return []
+        complete = finish.complete
         self.counts["frames"] += 1
         work = [complete.workers[self._last, tile.index] for tile in self.plan.blocks[self._last].tiles]
         outcome = m.Outcome(
@@ -92,6 +93,10 @@ class GatewayNode:
         self._held.pop(frame, None)
         failure = self.assembly.fail(frame, reason, now)
         return self._failures([failure] if failure else [])
+
+    def give_up(self, reason: str, now: float) -> list[Action]:
+        """Fail every frame that is open; ``reason`` says why."""
+        return [action for frame in self.assembly.frames for action in self.failed(frame, reason, now)]
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come: dead nodes, frames that took too long."""
@@ -119,7 +124,7 @@ class GatewayNode:
         cameras = len(self.ring.cameras)
         echo = m.Echo(
             **self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused,
-            cameras=cameras, helpers=len(self.ring.nodes) - cameras,
+            cameras=cameras, helpers=len(self.ring.nodes) - cameras, paused=self.paused, pictures_s=self.pictures_s,
         )  # fmt: skip
         said: list[Action] = [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:

@@ -45,6 +45,7 @@ class TailThread:
         self._inbox = inbox
         self._tail = Tail(bundle, threads)
         self._quantization = quantization_of(bundle.graph)
+        self.threshold: float | None = None  # least score of a detection instead of the card's; may be set at any time
         self._states: OrderedDict[tuple[str, str], Tensors] = OrderedDict()
         self._work: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
@@ -85,7 +86,10 @@ class TailThread:
             while len(self._states) > STATES:
                 self._states.popitem(last=False)
         picture = finish.picture if min(finish.picture) > 0 else (bundle.plan.pixels.height, bundle.plan.pixels.width)
-        result = decode(bundle.card, outputs, self._quantization, picture, bundle.plan.pixels)
+        card = bundle.card
+        if self.threshold is not None:
+            card = card.model_copy(update={"score_threshold": self.threshold})
+        result = decode(card, outputs, self._quantization, picture, bundle.plan.pixels)
         return Finished(complete.frame, digests(merged, outputs), outputs, result)
 
 

@@ -95,6 +95,10 @@ class VictimRing:
         self._nodes[node] = replace(member, request=Parked(request, ahead, order))
         return self._match(now)
 
+    def reset(self) -> None:
+        """A new plan: nobody has tiles or wants one."""
+        self._nodes = {node: replace(member, waiting=0, request=None) for node, member in self._nodes.items()}
+
     def leave(self, node: str, epoch: str) -> bool:
         """``node`` says good-bye. False: it was of another epoch or unknown."""
         member = self._nodes.get(node)

@@ -6,6 +6,7 @@ Coordinates are continuous and edges are what is mapped: a box that covers the w
 import numpy as np
 
 from schemas.plan import Block, Pixels, Region
+from schemas.results import Result
 
 
 def letterboxed(height: int, width: int, pixels: Pixels) -> tuple[int, int]:
@@ -45,6 +46,17 @@ def clipped(points: np.ndarray, picture: tuple[int, int]) -> np.ndarray:
     height, width = picture
     pairs = points.reshape(*points.shape[:-1], points.shape[-1] // 2, 2)
     return np.asarray(np.clip(pairs, 0.0, (float(width), float(height))).reshape(points.shape))
+
+
+def scaled(result: Result, picture: tuple[int, int], shown: tuple[int, int]) -> Result:
+    """``result`` of an image of ``picture`` (height, width) for the same image shown at another size."""
+    if picture == shown or min(picture) <= 0:
+        return result
+    x, y = shown[1] / picture[1], shown[0] / picture[0]
+    boxes = [d.model_copy(update={"box": (d.box[0] * x, d.box[1] * y, d.box[2] * x, d.box[3] * y)})
+             for d in result.detections]  # fmt: skip
+    points = [k.model_copy(update={"x": k.x * x, "y": k.y * y}) for k in result.keypoints]
+    return result.model_copy(update={"detections": tuple(boxes), "keypoints": tuple(points)})
 
 
 def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:

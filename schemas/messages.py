@@ -73,6 +73,7 @@ class Echo(Message):
 
     ``cameras`` and ``helpers`` count the living nodes with a source and without. A source that is the only one holds
     the requests of idle nodes for its next frame; where helpers are fewer than cameras it does not divide its frames.
+    ``paused``: sources open no frame. ``pictures_s``: a source sends a picture so often at most; 0: none is wanted.
     """
 
     seq: Count
@@ -80,6 +81,8 @@ class Echo(Message):
     plan: Digest
     cameras: Count = 0
     helpers: Count = 0
+    paused: bool = False
+    pictures_s: Seconds = 0.0
     refused: Annotated[str, Field(max_length=500)] = ""
 
 
@@ -196,6 +199,17 @@ class Outcome(Message):
     result: Result | None = None
 
 
+class PictureHeader(Message):
+    """``dt/source/<source>/picture``, source -> gateway, where asked for: what the camera saw, for people to look at.
+
+    One tensor, ``jpeg``: the file's bytes. ``picture`` is the size of the source's image, to which results refer; the JPEG
+    may be smaller.
+    """
+
+    frame: FrameId
+    picture: Picture
+
+
 class OutputHeader(Message):
     """``dt/source/<source>/output``, gateway -> all, where asked for: the final output tensors of a frame, by name."""
 
@@ -217,8 +231,34 @@ class ChunkHeader(Message):
     n: Count
 
 
+class Vitals(Record):
+    """The machine of a node: ``cpu`` is the share of all its cores in use, ``memory_bytes`` what this process occupies.
+
+    What a machine does not tell is None. ``throttled``: it slows down for heat or lack of power.
+    """
+
+    cpu: Annotated[float, Field(ge=0, le=1)] | None = None
+    temperature_c: Annotated[float, Field(ge=-100, le=300)] | None = None
+    memory_bytes: Count | None = None
+    throttled: bool | None = None
+    uptime_s: Seconds = 0.0
+
+
 class Status(Message):
-    """``dt/node/<node>/status``, node -> all, every 2 s where asked for: counters for people and dashboards."""
+    """``dt/node/<node>/status``, node -> all: counters since its start, for people and dashboards.
+
+    Sent every 2 s when counters have changed, every 10 s otherwise. ``tile_s``: time of a tile in the engine, smoothed.
+    ``missed`` frames came from the camera while there was no room for them, ``still`` ones showed no motion; ``source`` is
+    its address without secrets. ``dropped`` are messages by what was wrong with them.
+    """
+
+    version: Annotated[str, Field(max_length=40)] = ""
+    source: Annotated[str, Field(max_length=300)] = ""
+    waiting: Count = 0
+    tile_s: Seconds | None = None
+    missed: Count = 0
+    still: Count = 0
+    vitals: Vitals = Vitals()
 
     computed: Count = 0
     stolen: Count = 0

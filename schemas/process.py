@@ -6,6 +6,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from importlib import metadata
 
 STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its death closes the pipe
 
@@ -15,6 +16,14 @@ def log_to_stderr() -> None:
     logging.basicConfig(
         stream=sys.stderr, level=os.environ.get("DT_LOG", "INFO").upper(), format="%(levelname)s %(message)s"
     )
+
+
+def version() -> str:
+    """Of the installed package; of a checkout that is not installed 0.0.0."""
+    try:
+        return metadata.version("deepthings-mqtt")
+    except metadata.PackageNotFoundError:
+        return "0.0.0"
 
 
 def on_end(stop: Callable[[], None]) -> None:

@@ -9,6 +9,8 @@ from pydantic import Field
 
 from schemas.plan import Count, Record
 
+SHOWN = 4  # detections or keypoints in a sentence
+
 Task: TypeAlias = Literal["detect", "classify", "segment", "pose", "raw"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -55,3 +57,19 @@ class Result(Record):
     classes: tuple[Classification, ...] = ()
     keypoints: tuple[Keypoint, ...] = ()
     segments: tuple[Segment, ...] = ()
+
+
+def sentence(result: Result) -> str:
+    """What a result says, in one line."""
+    if result.task == "classify":
+        return ", ".join(f"{c.label} {c.score:.0%}" for c in result.classes)
+    if result.task == "segment":
+        return ", ".join(f"{s.label} {s.share:.1%}" for s in result.segments)
+    if result.task == "pose":
+        seen = [k for k in result.keypoints if k.score >= 0.3]
+        return f"{len(seen)} of {len(result.keypoints)} keypoints: " + ", ".join(k.name for k in seen[:SHOWN])
+    if result.task == "raw":
+        return "raw outputs: see --json for digests, or give the model a card"
+    shown = [f"{d.label} {d.score:.0%} at {','.join(f'{v:.0f}' for v in d.box)}" for d in result.detections[:SHOWN]]
+    more = len(result.detections) - len(shown)
+    return "; ".join(shown) + (f"; {more} more" if more > 0 else "") or "nothing"

@@ -56,11 +56,13 @@ OVERLAP_REQ = Topic("overlap/req", m.OverlapRequest, 0, False, "worker", "edge")
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
 MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds="digest")
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
+PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "gateway", tensors=True)
 OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True)
 STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
 
 TABLE = (
-    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, OUTPUT, STATUS,
+    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE, OUTPUT,
+    STATUS,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 

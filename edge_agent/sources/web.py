@@ -14,9 +14,9 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
 
 from edge_agent.sources.frame import Image
-from edge_agent.sources.jpeg import MOST_BYTES, decode
 from edge_agent.sources.live import Camera
 from edge_agent.sources.multipart import Multipart
+from models.jpeg import MOST_BYTES, decode
 from schemas.errors import PlanError
 
 CHUNK = 1 << 16

@@ -10,9 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.sources import jpeg, open_source, web
+from edge_agent.sources import open_source, web
 from edge_agent.sources.live import Camera, Grabber, Mailbox
 from edge_agent.sources.multipart import Multipart
+from models import jpeg
 from schemas.errors import PlanError
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

@@ -1,4 +1,4 @@
-"""JPEG pictures that came over the network.
+"""JPEG pictures that come and go over the network.
 
 The law: nothing is decoded that is no JPEG or has more than ``MOST_PIXELS`` by its header (ITU-T T.81, B.2.2), and
 nothing comes out of a truncated one: OpenCV refuses it when it decodes from memory.
@@ -27,6 +27,21 @@ def decode(data: bytes) -> NDArray[np.uint8] | None:
         return None
     rgb: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
+
+
+def encode(image: NDArray[np.uint8], widest: int, quality: int = 80) -> bytes:
+    """An RGB image as JPEG, shrunk to ``widest`` pixels if it is wider.
+
+    Raises:
+        PlanError: OpenCV is missing.
+    """
+    cv2 = opencv.load("a JPEG picture")
+    height, width = image.shape[:2]
+    if width > widest:
+        size = (widest, max(1, round(height * widest / width)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    written: NDArray[np.uint8] = cv2.imencode(".jpg", image[..., ::-1], (cv2.IMWRITE_JPEG_QUALITY, quality))[1]
+    return written.tobytes()
 
 
 def pixels(data: bytes) -> int:

@@ -1,0 +1,34 @@
+"""What people and programs may ask of a running gateway: the one list of verbs behind bridge, Home Assistant, dashboard.
+
+A request comes through the gateway's inbox and is answered once, in the gateway's own thread, so that no asker needs a
+lock and none waits: ``answer`` is called with an empty text, or with why it was refused.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, TypeAlias, get_args
+
+Verb: TypeAlias = Literal["detection", "threshold", "grid", "restart"]
+VERBS: tuple[Verb, ...] = get_args(Verb)
+Value: TypeAlias = bool | float | str | None
+
+
+@dataclass(frozen=True)
+class Request:
+    """``detection``: bool, whether sources open frames; ``threshold``: least score of a detection, 0 to 1; ``grid``: tiles
+    such as "3x3", planned again; ``restart``: the process ends with success and its service starts it again.
+    """
+
+    verb: Verb
+    value: Value
+    answer: Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class State:
+    """What the controls are set to. ``threshold`` is None if the model's decoder has none."""
+
+    detection: bool
+    threshold: float | None
+    grid: str
+    model: str

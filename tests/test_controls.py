@@ -1,0 +1,145 @@
+"""A running gateway is asked for things, and is watched: on a real cluster in this process, over amqtt."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from edge_agent.app import Edge
+from edge_agent.sources import open_source
+from gateway_agent.app import Gateway, bind
+from gateway_agent.broker import BrokerProcess
+from gateway_agent.controls import Request, Value, Verb
+from models.build import build
+from models.bundle import make_bundle
+from schemas import messages as m
+
+WAIT_S = 60.0
+
+
+class Seen:
+    """A watcher that keeps what it sees."""
+
+    def __init__(self) -> None:
+        self.outcomes: queue.Queue[m.Outcome] = queue.Queue()
+        self.pictures: queue.Queue[str] = queue.Queue()
+        self.closed = False
+
+    def outcome(self, outcome: m.Outcome, now: float) -> None:
+        self.outcomes.put(outcome)
+
+    def pictured(self, frame: str, now: float) -> None:
+        self.pictures.put(frame)
+
+    def tick(self, now: float) -> None:
+        pass
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Running:
+    """A gateway and two edges, the first with a camera, each in a thread."""
+
+    def __init__(self, folder: Path, broker: BrokerProcess) -> None:
+        model = folder / "mini.tflite"
+        model.write_bytes(build("mini", size=96).to_bytes())
+        self.seen = Seen()
+        self.gateway = Gateway(bind(make_bundle(model, (2, 2))), broker.url, "dt", 60.0, 1, None)
+        self.gateway.watch(self.seen, pictures_s=0.01)
+        source = open_source("synthetic://?seed=3")
+        self.edges = [
+            Edge(broker.url, f"edge{i + 1}", source if i == 0 else None, None, "dt", folder / "cache", 3, 1, False)
+            for i in range(2)
+        ]
+        runs = [self.gateway.run, *(edge.run for edge in self.edges)]
+        self._threads = [threading.Thread(target=run) for run in runs]
+
+    def __enter__(self) -> "Running":
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for edge in self.edges:
+            edge.stop()
+        for thread in self._threads[1:]:
+            thread.join(10)
+        self.gateway.stop()
+        self._threads[0].join(10)
+        assert not any(thread.is_alive() for thread in self._threads)
+
+    def ask(self, verb: Verb, value: Value) -> str:
+        answers: queue.Queue[str] = queue.Queue()
+        self.gateway.ask(Request(verb, value, answers.put))
+        return answers.get(timeout=WAIT_S)
+
+    def until(self, true: Callable[[m.Outcome], bool]) -> list[m.Outcome]:
+        """Outcomes up to the first one of which ``true`` says so."""
+        seen = [self.seen.outcomes.get(timeout=WAIT_S)]
+        while not true(seen[-1]):
+            seen.append(self.seen.outcomes.get(timeout=WAIT_S))
+        return seen
+
+
+@pytest.fixture
+def running(tmp_path: Path) -> Iterator[Running]:
+    with BrokerProcess("127.0.0.1", 0) as broker, Running(tmp_path, broker) as running:
+        yield running
+
+
+def test_another_grid_is_adopted_between_two_frames_and_none_is_lost(running: Running) -> None:
+    running.until(lambda outcome: True)
+    assert running.ask("grid", "3x2") == ""
+    seen = running.until(lambda outcome: len(outcome.workers) == 6)
+    assert all(outcome.status == "ok" for outcome in seen)
+    assert running.gateway.controls.grid == "3x2"
+    assert all(outcome.status == "ok" for outcome in running.until(lambda outcome: True))
+
+
+def test_a_paused_cluster_ends_no_frame_until_it_goes_on(running: Running) -> None:
+    running.until(lambda outcome: True)
+    assert running.ask("detection", False) == ""
+    with pytest.raises(queue.Empty):
+        while True:  # those in flight
+            running.seen.outcomes.get(timeout=3.0)
+    assert running.gateway.controls.detection is False
+    assert running.ask("detection", True) == ""
+    assert running.until(lambda outcome: True)[0].status == "ok"
+
+
+def test_sources_send_pictures_and_the_board_shows_them(running: Running) -> None:
+    running.until(
+        lambda outcome: (
+            "edge1" in running.gateway.board.nodes and running.gateway.board.nodes["edge1"].status is not None
+        )
+    )
+    frame = running.seen.pictures.get(timeout=WAIT_S)
+    view = running.gateway.board.sources["edge1"]
+    assert frame.startswith("edge1.") and view.jpeg.startswith(b"\xff\xd8") and view.plain.startswith(b"\xff\xd8")
+    status = running.gateway.board.nodes["edge1"].status
+    assert status is not None and status.source == "" and status.vitals.memory_bytes
+    assert running.gateway.board.online == ("edge1", "edge2")
+
+
+def test_a_threshold_above_every_score_leaves_no_detection(running: Running) -> None:
+    assert running.ask("threshold", 0.0) == ""
+    running.until(lambda outcome: outcome.result is not None and len(outcome.result.detections) > 0)
+    assert running.ask("threshold", 1.0) == ""
+    running.until(lambda outcome: outcome.result is not None and not outcome.result.detections)
+
+
+@pytest.mark.parametrize(("verb", "value"), [("detection", "on"), ("threshold", 1.5), ("grid", 3.0), ("grid", "3by2")])
+def test_what_cannot_be_is_refused_with_its_value(running: Running, verb: Verb, value: Value) -> None:
+    before = running.gateway.controls
+    assert str(value) in running.ask(verb, value)
+    assert running.gateway.controls == before
+
+
+def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
+    with BrokerProcess("127.0.0.1", 0) as broker:
+        with Running(tmp_path, broker) as running:
+            assert running.ask("restart", None) == ""
+        assert running.seen.closed

@@ -138,6 +138,8 @@ class Cluster:
             self._root,
             "--cut",
             setup.cut,
+            "--objective",
+            "fixed",
         ]
         argv += ["--grid", setup.grid] if setup.grid else []
         argv += ["--broker", setup.broker] if setup.broker else []

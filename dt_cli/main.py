@@ -165,11 +165,21 @@ def gateway(
     outputs: Annotated[
         bool, typer.Option("--outputs", help="Publish the final tensors, too, not only what they say.")
     ] = False,
+    objective: Annotated[
+        str | None,
+        typer.Option(
+            help="Plan again for latency, throughput or traffic when nodes join, leave or turn slow; or keep the plan: "
+            "fixed. [default: latency, or fixed where a grid, a cut or a plan is given]",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Coordinate a cluster: host the broker, publish the plan, merge tiles and run the tail."""
     from gateway_agent import app as agent
 
-    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads, outputs))
+    given = grid is not None or cut != "auto" or model.is_dir()
+    objective = objective or ("fixed" if given else "latency")
+    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads, outputs, objective))
 
 
 @app.command()

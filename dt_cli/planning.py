@@ -70,11 +70,12 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
         shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"))
     if shape.is_said:
         chosen = shape.choices()
-        found = None
+        found = partition = None
     else:
-        found = best_plan(Partition(load(model)), cluster, wishes.objective, wishes.force_split)
+        partition = Partition(load(model))
+        found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
         chosen = [(cut, found.best.grid) for cut in found.best.cuts]
-    bundle = _within(make_bundle(model, blocks=chosen), cluster)
+    bundle = _within(make_bundle(model, blocks=chosen, partition=partition), cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)
     _show(model, bundle.cut.name, expected, cluster, found)
     if wishes.explain:

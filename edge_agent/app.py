@@ -17,6 +17,7 @@ from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import Source, open_source
 from edge_agent.sources.names import redact
+from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
 from models import graph
 from models.engine import kernels
@@ -109,6 +110,7 @@ class Edge:
         self.shown_source = ""
         self._captured: Captured | None = None
         self._vitals = Reader()
+        self._speed: Speed | None = None
         self._status: m.Status | None = None
         self._status_at = self._status_sent_at = 0.0
         self._warn_at = 0.0
@@ -204,6 +206,9 @@ class Edge:
         if isinstance(event, Computed):
             if event.error:
                 _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
+            elif self._speed is not None and not event.reuse:
+                self._speed.saw(node.flops(event.key, event.whole), event.seconds)
+                node.flops_s, node.bytes_s = self._speed.flops_s, self._link.rate
             return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
             self._granted, self._captured = False, event
@@ -283,8 +288,10 @@ class Edge:
             self._parcel = None
         weights = self._cache.folder / self._name
         weights.mkdir(parents=True, exist_ok=True)
+        self._speed = self._speed or Speed(weights)
         runner = TileRunner(plan, graph.load(path), weights, self._threads, self._keep)
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._window, self._source is not None)
+        self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._limit, self._inbox)
@@ -333,4 +340,6 @@ class Edge:
             self._status_at = 0.0
             self._publish_status(time.monotonic())
         self._end_plan()
+        if self._speed is not None:
+            self._speed.keep()
         self._link.close()

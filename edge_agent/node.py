@@ -89,6 +89,7 @@ class EdgeNode:
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
+        self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
         self._gateway = ""
@@ -114,6 +115,11 @@ class EdgeNode:
     @property
     def frames_opened(self) -> int:
         return self._frames
+
+    def flops(self, key: Key, whole: bool) -> int:
+        """Operations of a tile; ``whole``: about those of its undivided frame."""
+        tiles = self.plan.blocks[key[1]].tiles
+        return tiles[key[2]].flops if not whole else sum(t.flops for block in self.plan.blocks for t in block.tiles)
 
     @property
     def tile_s(self) -> float | None:
@@ -409,6 +415,7 @@ class EdgeNode:
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving,
+            flops_s=self.flops_s, bytes_s=self.bytes_s,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

@@ -16,12 +16,17 @@ from schemas.keys import Key
 
 @dataclass(frozen=True)
 class Computed:
-    """A tile's outputs and the seconds in the engine (loading its class included); or why there are none."""
+    """A tile's outputs and the seconds in the engine (loading its class included); or why there are none.
+
+    ``whole`` and ``reuse`` as in ``Compute``.
+    """
 
     key: Key
     outputs: Mapping[str, np.ndarray]
     seconds: float
     error: str = ""
+    whole: bool = False
+    reuse: bool = False
 
 
 class Worker:
@@ -60,4 +65,4 @@ class Worker:
                 outputs = self._runner.run(block, tile, work.inputs, work.key[0] if work.reuse else "")
         except (DtError, MemoryError) as error:
             return Computed(work.key, {}, time.monotonic() - start, str(error) or "out of memory")
-        return Computed(work.key, outputs, time.monotonic() - start)
+        return Computed(work.key, outputs, time.monotonic() - start, whole=work.whole, reuse=work.reuse)

@@ -16,10 +16,12 @@ from gateway_agent.controls import Request, State
 from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.painter import Painted, Painter
+from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
+from models.search import OBJECTIVES
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
@@ -47,11 +49,14 @@ def main(
     deadline_s: float,
     threads: int,
     outputs: bool,
+    objective: str = "fixed",
 ) -> int:
     """``dt gateway``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr()
     if not m.is_name(root):
         raise PlanError(f"--root {root!r}: use letters, digits, _ and - only")
+    if objective not in ("fixed", *OBJECTIVES):
+        raise PlanError(f"--objective {objective!r}: choose one of fixed, {', '.join(OBJECTIVES)}")
     host, port = parse_listen(listen)
     bundle = bind(open_bundle(model, parse_grid(grid) if grid else None, cut))
     own = own_broker(broker, host, port)
@@ -60,6 +65,8 @@ def main(
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(own).url if own is not None else broker or ""
         app = Gateway(bundle, url, root, deadline_s, threads, own, outputs)
+        if objective != "fixed":
+            app.replan(objective)
         on_end(app.stop)
         return app.run()
 
@@ -96,7 +103,7 @@ def parse_listen(text: str) -> tuple[str, int]:
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan that was asked for, or why there is none."""
+    """A plan that was asked for, or none: with ``error``, or because the present one is good enough."""
 
     request: Request | None
     bundle: Bundle | None
@@ -143,6 +150,8 @@ class Gateway:
         self._watchers: list[Watcher] = []
         self._painter: Painter | None = None
         self._detection, self._planning = True, False
+        self._replanner: Replanner | None = None
+        self._objective = ""
         self._next: Bundle | None = None  # to run as soon as no frame is in flight, or at _swap_at
         self._swap_at = float("inf")
         self._rejects = Rejects(root)
@@ -165,6 +174,10 @@ class Gateway:
             self._link.subscribe(topics.PICTURE)
         wanted = [every for every in (pictures_s, self._node.pictures_s) if every]
         self._node.pictures_s = min(wanted, default=0.0)
+
+    def replan(self, objective: str, replanner: Replanner | None = None) -> None:
+        """Before ``run``: plan again by ``objective`` when nodes join, leave or turn out slower."""
+        self._replanner, self._objective = replanner or Replanner(), objective
 
     def ask(self, request: Request) -> None:
         """From any thread; the answer comes in the gateway's."""
@@ -221,6 +234,7 @@ class Gateway:
         self._act(self._handle(event, now) + self._node.tick(now), now)
         if self._next is not None and (not self._node.assembly.frames or now >= self._swap_at):
             self._swap(self._next, now)
+        self._replan(now)
         self.board.alive(self._node.ring.nodes, now)
         for watcher in self._watchers:
             watcher.tick(now)
@@ -228,6 +242,16 @@ class Gateway:
             self._status_at = now
             self._revive_broker()
             self._publish_status()
+
+    def _replan(self, now: float) -> None:
+        """A new plan, if the cluster has changed so much that it needs one."""
+        if self._replanner is None or self._planning or self._next is not None:
+            return
+        members = self._replanner.due(self._node.ring.nodes, now)
+        if members is not None:
+            self._replanner.planned(members, now)
+            bundle, objective = self._bundle, self._objective
+            self.plan_anew(lambda: better(bundle, members, objective))
 
     def _act(self, actions: Sequence[Publish | Finish], now: float) -> None:
         for action in actions:
@@ -287,6 +311,8 @@ class Gateway:
             self.board.hear(message, now)
             return []
         said = self._node.hear(incoming, now)
+        if self._replanner is not None and isinstance(message, m.Register):
+            self._replanner.hear(message)
         self.board.hear(message, now)
         return said
 
@@ -320,10 +346,10 @@ class Gateway:
             return f"{verb} cannot be {value!r}"
         return ""
 
-    def plan_anew(self, make: Callable[[], Bundle], request: Request | None = None) -> str | None:
-        """Run what ``make`` returns as soon as the frames in flight have ended; sources open none until then.
+    def plan_anew(self, make: Callable[[], Bundle | None], request: Request | None = None) -> str | None:
+        """Run what ``make`` returns (None: the same as before) as soon as the frames in flight have ended.
 
-        ``make`` runs in a thread of its own. Why not, or None: it is under way.
+        Sources open no frame until then. ``make`` runs in a thread of its own. Why not, or None: it is under way.
         """
         if self._planning:
             return "another plan is being made: try again"
@@ -331,7 +357,8 @@ class Gateway:
 
         def work() -> None:
             try:
-                self._inbox.put(Planned(request, bind(make())))
+                made = make()
+                self._inbox.put(Planned(request, None if made is None else bind(made)))
             except DtError as error:
                 self._inbox.put(Planned(request, None, str(error)))
 
@@ -343,7 +370,7 @@ class Gateway:
         if planned.bundle is not None:
             self._next, self._swap_at = planned.bundle, now + DRAIN_S
             self._node.paused = True
-        elif planned.request is None:
+        elif planned.error and planned.request is None:
             _log.error("no new plan: %s", planned.error)
         if planned.request is not None:
             self._answer(planned.request, planned.error, now)

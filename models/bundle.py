@@ -48,13 +48,16 @@ def make_bundle(
     cut: str = "auto",
     blocks: BlockChoices | None = None,
     reuse: bool = True,
+    partition: Partition | None = None,
 ) -> Bundle:
     """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planner.make_plan``).
+
+    ``partition`` is that of the file, where it is known already.
 
     Raises:
         PlanError: the file, the grid or a cut is at fault.
     """
-    partition = Partition(load(path))
+    partition = partition or Partition(load(path))
     card, guessed = load_card(path, partition.graph)
     plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, **card.pixels())
     return Bundle(path, partition, plan, chosen, edge_model, card, guessed)

@@ -169,6 +169,11 @@ class Link:
         """Whether the broker accepted this client and all its subscriptions. An echo proves more."""
         return self._ready.is_set() and bool(self._client.is_connected())
 
+    @property
+    def rate(self) -> float:
+        """Bytes a second that leave here, as measured; 0: not known."""
+        return self._publishes.pace.rate
+
     def subscribe(self, topic: Topic, **levels: str | int) -> None:
         """Subscribe to ``topic`` at the table's QoS, now and after every reconnect; levels not given match any."""
         pattern = topic.filter(self.root, **levels)

@@ -19,6 +19,7 @@ Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
+Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
 
 
@@ -56,7 +57,7 @@ class Register(Message):
 
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
-    source.
+    source. ``flops_s`` are operations a second of its engine, ``bytes_s`` those of its link, as measured; 0: not known.
     """
 
     seq: Count
@@ -66,6 +67,8 @@ class Register(Message):
     frames: Annotated[tuple[FrameId, ...], Field(max_length=64)] = ()
     camera: bool = False
     leaving: bool = False
+    flops_s: Rate = 0.0
+    bytes_s: Rate = 0.0
 
 
 class Echo(Message):

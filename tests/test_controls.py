@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from edge_agent.sources import open_source
 from gateway_agent.app import Gateway, bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import Request, Value, Verb
+from gateway_agent.replan import Replanner
 from models.build import build
 from models.bundle import make_bundle
 from schemas import messages as m
@@ -43,11 +45,11 @@ class Seen:
 class Running:
     """A gateway and two edges, the first with a camera, each in a thread."""
 
-    def __init__(self, folder: Path, broker: BrokerProcess) -> None:
+    def __init__(self, folder: Path, broker: BrokerProcess, grid: tuple[int, int] = (2, 2)) -> None:
         model = folder / "mini.tflite"
         model.write_bytes(build("mini", size=96).to_bytes())
         self.seen = Seen()
-        self.gateway = Gateway(bind(make_bundle(model, (2, 2))), broker.url, "dt", 60.0, 1, None)
+        self.gateway = Gateway(bind(make_bundle(model, grid)), broker.url, "dt", 60.0, 1, None)
         self.gateway.watch(self.seen, pictures_s=0.01)
         source = open_source("synthetic://?seed=3")
         self.edges = [
@@ -78,8 +80,9 @@ class Running:
 
     def until(self, true: Callable[[m.Outcome], bool]) -> list[m.Outcome]:
         """Outcomes up to the first one of which ``true`` says so."""
-        seen = [self.seen.outcomes.get(timeout=WAIT_S)]
+        seen, end = [self.seen.outcomes.get(timeout=WAIT_S)], time.monotonic() + WAIT_S
         while not true(seen[-1]):
+            assert time.monotonic() < end, f"not in {WAIT_S:.0f} s and {len(seen)} frames"
             seen.append(self.seen.outcomes.get(timeout=WAIT_S))
         return seen
 
@@ -136,6 +139,17 @@ def test_what_cannot_be_is_refused_with_its_value(running: Running, verb: Verb, 
     before = running.gateway.controls
     assert str(value) in running.ask(verb, value)
     assert running.gateway.controls == before
+
+
+def test_the_cluster_plans_again_for_the_nodes_that_are_here(tmp_path: Path) -> None:
+    with BrokerProcess("127.0.0.1", 0) as broker:
+        running = Running(tmp_path, broker, (6, 6))
+        running.gateway.replan("latency", Replanner(settle_s=0.5, again_s=2.0))
+        with running:  # the network is so small that dividing it so often cannot pay
+            seen = running.until(lambda outcome: len(outcome.workers) < 36)
+            assert len(seen[0].workers) == 36
+            assert all(outcome.status == "ok" for outcome in seen)
+            assert running.gateway.controls.grid != "6x6"
 
 
 def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:

@@ -1,0 +1,108 @@
+"""When a cluster deserves another plan: nodes have come or gone, or compute slower or faster than the plan assumes.
+
+It keeps the law that a plan is not changed for nothing: a change must last ``SETTLE_S``, plans are ``AGAIN_S`` apart, and
+the new one must be expected to be faster by a tenth. It knows no socket, thread or clock.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from statistics import median
+
+from models.bundle import Bundle, make_bundle
+from models.cluster import Cluster
+from models.cost import measure_speed, predict
+from models.search import Choice, best_plan
+from schemas.messages import Register
+
+SETTLE_S = 10.0
+AGAIN_S = 60.0
+DRIFT = 1.5  # a speed that has changed by less is the same
+GAIN = 0.9  # of the present plan's price
+RATE_MBIT = 100.0  # of links that nobody has measured yet
+
+
+@dataclass(frozen=True)
+class Member:
+    """A node as the planner sees it: operations a second, bytes a second of its link; 0: not known."""
+
+    name: str
+    camera: bool
+    flops_s: float
+    bytes_s: float
+
+
+class Replanner:
+    """``hear`` every Register; ``due`` says for whom to plan now."""
+
+    def __init__(self, settle_s: float = SETTLE_S, again_s: float = AGAIN_S) -> None:
+        self._settle_s, self._again_s = settle_s, again_s
+        self._members: dict[str, Member] = {}
+        self._planned: tuple[Member, ...] = ()
+        self._wanted: tuple[Member, ...] = ()
+        self._since = 0.0
+        self._earliest = 0.0
+
+    def hear(self, register: Register) -> None:
+        """A node's heartbeat."""
+        known = self._members.get(register.node)
+        bytes_s = register.bytes_s or (known.bytes_s if known else 0.0)
+        self._members[register.node] = Member(register.node, register.camera, register.flops_s, bytes_s)
+
+    def due(self, nodes: Collection[str], now: float) -> tuple[Member, ...] | None:
+        """The members to plan for, cameras first; None: the plan fits, or it is too early. ``nodes``: who is here."""
+        self._members = {name: member for name, member in self._members.items() if name in nodes}
+        present = tuple(sorted(self._members.values(), key=lambda member: (not member.camera, member.name)))
+        if not any(m.camera for m in present) or not all(m.flops_s for m in present) or _alike(present, self._planned):
+            self._wanted = ()
+            return None
+        if not _alike(present, self._wanted):
+            self._wanted, self._since = present, now
+        if now < max(self._since + self._settle_s, self._earliest):
+            return None
+        return present
+
+    def planned(self, members: tuple[Member, ...], now: float) -> None:
+        """A plan was made for these members, or the present one found to be good enough."""
+        self._planned, self._wanted, self._earliest = members, (), now + self._again_s
+
+
+def _alike(some: tuple[Member, ...], others: tuple[Member, ...]) -> bool:
+    """Whether a plan for the one does for the other."""
+    if [(m.name, m.camera) for m in some] != [(m.name, m.camera) for m in others]:
+        return False
+    return all(1 / DRIFT < a.flops_s / b.flops_s < DRIFT for a, b in zip(some, others))
+
+
+def cluster_of(members: tuple[Member, ...], gateway_flops_s: float) -> Cluster:
+    """What the planner needs to know of them."""
+    rates = [member.bytes_s * 8 / 1e6 for member in members if member.bytes_s]
+    return Cluster(
+        speeds=tuple(member.flops_s for member in members),
+        rate_mbit=median(rates) if rates else RATE_MBIT,
+        gateway_flops_s=gateway_flops_s,
+        sources=sum(member.camera for member in members),
+        window=2,
+    )
+
+
+def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundle | None:
+    """Another plan of the same model for ``members``, if it is expected to be clearly better than the present one.
+
+    Takes seconds. Several cameras are judged by frames a second, whatever the ``objective``.
+    """
+    cluster = cluster_of(members, measure_speed())
+    if cluster.sources > 1 and objective == "latency":
+        objective = "throughput"
+    found = best_plan(bundle.partition, cluster, objective).best
+    present = predict(bundle.partition, bundle.plan, cluster)
+    if objective == "throughput":
+        gains = present.throughput_fps < GAIN * found.prediction.throughput_fps
+    elif objective == "traffic":
+        gains = found.prediction.wire_bytes < GAIN * present.wire_bytes
+    else:
+        gains = found.prediction.latency_s < GAIN * present.latency_s
+    return _bundle(bundle, found) if gains else None
+
+
+def _bundle(bundle: Bundle, choice: Choice) -> Bundle:
+    return make_bundle(bundle.path, blocks=[(cut, choice.grid) for cut in choice.cuts], partition=bundle.partition)

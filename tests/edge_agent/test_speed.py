@@ -1,0 +1,44 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from edge_agent.speed import FILE, Speed
+from models.engine import kernels
+
+
+def test_a_speed_is_measured_once_and_kept(tmp_path: Path) -> None:
+    speed = Speed(tmp_path)
+    assert speed.flops_s > 1e7
+    speed.keep()
+    again = Speed(tmp_path)
+    assert again.flops_s == round(speed.flops_s)
+    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+
+
+def test_tiles_correct_it(tmp_path: Path) -> None:
+    speed = Speed(tmp_path)
+    for _ in range(100):
+        speed.saw(2_000_000, 0.001)
+    assert speed.flops_s == pytest.approx(2e9, rel=0.01 + speed.flops_s * 1e-4 / 2e9)
+    before = speed.flops_s
+    speed.saw(0, 1.0)
+    speed.saw(10, 0.0)
+    assert speed.flops_s == before
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "null", '{"flops_s": 1e9}', '{"kernels": "another", "flops_s": 1e9}', '{"kernels": "K", "flops_s": 1e300}',
+     '{"kernels": "K", "flops_s": NaN}', '{"kernels": "K", "flops_s": "fast"}', "[" * 3000],
+)  # fmt: skip
+def test_a_file_of_another_runtime_or_a_broken_one_is_not_believed(tmp_path: Path, text: str) -> None:
+    (tmp_path / FILE).write_text(text.replace('"K"', json.dumps(kernels())))
+    assert 1e7 < Speed(tmp_path).flops_s < 1e14
+
+
+def test_a_disk_that_cannot_be_written_costs_nothing_but_the_next_measurement(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    speed = Speed(tmp_path / "file")
+    speed.keep()
+    assert (tmp_path / "file").read_text() == ""

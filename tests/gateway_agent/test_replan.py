@@ -1,0 +1,129 @@
+from pathlib import Path
+
+import pytest
+
+from gateway_agent.replan import AGAIN_S, RATE_MBIT, SETTLE_S, Member, Replanner, better, cluster_of
+from models.build import build
+from models.bundle import make_bundle
+from schemas.messages import Register
+
+
+def hear(replanner: Replanner, *nodes: str, flops_s: float = 10e9, bytes_s: float = 0.0) -> None:
+    """Heartbeats; a name with a ``*`` has a camera."""
+    for node in nodes:
+        replanner.hear(
+            Register(node=node.strip("*"), epoch="11111111", seq=1, runtime="test", camera="*" in node,
+                     flops_s=flops_s, bytes_s=bytes_s)
+        )  # fmt: skip
+
+
+def names(members: tuple[Member, ...] | None) -> list[str]:
+    return [member.name for member in members or ()]
+
+
+def settled(replanner: Replanner, nodes: set[str], now: float) -> list[str]:
+    """For whom a plan is due after nothing more has happened for long enough."""
+    assert replanner.due(nodes, now) is None
+    members = replanner.due(nodes, now + SETTLE_S)
+    if members is not None:
+        replanner.planned(members, now + SETTLE_S)
+    return names(members)
+
+
+def test_a_plan_is_due_when_a_change_has_lasted_and_then_no_more() -> None:
+    replanner = Replanner()
+    hear(replanner, "b", "c*", "a")
+    assert replanner.due({"a", "b", "c"}, 0.0) is None
+    assert replanner.due({"a", "b", "c"}, SETTLE_S - 0.01) is None
+    members = replanner.due({"a", "b", "c"}, SETTLE_S)
+    assert names(members) == ["c", "a", "b"]  # the camera first
+    assert members is not None
+    replanner.planned(members, SETTLE_S)
+    assert replanner.due({"a", "b", "c"}, 1000.0) is None
+
+
+def test_every_change_begins_the_wait_anew() -> None:
+    replanner = Replanner()
+    hear(replanner, "a*", "b")
+    assert replanner.due({"a", "b"}, 0.0) is None
+    hear(replanner, "c")
+    assert replanner.due({"a", "b", "c"}, SETTLE_S) is None
+    assert names(replanner.due({"a", "b", "c"}, 2 * SETTLE_S)) == ["a", "b", "c"]
+
+
+def test_a_node_that_is_back_before_the_wait_is_over_changes_nothing() -> None:
+    replanner = Replanner()
+    hear(replanner, "a*", "b")
+    settled(replanner, {"a", "b"}, 0.0)
+    late = SETTLE_S + AGAIN_S
+    assert replanner.due({"a"}, late) is None
+    hear(replanner, "b")
+    assert replanner.due({"a", "b"}, late + 5) is None
+    assert replanner.due({"a", "b"}, late + 100) is None
+
+
+def test_plans_are_apart() -> None:
+    replanner = Replanner()
+    hear(replanner, "a*", "b")
+    assert settled(replanner, {"a", "b"}, 0.0) == ["a", "b"]
+    assert replanner.due({"a"}, SETTLE_S + 1) is None
+    assert replanner.due({"a"}, SETTLE_S + AGAIN_S - 1) is None
+    assert names(replanner.due({"a"}, SETTLE_S + AGAIN_S)) == ["a"]
+
+
+@pytest.mark.parametrize(("factor", "due"), [(0.6, ["a", "b"]), (0.7, []), (1.4, []), (1.6, ["a", "b"])])
+def test_a_node_that_turns_out_slower_or_faster_by_half_is_planned_for(factor: float, due: list[str]) -> None:
+    replanner = Replanner()
+    hear(replanner, "a*", "b")
+    settled(replanner, {"a", "b"}, 0.0)
+    hear(replanner, "b", flops_s=factor * 10e9)
+    assert settled(replanner, {"a", "b"}, 500.0) == due
+
+
+@pytest.mark.parametrize("nodes", [["a", "b"], []])
+def test_without_a_camera_there_is_nothing_to_plan_for(nodes: list[str]) -> None:
+    replanner = Replanner()
+    hear(replanner, *nodes)
+    assert settled(replanner, set(nodes), 0.0) == []
+
+
+def test_a_node_of_unknown_speed_is_waited_for() -> None:
+    replanner = Replanner()
+    hear(replanner, "a*")
+    hear(replanner, "b", flops_s=0.0)
+    assert settled(replanner, {"a", "b"}, 0.0) == []
+
+
+def test_the_links_rate_is_the_median_of_those_that_were_measured() -> None:
+    members = (Member("a", True, 1e9, 1e6), Member("b", False, 2e9, 0.0), Member("c", False, 3e9, 3e6))
+    cluster = cluster_of(members, 5e9)
+    assert (cluster.speeds, cluster.sources, cluster.gateway_flops_s) == ((1e9, 2e9, 3e9), 1, 5e9)
+    assert cluster.rate_mbit == pytest.approx(16.0)
+    assert cluster_of(members[1:2], 5e9).rate_mbit == RATE_MBIT
+
+
+def test_a_rate_once_measured_is_remembered() -> None:
+    replanner = Replanner()
+    hear(replanner, "a*", bytes_s=1e6)
+    hear(replanner, "a*", bytes_s=0.0)
+    replanner.due({"a"}, 0.0)
+    (member,) = replanner.due({"a"}, SETTLE_S) or ()
+    assert member.bytes_s == 1e6
+
+
+def test_a_large_network_is_divided_and_a_good_plan_stays(tmp_path: Path) -> None:
+    model = tmp_path / "yolov2.tflite"
+    model.write_bytes(build("yolov2", size=416, layers=12).to_bytes())
+    alone = make_bundle(model, (1, 1))
+    members = tuple(Member(f"edge{i}", i == 0, 10e9, 125e6) for i in range(4))
+    divided = better(alone, members, "latency")
+    assert divided is not None and len(divided.plan.blocks[0].tiles) > 1
+    assert better(divided, members, "latency") is None
+
+
+def test_as_many_cameras_as_nodes_are_judged_by_frames_a_second(tmp_path: Path) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini").to_bytes())
+    cameras = tuple(Member(f"edge{i}", True, 1e9, 10e6) for i in range(3))
+    plan = (better(make_bundle(model, (5, 5)), cameras, "latency") or make_bundle(model, (5, 5))).plan
+    assert plan.undivided

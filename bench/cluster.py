@@ -119,27 +119,29 @@ class Run:
         if model is None:
             model = self._room / "yolov2.tflite"
             model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
-        bundle = make_bundle(model, blocks=self._choice(Partition(load(model))), reuse=not options.recompute)
+        partition = Partition(load(model))
+        blocks, shares = self._choice(partition)
+        bundle = make_bundle(model, blocks=blocks, reuse=not options.recompute, partition=partition, shares=shares)
         if options.divided:
             bundle = replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
         save(bundle, self._room / "plan")
         return bundle
 
-    def _choice(self, partition: Partition) -> list[tuple[Cut | str, tuple[int, int]]]:
-        """Cuts and grid, as they were named or as the planner chooses them."""
+    def _choice(self, partition: Partition) -> tuple[list[tuple[Cut | str, tuple[int, int]]], tuple[float, ...]]:
+        """Cuts and grid, and shares of the tiles, as they were named or as the planner chooses them."""
         options = self._options
         if options.schedule == "modnn":
             chain: list[Cut] = []
             for cut in useful_cuts(partition):
                 if not chain or set(chain[-1].ops) < set(cut.ops):
                     chain.append(cut)
-            return [(cut, (options.edges, 1)) for cut in chain]
+            return [(cut, (options.edges, 1)) for cut in chain], ()
         if options.grid is None and options.blocks is None:
             best = best_plan(partition, self._cluster, options.objective, options.force_split).best
-            return [(cut, best.grid) for cut in best.cuts]
+            return [(cut, best.grid) for cut in best.cuts], best.shares
         grid = parse_grid(options.grid or "2x3")
         last = partition.cuts[-1].name if options.cut == "auto" and options.layers else options.cut
-        return [(name, grid) for name in (options.blocks or last).split(",")]
+        return [(name, grid) for name in (options.blocks or last).split(",")], ()
 
     def run(self) -> dict[str, Any]:
         options = self._options

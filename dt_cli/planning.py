@@ -71,11 +71,12 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     if shape.is_said:
         chosen = shape.choices()
         found = partition = None
+        shares: tuple[float, ...] = ()
     else:
         partition = Partition(load(model))
         found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
-        chosen = [(cut, found.best.grid) for cut in found.best.cuts]
-    bundle = _within(make_bundle(model, blocks=chosen, partition=partition), cluster)
+        chosen, shares = [(cut, found.best.grid) for cut in found.best.cuts], found.best.shares
+    bundle = _within(make_bundle(model, blocks=chosen, partition=partition, shares=shares), cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)
     _show(model, bundle.cut.name, expected, cluster, found)
     if wishes.explain:

@@ -272,9 +272,9 @@ class EdgeNode:
         return [said or self._tile_message(steal)]
 
     def _deal(self, now: float) -> list[Action]:
-        """Waiting tiles to the nodes that wait for them. One is left for the own engine, if that is idle."""
+        """Waiting tiles to the nodes that wait for them, the largest to the fastest. One is left for the own engine."""
         said: list[Action] = []
-        for thief in sorted(self._hands):
+        for thief in sorted(self._hands, key=lambda name: (-self._hands[name][0].flops_s, name)):
             steal, since = self._hands[thief]
             if now >= since + HAND_S:
                 del self._hands[thief]

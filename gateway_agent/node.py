@@ -48,6 +48,7 @@ class GatewayNode:
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
+        self._speeds: dict[str, float] = {}  # of the living, as they say
         self.paused = False  # sources open no frame
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
 
@@ -102,6 +103,7 @@ class GatewayNode:
         """The deadline has come: dead nodes, frames that took too long."""
         said: list[Action] = []
         for node in self.ring.expire(now):
+            self._speeds.pop(node, None)
             said += self._failures(self.assembly.source_lost(node, now))
         said += self._failures(self.assembly.expire(now))
         for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
@@ -120,6 +122,7 @@ class GatewayNode:
         steals: list[Action] = []
         if not refused and not register.leaving:
             waiting, camera = register.waiting, register.camera
+            self._speeds[register.node] = register.flops_s
             steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera))
         cameras = len(self.ring.cameras)
         echo = m.Echo(
@@ -149,7 +152,7 @@ class GatewayNode:
                 topics.STEAL,
                 m.Steal(
                     **self._head(), plan=self.digest, thief=f.thief, thief_epoch=f.thief_epoch, request=f.request,
-                    ahead=f.ahead,
+                    ahead=f.ahead, flops_s=self._speeds.get(f.thief, 0.0),
                 ),
                 {"node": f.victim},
             )

@@ -105,4 +105,5 @@ def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundl
 
 
 def _bundle(bundle: Bundle, choice: Choice) -> Bundle:
-    return make_bundle(bundle.path, blocks=[(cut, choice.grid) for cut in choice.cuts], partition=bundle.partition)
+    blocks = [(cut, choice.grid) for cut in choice.cuts]
+    return make_bundle(bundle.path, blocks=blocks, partition=bundle.partition, shares=choice.shares)

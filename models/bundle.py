@@ -5,7 +5,7 @@ Digests tie them together: a plan is never used with another model than the one 
 
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +49,7 @@ def make_bundle(
     blocks: BlockChoices | None = None,
     reuse: bool = True,
     partition: Partition | None = None,
+    shares: Sequence[float] = (),
 ) -> Bundle:
     """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planner.make_plan``).
 
@@ -59,7 +60,9 @@ def make_bundle(
     """
     partition = partition or Partition(load(path))
     card, guessed = load_card(path, partition.graph)
-    plan, chosen, edge_model = make_plan(partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, **card.pixels())
+    plan, chosen, edge_model = make_plan(
+        partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, shares=shares, **card.pixels()
+    )
     return Bundle(path, partition, plan, chosen, edge_model, card, guessed)
 
 

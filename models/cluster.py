@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import NamedTuple
 
+HOPS = 2  # sender -> broker -> receiver
+PACKED_BYTES = 4096  # smaller tensors are not packed
 CORE_FLOPS_S = 220e9  # of the reference core, on which the seconds below were measured
 HEADER_BYTES = 300
 
@@ -14,8 +16,10 @@ class Cluster:
     ``speeds`` are FLOP/s of each edge. ``memory_bytes`` is what an edge may use at most. Each end of a message takes
     ``per_message_s`` and ``per_byte_s``, the broker (mosquitto) ``broker_message_s`` and ``broker_byte_s`` on each side;
     ``per_tile_s`` starts a tile, ``per_lane_s`` the first of a lane (it must be asked for, leased, accepted),
-    ``per_frame_s`` takes a picture and divides it, ``per_outcome_s`` ends a frame: all seconds of the reference core. A
-    host that has a share of a core has it in slices of ``slice_s``. ``round_trip_s`` is the network's.
+    ``per_frame_s`` divides a picture, ``per_picture_s`` takes the next one while the source computes, ``per_outcome_s``
+    ends a frame: all seconds of the reference core. A host that has a share of a core has it in slices of ``slice_s``.
+    ``round_trip_s`` is the network's. Packed, pixels and maps have these shares of their bytes; a byte costs the sender
+    ``pack_byte_s`` and the receiver as much, and where links are too fast for that to pay nothing is packed.
     """
 
     speeds: tuple[float, ...]
@@ -32,9 +36,13 @@ class Cluster:
     broker_byte_s: float = 0.1e-9
     per_tile_s: float = 0.001
     per_lane_s: float = 0.005
-    per_frame_s: float = 0.03
+    per_frame_s: float = 0.006
+    per_picture_s: float = 0.012
     per_outcome_s: float = 0.003
     slice_s: float = 0.02
+    packed_pixels: float = 0.5
+    packed_maps: float = 0.75
+    pack_byte_s: float = 1.8e-9
 
     @property
     def nodes(self) -> int:
@@ -43,6 +51,12 @@ class Cluster:
     @property
     def bytes_s(self) -> float:
         return self.rate_mbit * 1e6 / 8
+
+    def packed(self, count: int, are_pixels: bool) -> int:
+        """Bytes on the wire of a tensor of so many bytes."""
+        share = self.packed_pixels if are_pixels else self.packed_maps
+        pays = HOPS * self.pack_byte_s < HOPS * (1 - share) / self.bytes_s
+        return int(count * share) if pays and count >= PACKED_BYTES else count
 
 
 class Exchange(NamedTuple):

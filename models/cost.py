@@ -156,9 +156,10 @@ def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster) ->
     """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s."""
     nodes = min(work.lanes, cluster.nodes)
     shape = partition.graph.tensors[partition.image].shape
-    pixels = prod(shape) * (nodes - 1) / nodes
+    pixels = cluster.packed(prod(shape) * (nodes - 1) // nodes, are_pixels=True)
+    results = cluster.packed(sum(work.results), are_pixels=False)
     compute_s = partition.flops(cut.ops) / sum(cluster.speeds[:nodes]) + work.tail_flops / cluster.gateway_flops_s
-    return compute_s + (pixels + sum(work.results)) / cluster.bytes_s
+    return compute_s + (pixels + results) / cluster.bytes_s
 
 
 def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) -> dict[str, int]:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from models.graph import Graph
-from models.partition import Cut, Lines, Partition, Regions, tiles_of
+from models.partition import Cut, Partition, Regions
+from models.uneven import Layout, common_lines, layout, moved
 from schemas.plan import Region
 
 
@@ -33,7 +34,7 @@ class Tiler:
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
         self._spans: dict[tuple[tuple[int, ...], str], Span] = {}
-        self._lines: dict[tuple[object, ...], dict[int, Lines]] = {}
+        self._layouts: dict[tuple[object, ...], dict[int, Layout]] = {}
         self._works: dict[tuple[object, ...], Work] = {}
 
     def spans(self, cuts: Sequence[Cut]) -> list[Span]:
@@ -47,11 +48,13 @@ class Tiler:
             self._spans[key] = Span(given, cut, self.partition.between(given, cut.tensors))
         return self._spans[key]
 
-    def divide(self, cuts: Sequence[Cut], rows: int, cols: int) -> list[list[dict[int, Region]]]:
-        """The output regions of every tile of every block.
+    def divide(
+        self, cuts: Sequence[Cut], rows: int, cols: int, shares: Sequence[float] = ()
+    ) -> list[list[dict[int, Region]]]:
+        """The output regions of every tile of every block; ``shares`` of the work for each tile, or even ones.
 
-        The last block is divided for even work. A line of an earlier one may lie anywhere where both its neighbours need
-        what it divides without a byte more of halo; within that it goes where the earlier block's work is even.
+        The last block is divided for that. A line of an earlier one may lie anywhere where both its neighbours need
+        what it divides without a byte more of halo; within that it goes where the earlier block's work is as asked.
 
         Raises:
             PlanError: a tile would be empty.
@@ -59,20 +62,37 @@ class Tiler:
         found: list[list[dict[int, Region]]] = []
         needs: list[dict[int, Region]] = []
         for span in reversed(self.spans(cuts)):
-            lines = self._even_lines(span, rows, cols)
+            layouts = self._layout(span, rows, cols, tuple(shares))
             if needs:
-                lines = {t: _moved(own, [n[t] for n in needs if t in n], cols) for t, own in lines.items()}
-            tiles = tiles_of(lines, rows, cols)
+                own_needs = {t: [need[t] for need in needs if t in need] for t in layouts}
+                layouts = {t: moved(own, own_needs[t]) if own_needs[t] else own for t, own in layouts.items()}
+            tiles = common_lines(layouts)
             needs = [self.work(span, outputs).inputs for outputs in tiles]
             found.insert(0, tiles)
         return found
 
-    def _even_lines(self, span: Span, rows: int, cols: int) -> dict[int, Lines]:
-        key = (span.given, span.cut.name, rows, cols)
-        if key not in self._lines:
-            own = Cut(span.cut.name, span.cut.tensors, span.ops)
-            self._lines[key] = self.partition.lines(own, rows, cols)
-        return self._lines[key]
+    def _layout(self, span: Span, rows: int, cols: int, shares: tuple[float, ...]) -> dict[int, Layout]:
+        key = (span.given, span.cut.name, rows, cols, shares)
+        if key not in self._layouts:
+            self._layouts[key] = self._shared(span, cols, shares) if shares else self._even(span, rows, cols)
+        return self._layouts[key]
+
+    def _even(self, span: Span, rows: int, cols: int) -> dict[int, Layout]:
+        own = Cut(span.cut.name, span.cut.tensors, span.ops)
+        return {t: Layout(ys, (xs,) * rows) for t, (ys, xs) in self.partition.lines(own, rows, cols).items()}
+
+    def _shared(self, span: Span, cols: int, shares: Sequence[float]) -> dict[int, Layout]:
+        """The cut's smallest map is divided, the others follow in proportion."""
+        shapes = {t: self.partition.graph.tensors[t].shape for t in span.cut.tensors}
+        height, width = (min(shape[axis] for shape in shapes.values()) for axis in (1, 2))
+
+        def scaled(made: Layout) -> dict[int, Layout]:
+            return {t: made.scaled(shape[1], shape[2]) for t, shape in shapes.items()}
+
+        def work(made: Layout) -> list[int]:
+            return [self.work(span, outputs).flops for outputs in common_lines(scaled(made))]
+
+        return scaled(layout(height, width, cols, shares, work))
 
     def work(self, span: Span, outputs: Mapping[int, Region]) -> Work:
         """What a tile with these output regions needs and computes. A tensor that passes the block by is needed, too."""
@@ -83,31 +103,6 @@ class Tiler:
             live = live_bytes(self.partition.graph, span.ops, regions, list(outputs))
             self._works[key] = Work(inputs, self.partition.flops(span.ops, regions), live)
         return self._works[key]
-
-
-def _moved(own: Lines, needs: Sequence[Region], cols: int) -> Lines:
-    """Lines of one tensor, moved to where they divide what the next block's tiles (row by row) need without extra halo."""
-    if not needs:
-        return own
-    rows = [(min(n.y0 for n in row), max(n.y1 for n in row)) for row in _by_row(needs, cols)]
-    columns = [
-        (min(n.x0 for n in column), max(n.x1 for n in column)) for column in (needs[i::cols] for i in range(cols))
-    ]
-    return _between(own[0], rows), _between(own[1], columns)
-
-
-def _by_row(needs: Sequence[Region], cols: int) -> list[Sequence[Region]]:
-    return [needs[i : i + cols] for i in range(0, len(needs), cols)]
-
-
-def _between(lines: tuple[int, ...], spans: Sequence[tuple[int, int]]) -> tuple[int, ...]:
-    """Each inner line moved to between the start of the next span and the end of the one before; no strip empty."""
-    moved = [lines[0]]
-    for line, (_, end), (start, _) in zip(lines[1:], spans, spans[1:]):
-        low, high = sorted((start, end))
-        moved.append(min(max(line, low), high))
-    moved.append(lines[-1])
-    return tuple(moved) if all(a < b for a, b in zip(moved, moved[1:])) else lines
 
 
 def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequence[int]) -> int:

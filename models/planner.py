@@ -38,13 +38,15 @@ def make_plan(
     *,
     blocks: BlockChoices | None = None,
     reuse: bool = True,
+    shares: Sequence[float] = (),
     **pixels: Any,
 ) -> tuple[Plan, Cut, bytes]:
     """A plan, its deepest cut, and the edges' model that it is for.
 
     ``blocks`` lists cut and grid of each fused block from the image on; without it there is one block, of ``cut_name``
     and ``grid``. ``reuse``: tiles of a single block take from their neighbours on the same node what those have computed
-    (several blocks exchange their halos anyway).
+    (several blocks exchange their halos anyway). ``shares`` of the work for each tile, the first one's the source's:
+    such tiles are one for each node, and reuse nothing.
 
     Raises:
         PlanError: no such cut, cuts that do not follow each other, or a grid that leaves tiles empty.
@@ -54,7 +56,8 @@ def make_plan(
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
     _, height, width, _ = graph.tensors[partition.image].shape
-    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1])
+    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1], shares=shares)
+    reuse = reuse and len(chosen) == 1 and not shares
     plan = Plan(
         model=model_digest,
         edge_model=digest(edge_model),
@@ -65,7 +68,7 @@ def make_plan(
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),
-        blocks=tuple(_reusing(b) if reuse and len(chosen) == 1 < len(b.tiles) else b for b in divided),
+        blocks=tuple(_reusing(b) if reuse and len(b.tiles) > 1 else b for b in divided),
         tail_inputs=() if tail is None else tuple(_spec(tail, t) for t in tail.inputs),
         outputs=tuple(_spec(graph, t) for t in graph.outputs),
     )
@@ -100,19 +103,22 @@ def _spec(graph: Graph, tensor: int) -> TensorSpec:
     return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype)
 
 
-def fused_blocks(tiler: Tiler, cuts: Sequence[Cut], grid: tuple[int, int], classes: bool = True) -> tuple[Block, ...]:
+def fused_blocks(
+    tiler: Tiler, cuts: Sequence[Cut], grid: tuple[int, int], classes: bool = True, shares: Sequence[float] = ()
+) -> tuple[Block, ...]:
     """The blocks between the image and these cuts. Without ``classes`` every tile is its own class, which is quicker.
+
+    ``shares`` as in ``make_plan``.
 
     Raises:
         PlanError: a tile would be empty.
     """
-    return tuple(
-        _block(tiler, span, tiles, grid, classes) for span, tiles in zip(tiler.spans(cuts), tiler.divide(cuts, *grid))
-    )
+    divided = zip(tiler.spans(cuts), tiler.divide(cuts, *grid, shares))
+    return tuple(_block(tiler, span, tiles, grid, classes, bool(shares)) for span, tiles in divided)
 
 
 def _block(
-    tiler: Tiler, span: Span, tiles: Sequence[Mapping[int, Region]], grid: tuple[int, int], classes: bool
+    tiler: Tiler, span: Span, tiles: Sequence[Mapping[int, Region]], grid: tuple[int, int], classes: bool, uneven: bool
 ) -> Block:
     known: dict[str, int] = {}
     graph, made = tiler.partition.graph, []
@@ -130,13 +136,17 @@ def _block(
                 flops=work.flops,
             )
         )
+    def rank(i: int) -> tuple[int, int]:
+        """The source takes from the front: its own tile; thieves from the back, the fastest first."""
+        return (made[i].flops if i else -1, i) if uneven else (made[i].tile_class, i)
+
     return Block(
         inputs=tuple(_spec(graph, t) for t in work.inputs),
         cut=tuple(_spec(graph, t) for t in span.cut.tensors),
         rows=grid[0],
         cols=grid[1],
         tiles=tuple(made),
-        order=tuple(sorted(range(len(made)), key=lambda i: (made[i].tile_class, i))),
+        order=tuple(sorted(range(len(made)), key=rank)),
     )
 
 

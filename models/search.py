@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from models.cluster import Cluster
-from models.cost import Prediction, flops_of, predict_blocks, rest_of
+from models.cost import Prediction, flops_of, predict_blocks, rest_of, workload
 from models.division import Tiler
 from models.partition import Cut, Partition
 from models.planner import cut_bytes, fused_blocks
+from models.uneven import shares
 from schemas.errors import PlanError
 from schemas.plan import Block, Region
 
@@ -21,18 +22,21 @@ MAX_BLOCKS = 8
 FINE = ((4, 4), (5, 5))  # small tiles, for nodes with little memory
 _BEAM = 4  # plans of each grid that are divided once more
 _CUTS = 20  # cuts that are tried at most
+_SHIFTED = 6  # plans that are tried with uneven tiles
+_WEIGHTS = (0.5, 1.0, 1.5, 2.0)  # how much of what a source does beside computing is taken off its tile
 _SLOWER = 1.25  # what "traffic" may cost in latency
 _ALIKE = 1.05  # predictions that near cannot be told apart
 
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that was considered: its cuts from the image on, its grid, and what is expected of it."""
+    """A plan that was considered: its cuts from the image on, its grid, its tiles' shares, and what is expected of it."""
 
     cuts: tuple[Cut, ...]
     grid: tuple[int, int]
     prediction: Prediction
     busy_s: float  # of all processors and links together
+    shares: tuple[float, ...] = ()  # of the work for each tile; empty: even ones
 
     @property
     def is_alone(self) -> bool:
@@ -42,7 +46,8 @@ class Choice:
     @property
     def name(self) -> str:
         """Grid and cuts in words."""
-        return f"{self.grid[0]}x{self.grid[1]}, " + (" | ".join(cut.name for cut in self.cuts))
+        uneven = " uneven" if self.shares else ""
+        return f"{self.grid[0]}x{self.grid[1]}{uneven}, " + (" | ".join(cut.name for cut in self.cuts))
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     fine = FINE if cluster.memory_bytes is not None else ()
     for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
         search.explore(grid)
+    search.shift()
     ranked = search.ranked(force_split)
     best = ranked[0]
     return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "")
@@ -135,7 +141,7 @@ class _Search:
     partition: Partition
     cluster: Cluster
     objective: str
-    tried: dict[tuple[tuple[int, int], tuple[str, ...]], Choice | None] = field(default_factory=dict)
+    tried: dict[tuple[object, ...], Choice | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.tiler = Tiler(self.partition)
@@ -171,20 +177,31 @@ class _Search:
     def _tried(self, grid: tuple[int, int], chains: Iterable[Sequence[Cut]]) -> list[Choice]:
         return [choice for chain in chains if (choice := self._try(grid, tuple(chain))) is not None]
 
-    def _try(self, grid: tuple[int, int], cuts: tuple[Cut, ...]) -> Choice | None:
-        key = (grid, tuple(cut.name for cut in cuts))
+    def shift(self) -> None:
+        """The best plans with a tile for each node once more, with tiles of uneven work."""
+        even = [c for c in self.tried.values() if c is not None and c.grid[0] * c.grid[1] == self.cluster.nodes]
+        for choice in sorted(even, key=self._price)[:_SHIFTED]:
+            blocks = fused_blocks(self.tiler, choice.cuts, choice.grid, classes=False)
+            work = workload(self.partition, blocks, choice.cuts[-1])
+            for weight in _WEIGHTS:
+                found = shares(self.cluster, work, weight)
+                if found is not None:
+                    self._try(choice.grid, choice.cuts, tuple(found))
+
+    def _try(self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...] = ()) -> Choice | None:
+        key = (grid, tuple(cut.name for cut in cuts), shares)
         if key not in self.tried:
-            self.tried[key] = self._judge(grid, cuts)
+            self.tried[key] = self._judge(grid, cuts, shares)
         return self.tried[key]
 
-    def _judge(self, grid: tuple[int, int], cuts: tuple[Cut, ...]) -> Choice | None:
+    def _judge(self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...]) -> Choice | None:
         try:
-            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, classes=False)
+            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, classes=False, shares=shares)
         except PlanError:  # this cut's maps are smaller than the grid
             return None
         steady = self.objective == "throughput"
         prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady)
-        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction))
+        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
         cluster, graph = self.cluster, self.partition.graph

@@ -34,6 +34,7 @@ class _Host:
     ready: list[tuple[int, int, int]] = field(default_factory=list)  # (frame, -block, lane)
     saved_s: float = 0.0
     idle_since: float = -1.0
+    owed_s: float = 0.0  # of the reference core, taken off the next tile
 
     @property
     def share(self) -> float:
@@ -100,9 +101,10 @@ class Run:
 
     # -- a message
 
-    def _handle(self, now: float, host: _Host, count: int, then: Then) -> None:
-        """One end sends or takes a message of so many bytes."""
-        self._spend(now, host, self._cluster.per_message_s + self._cluster.per_byte_s * count, then)
+    def _handle(self, now: float, host: _Host, count: int, packed: int, then: Then) -> None:
+        """One end sends or takes a message of ``count`` bytes, of which ``packed`` travel."""
+        pack_s = self._cluster.pack_byte_s * count if packed < count else 0.0
+        self._spend(now, host, self._cluster.per_message_s + self._cluster.per_byte_s * count + pack_s, then)
 
     def _pass(self, now: float, count: int, then: Then) -> None:
         """The broker takes a message, or passes it on."""
@@ -128,15 +130,15 @@ class Run:
 
     def _send(self, now: float, sender: _Host, receiver: _Host, count: int, kind: str, then: Then) -> None:
         """A message through the broker; one for the gateway ends there."""
-        count += HEADER_BYTES
+        raw, count = count, self._cluster.packed(count, kind == "tiles") + HEADER_BYTES
         gateway = self._gateway
 
         def taken(now: float) -> None:
-            self._cross(now, gateway, receiver, count, lambda now: self._handle(now, receiver, count, then))
+            self._cross(now, gateway, receiver, count, lambda now: self._handle(now, receiver, raw, count, then))
 
         def at_broker(now: float) -> None:
             if receiver is gateway:
-                self._handle(now, gateway, count, then)
+                self._handle(now, gateway, raw, count, then)
             else:
                 self.bytes_by_hop[f"{kind} down"] += count
                 self._pass(now, count, taken)
@@ -145,7 +147,7 @@ class Run:
             self.bytes_by_hop[f"{kind} up"] += count
             self._cross(now, sender, gateway, count, lambda now: self._pass(now, count, at_broker))
 
-        self._handle(now, sender, count, sent)
+        self._handle(now, sender, raw, count, sent)
 
     # -- a frame
 
@@ -173,6 +175,7 @@ class Run:
             if edge != frame.source:
                 self._lend(number, lane, edge, now)
         own = [lane for lane, edge in owners if edge == frame.source]
+        self._edges[frame.source].owed_s += self._cluster.per_picture_s
         self._at(max(now, self._edges[frame.source].network), lambda now: self._begin(number, own, frame.source, now))
 
     def _lend(self, number: int, lane: int, edge: int, now: float) -> None:
@@ -198,6 +201,7 @@ class Run:
         number, block, lane = task[0], -task[1], task[2]
         seconds = self._work.flops[block][lane] / CORE_FLOPS_S + self._cluster.per_tile_s
         seconds += self._cluster.per_lane_s if block == 0 else 0.0
+        seconds, host.owed_s = seconds + host.owed_s, 0.0
         if edge != self._frames[number].source:
             self._ask(number, edge, now, ahead=True)
         self._at(host.run(now, seconds), lambda now: self._computed(number, block, lane, edge, now))

@@ -98,13 +98,17 @@ class VictimRequest(Message):
 
 
 class Steal(Message):
-    """``dt/steal/<victim>``, gateway -> victim: lend a tile to ``thief`` under its request id."""
+    """``dt/steal/<victim>``, gateway -> victim: lend a tile to ``thief`` under its request id.
+
+    ``flops_s`` are the thief's operations a second: of tiles of uneven work the fastest gets the largest.
+    """
 
     plan: Digest
     thief: Name
     thief_epoch: Epoch
     request: RequestId
     ahead: bool = False
+    flops_s: Rate = 0.0
 
 
 class TileHeader(Message):

@@ -350,3 +350,18 @@ def test_the_second_lease_that_ends_unanswered_begins_a_frame_of_several_blocks_
     assert sum(type(state).__name__ == "Done" for state in node.tiles.tiles.values()) == 1
     node.tick(first + 4.0)
     assert not [state for state in node.tiles.tiles.values() if type(state).__name__ == "Done"]
+
+
+def test_of_the_nodes_that_wait_the_fastest_gets_the_last_and_largest_tile() -> None:
+    plain = PLAN.model_copy(update={"blocks": tuple(b.model_copy(update={"reuse": False}) for b in PLAN.blocks)})
+    node = EdgeNode("edge1", "11111111", plain, "test kernels", camera=True)
+    node.connected(0.0)
+    echoed(node, 1, 0.0, cameras=1, helpers=2)
+    for thief, flops_s in (("edge2", 1e9), ("edge3", 5e9)):
+        wish = m.Steal(
+            **GATEWAY, plan=node.digest, thief=thief, thief_epoch="22222222", request="0000000a", flops_s=flops_s
+        )
+        assert not published(node.hear(heard(topics.STEAL, wish), 0.5), topics.TILE)
+    tiles = {said.levels["node"]: said.message.tile for said in published(node.frame(IMAGE, 1.0), topics.TILE)}
+    order = PLAN.blocks[0].order
+    assert tiles == {"edge3": order[-1], "edge2": order[-2]}

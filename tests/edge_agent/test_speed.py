@@ -29,8 +29,9 @@ def test_tiles_correct_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"flops_s": 1e9}', '{"kernels": "another", "flops_s": 1234567890}', '{"kernels": "K", "flops_s": 1e300}',
-     '{"kernels": "K", "flops_s": NaN}', '{"kernels": "K", "flops_s": "fast"}', "[" * 3000],
+    ["", "[]", "null", '{"flops_s": 1e9}', '{"kernels": "another", "flops_s": 1234567890}',
+     '{"kernels": "K", "flops_s": 1e300}', '{"kernels": "K", "flops_s": NaN}', '{"kernels": "K", "flops_s": "fast"}',
+     "[" * 3000],
 )  # fmt: skip
 def test_a_file_of_another_runtime_or_a_broken_one_is_not_believed(tmp_path: Path, text: str) -> None:
     (tmp_path / FILE).write_text(text.replace('"K"', json.dumps(kernels())))

@@ -13,7 +13,7 @@ from models.planner import cut_bytes, exchanged_bytes, make_plan
 from schemas.plan import Plan
 from tests.models.sketch import Sketch
 
-CLUSTER = Cluster((33e9,) * 6, 60.0, 55e9)
+CLUSTER = Cluster((33e9,) * 6, 60.0, 55e9, pack_byte_s=1.0)  # packing never pays
 
 
 @pytest.fixture(scope="module")

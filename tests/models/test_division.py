@@ -7,11 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.build import build
-from models.division import Tiler, _between, live_bytes
+from models.division import Tiler, live_bytes
 from models.ops import SAME
 from models.partition import Cut, Partition
 from models.planner import fused_blocks, peak_memory
 from models.rewrite import tile_graph
+from models.uneven import between
 from schemas.errors import PlanError
 from schemas.plan import Region
 from tests.models.sketch import Sketch
@@ -109,10 +110,10 @@ def test_a_grid_that_leaves_tiles_empty_at_any_cut_is_refused() -> None:
 
 
 def test_a_line_moves_into_what_both_neighbours_need_and_no_strip_is_emptied() -> None:
-    assert _between((0, 5, 10), [(0, 7), (6, 10)]) == (0, 6, 10)
-    assert _between((0, 9, 10), [(0, 7), (6, 10)]) == (0, 7, 10)
-    assert _between((0, 5, 10), [(0, 4), (7, 10)]) == (0, 5, 10)  # a gap that nobody needs
-    assert _between((0, 3, 6, 9), [(0, 2), (0, 1), (0, 9)]) == (0, 3, 6, 9)
+    assert between((0, 5, 10), [(0, 7), (6, 10)]) == (0, 6, 10)
+    assert between((0, 9, 10), [(0, 7), (6, 10)]) == (0, 7, 10)
+    assert between((0, 5, 10), [(0, 4), (7, 10)]) == (0, 5, 10)  # a gap that nobody needs
+    assert between((0, 3, 6, 9), [(0, 2), (0, 1), (0, 9)]) == (0, 3, 6, 9)
 
 
 def test_live_bytes_of_a_tile_are_those_of_its_graph_without_padding() -> None:

@@ -25,6 +25,8 @@ SLOW = replace(  # where dividing pays even for a small model: slow engines, and
     per_tile_s=1e-6,
     per_lane_s=0.0,
     per_frame_s=0.0,
+    per_picture_s=0.0,
+    pack_byte_s=1.0,
     per_outcome_s=0.0,
 )
 

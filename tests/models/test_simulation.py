@@ -21,6 +21,8 @@ FREE = Cluster(  # messages cost nothing but their bytes; a full core each, so t
     per_tile_s=0.0,
     per_lane_s=0.0,
     per_frame_s=0.0,
+    per_picture_s=0.0,
+    pack_byte_s=1.0,
     per_outcome_s=0.0,
 )
 SECOND = int(CORE_FLOPS_S)  # operations of a second
@@ -47,6 +49,27 @@ def test_a_lent_tile_crosses_two_hops_while_the_source_computes_its_own() -> Non
 def test_tiles_of_one_source_share_its_link_and_results_the_gateways() -> None:
     """Tiles leave at 1 and 2 s, arrive at 2 and 3 s; results arrive at 3 and 4 s: the first link is what holds them up."""
     assert latency_s(Workload(((0, 0, 0),), (0, MB, MB), (), (0, MB, MB))) == pytest.approx(4.0, abs=0.01)
+
+
+def test_packed_pixels_and_maps_are_less_on_the_wire_and_cost_both_ends() -> None:
+    packing = replace(FREE, pack_byte_s=1e-7, packed_pixels=0.5, packed_maps=0.75)
+    run = Run(Workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), packing)
+    assert run.bytes_by_hop["tiles up"] == MB // 2 + HEADER_BYTES
+    assert run.bytes_by_hop["results up"] == 2 * (MB * 3 // 4 + HEADER_BYTES)
+    # packed by 0.1, up by 0.6, down by 1.1, unpacked by 1.2, computed by 2.2, packed by 2.3, up by 3.05, unpacked by 3.15
+    assert run.latencies_s[0] == pytest.approx(3.15, abs=0.01)
+
+
+def test_nothing_is_packed_where_it_costs_more_than_the_link() -> None:
+    dear = replace(FREE, pack_byte_s=0.6e-6, packed_pixels=0.5, packed_maps=0.25)  # of 1e-6 s a byte on the link
+    run = Run(Workload(((0, 0),), (MB, MB), (), (MB, 100)), dear)
+    assert run.bytes_by_hop["tiles up"] == MB + HEADER_BYTES
+    assert run.bytes_by_hop["results up"] == MB // 4 + 100 + 2 * HEADER_BYTES  # what is small is not packed
+
+
+def test_the_next_picture_is_taken_while_the_source_computes() -> None:
+    taking = replace(FREE, per_picture_s=0.5)
+    assert latency_s(Workload(((SECOND, SECOND),), (0, 0), (), (0, 0)), taking) == pytest.approx(1.5, abs=0.01)
 
 
 def test_a_block_waits_for_the_parts_of_its_neighbours() -> None:

@@ -83,8 +83,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--recompute", action="store_true", help="no reuse between the tiles of one node")
     parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
     parser.add_argument(
-        "--schedule", default="stealing", choices=("stealing", "modnn"),
-        help="modnn: strips of one dimension, exchanged after each layer that has a halo, as MoDNN (BODP-MR) does",
+        "--schedule", default="stealing", choices=("stealing", "sharing", "modnn"),
+        help="sharing: tiles dealt equally, frame after frame (FTP-WSH); "
+        "modnn: strips of one dimension, exchanged after each layer that has a halo, as MoDNN (BODP-MR) does",
     )  # fmt: skip
     parser.add_argument("--objective", default="latency", help="of the planner: latency, throughput or traffic")
     parser.add_argument("--force-split", action="store_true", help="divide frames even where one node is faster")
@@ -122,6 +123,8 @@ class Run:
         partition = Partition(load(model))
         blocks, shares = self._choice(partition)
         bundle = make_bundle(model, blocks=blocks, reuse=not options.recompute, partition=partition, shares=shares)
+        if options.schedule == "sharing":
+            bundle = replace(bundle, plan=bundle.plan.model_copy(update={"schedule": "sharing", "undivided": False}))
         if options.divided:
             bundle = replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
         save(bundle, self._room / "plan")

@@ -83,6 +83,7 @@ class EdgeNode:
         self._computing: Compute | None = None
         self._last = len(plan.blocks) - 1
         first = plan.blocks[0]
+        self._shares = plan.schedule == "sharing"  # tiles come unasked
         self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
@@ -266,7 +267,7 @@ class EdgeNode:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""
         self._hands.pop(steal.thief, None)
         said = self._lend(steal, now)
-        if said is None and self._only_camera and not steal.ahead:
+        if said is None and self._only_camera and not steal.ahead and not self._shares:
             self._hands[steal.thief] = (steal, now)
             return []
         return [said or self._tile_message(steal)]
@@ -323,7 +324,8 @@ class EdgeNode:
                 self.counts["tile of a wrong shape"] += 1
                 return
             key = (header.frame, self._last, header.tile)
-            if self.thief.tile(header.request) and key not in self._results and (key[0], key[2]) not in self.lanes:
+            here = key in self._results or (key[0], key[2]) in self.lanes
+            if (self._shares or self.thief.tile(header.request)) and not here:
                 self._stolen[key] = (tensors, header.picture)
 
     def _accept(self, accepted: m.Accepted) -> None:
@@ -347,7 +349,7 @@ class EdgeNode:
         if self._computing is None and not self.outbox.full:
             said += self._next(now)
         free = not self.tiles.waiting and not self._stolen and not self.outbox.full
-        hungry = bool(self._gateway) and free and not (self._alone and self.camera)
+        hungry = bool(self._gateway) and free and not (self._alone and self.camera) and not self._shares
         ask = self.thief.poll(hungry, self._computing is not None or len(self.lanes) > 0, now)
         for key in self.outbox.due(now):
             header, tensors = self._results[key]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from gateway_agent.assembly import Assembly, Complete, Failed
+from gateway_agent.dealer import Dealer
 from gateway_agent.victims import Forward, VictimRing
 from models.tensor import check, check_whole, crop
 from schemas import messages as m
@@ -48,6 +49,7 @@ class GatewayNode:
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
+        self._dealer = Dealer(len(plan.blocks[-1].tiles)) if plan.schedule == "sharing" else None
         self._speeds: dict[str, float] = {}  # of the living, as they say
         self.paused = False  # sources open no frame
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
@@ -139,7 +141,13 @@ class GatewayNode:
             return said
         announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
         said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]
-        return said + self._failures(announced.failed)
+        return said + self._failures(announced.failed) + self._dealt()
+
+    def _dealt(self) -> list[Action]:
+        """By the baseline's schedule: the next frame's tiles for everybody."""
+        if self._dealer is None:
+            return []
+        return self._steals(self._dealer.deal(self.assembly.frames, self.ring.epochs))
 
     def _refusal(self, register: m.Register) -> str:
         if self.plan.runtime and register.runtime != self.plan.runtime:
@@ -228,4 +236,5 @@ class GatewayNode:
             Publish(topics.OUTCOME, outcome, {"source": source}),
             self._accepted(source, outcome.frame, ended=True),
             *self._release(source),
+            *self._dealt(),
         ]

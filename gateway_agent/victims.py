@@ -125,6 +125,11 @@ class VictimRing:
         return {node: member.waiting for node, member in self._nodes.items()}
 
     @property
+    def epochs(self) -> dict[str, str]:
+        """The living and their epochs, in the order of the ring."""
+        return {node: member.epoch for node, member in self._nodes.items()}
+
+    @property
     def cameras(self) -> tuple[str, ...]:
         """The living that have a source."""
         return tuple(sorted(node for node, member in self._nodes.items() if member.camera))

@@ -124,6 +124,7 @@ class Plan(Record):
     ``model`` is the digest of the whole model, ``edge_model`` that of the part which the edges run (its blocks).
     ``runtime`` is what a node must run so that its bits equal the others' (empty: not yet bound to a cluster).
     ``undivided``: a source may compute a frame whole where no other node is idle (every node has the memory for it).
+    ``schedule``: idle nodes steal tiles, or (a baseline to measure against) the gateway deals them out equally.
     """
 
     version: Literal[1] = PLAN_VERSION
@@ -131,6 +132,7 @@ class Plan(Record):
     edge_model: Digest
     runtime: str = ""
     undivided: bool = True
+    schedule: Literal["stealing", "sharing"] = "stealing"
     pixels: Pixels
     blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=64)]
     tail_inputs: tuple[TensorSpec, ...]

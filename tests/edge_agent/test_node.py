@@ -365,3 +365,19 @@ def test_of_the_nodes_that_wait_the_fastest_gets_the_last_and_largest_tile() -> 
     tiles = {said.levels["node"]: said.message.tile for said in published(node.frame(IMAGE, 1.0), topics.TILE)}
     order = PLAN.blocks[0].order
     assert tiles == {"edge3": order[-1], "edge2": order[-2]}
+
+
+def test_where_tiles_are_shared_out_a_node_takes_them_unasked_and_asks_for_none() -> None:
+    plan = PLAN.model_copy(update={"schedule": "sharing"})
+    node = EdgeNode("edge2", "22222222", plan, "test kernels")
+    node.connected(0.0)
+    said = echoed(node, 1, 0.0, cameras=1, helpers=1)
+    assert not published(said, topics.VICTIM_REQ)
+    tile = plan.blocks[0].tiles[3]
+    pixels = {name: IMAGE[:, r.y0 : r.y1, r.x0 : r.x1] for name, r in tile.inputs.items()}
+    header = m.TileHeader(
+        node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request="0000000a",
+        frame="edge1.11111111.0", tile=3, lease_s=5.0,
+    )  # fmt: skip
+    (work,) = [a for a in node.hear(heard(topics.TILE, header, pixels), 1.0) if isinstance(a, Compute)]
+    assert work.key == ("edge1.11111111.0", 0, 3)

@@ -200,7 +200,9 @@ class Run:
             "predicted_s": self._expected.latency_s,
             "predicted_fps": self._expected.throughput_fps,
             "bound_s": self._expected.bound_s,
+            "predicted_wire_bytes": self._expected.wire_bytes,
             "redundancy": self._expected.redundancy,
+            "flops_s": self._cluster.speeds[0],
             "exact": self._exact(outcomes),
             "hosts": {n: {"cpu_s": used[n], "sent_bytes": moved[n], "peak_bytes": peak[n]} for n in moved if n != "w"},
         }

@@ -20,6 +20,7 @@ from schemas.errors import DtError
 from schemas.link import Arrived, Link
 from schemas.messages import Message
 from schemas.process import STDIN_ENDS
+from schemas.settings import without_ours
 from schemas.topics import Topic
 
 ROOT = "dt"
@@ -107,7 +108,7 @@ class Cluster:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                env={**os.environ, STDIN_ENDS: "1", "COLUMNS": "200"},
+                env={**without_ours(os.environ), STDIN_ENDS: "1", "COLUMNS": "200"},
             )
 
     def _check(self) -> None:

@@ -26,6 +26,7 @@ from schemas.codec import decode
 from schemas.errors import DecodeError, DtError
 from schemas.link import Arrived, Link
 from schemas.process import STDIN_ENDS
+from schemas.settings import without_ours
 
 START_S = 60.0
 SILENCE_S = 180.0  # a cluster that ends no frame for so long is stuck
@@ -204,7 +205,7 @@ class Cluster:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which ends the others in order
-                env={**os.environ, STDIN_ENDS: "1"},
+                env={**without_ours(os.environ), STDIN_ENDS: "1"},
             )
         child = Child(name, process, log)
         self._children.append(child)

@@ -7,7 +7,10 @@ from typing import Annotated, Optional
 
 import typer
 
+from dt_cli.options import ConfigFile, takes
 from schemas.errors import DtError, PlanError
+from schemas.process import complain
+from schemas.settings import Loaded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -15,11 +18,16 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Run one CNN on a cluster of cheap machines, over MQTT, bit for bit.",
+    epilog="Exit codes: 0 done, 1 a failure, 2 usage or a bad file, 69 unreachable, 78 a bad configuration, 130 interrupted.",
 )
 importer = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Turn another program's network into a .tflite."
 )
 app.add_typer(importer, name="import")
+configurer = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Check and show the configuration: files, environment, defaults."
+)
+app.add_typer(configurer, name="config")
 
 Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
 ModelOrFolder = Annotated[
@@ -146,69 +154,21 @@ def verify(
 
 
 @app.command()
-def gateway(
-    model: Annotated[Path, typer.Option(help="A .tflite file, or a folder that 'dt plan' wrote.", show_default=False)],
-    grid: Grid = None,
-    cut: CutName = "auto",
-    listen: Annotated[str, typer.Option(help="HOST:PORT of the broker that the gateway hosts.")] = "127.0.0.1:1883",
-    broker: Annotated[
-        str | None,
-        typer.Option(
-            help="amqtt (embedded), mosquitto (installed), auto (mosquitto if installed), or yours: mqtt://HOST:PORT "
-            "[default: amqtt]",
-            show_default=False,
-        ),
-    ] = None,
-    root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
-    deadline: Annotated[float, typer.Option(help="Seconds after which an incomplete frame fails.", min=1.0)] = 120.0,
-    threads: Threads = 1,
-    outputs: Annotated[
-        bool, typer.Option("--outputs", help="Publish the final tensors, too, not only what they say.")
-    ] = False,
-    objective: Annotated[
-        str | None,
-        typer.Option(
-            help="Plan again for latency, throughput or traffic when nodes join, leave or turn slow; or keep the plan: "
-            "fixed. [default: latency, or fixed where a grid, a cut or a plan is given]",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
+@takes("gateway")
+def gateway(loaded: Loaded) -> None:
     """Coordinate a cluster: host the broker, publish the plan, merge tiles and run the tail."""
     from gateway_agent import app as agent
 
-    given = grid is not None or cut != "auto" or model.is_dir()
-    objective = objective or ("fixed" if given else "latency")
-    raise typer.Exit(agent.main(model, grid, cut, listen, broker, root, deadline, threads, outputs, objective))
+    raise typer.Exit(agent.main(loaded.settings))
 
 
 @app.command()
-def edge(
-    gateway: Annotated[str, typer.Option(help="HOST[:PORT] of the gateway's broker.", show_default=False)],
-    name: Annotated[
-        str | None, typer.Option(help="This node's name. [default: the host's]", show_default=False)
-    ] = None,
-    source: Annotated[
-        str | None, typer.Option(help="Frames: file:///clip.mp4, dir:///images, synthetic://", show_default=False)
-    ] = None,
-    frames: Annotated[
-        int | None, typer.Option(help="Stop the source after so many frames.", min=1, show_default=False)
-    ] = None,
-    root: Annotated[str, typer.Option(help="First topic level; one per cluster.")] = "dt",
-    cache: Annotated[
-        Path | None, typer.Option(help="Folder for models. [default: ~/.cache/deepthings]", show_default=False)
-    ] = None,
-    keep: Annotated[int, typer.Option(help="Tile classes kept in memory.", min=1, max=64)] = 1,
-    window: Annotated[int, typer.Option(help="Frames of the source in flight: 1 for latency, 2 for rate.", min=1, max=32)] = 2,
-    threads: Threads = 1,
-    once: Annotated[
-        bool, typer.Option("--once", help="Exit 69 if the gateway cannot be reached, instead of retrying.")
-    ] = False,
-) -> None:
+@takes("edge")
+def edge(loaded: Loaded) -> None:
     """Compute tiles: of this node's own frames (--source), and stolen ones when idle."""
     from edge_agent import app as agent
 
-    raise typer.Exit(agent.main(gateway, name, source, frames, root, cache, keep, threads, once, window))
+    raise typer.Exit(agent.main(loaded.settings))
 
 
 @app.command()
@@ -257,6 +217,29 @@ def run(
     raise typer.Exit(command.run(model, source, edges, frames, grid, cut, json, pictures, broker))
 
 
+@configurer.command()
+def check(
+    file: Annotated[
+        Path | None, typer.Argument(help="One file. [default: those that count on this machine]", show_default=False)
+    ] = None,
+) -> None:
+    """Exit 0 if every key is known and every value allowed, 78 with one line if not."""
+    from dt_cli import configuration
+
+    configuration.check(file)
+
+
+@configurer.command()
+def show(
+    config: ConfigFile = None,
+    json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+) -> None:
+    """Print every option, its value and where that comes from; no secrets."""
+    from dt_cli import configuration
+
+    configuration.show(config, json)
+
+
 def main() -> None:
     """Entry point: one line for a failure that a user can act on, with its exit code."""
     if not os.environ.get("DT_DEBUG"):
@@ -269,7 +252,7 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except DtError as error:
-        print(f"dt: {error}", file=sys.stderr)
+        complain(f"dt: {error}")
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         print("dt: interrupted", file=sys.stderr)

@@ -15,8 +15,7 @@ import numpy as np
 from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
-from edge_agent.sources import Source, open_source
-from edge_agent.sources.names import redact
+from edge_agent.sources import open_source
 from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
 from models import graph
@@ -25,10 +24,12 @@ from models.runner import TileRunner
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
+from schemas.config import EdgeOptions, Settings
 from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
 from schemas.process import log_to_stderr, on_end, version
+from schemas.redact import redact
 from schemas.topics import Publish
 from schemas.vitals import Reader
 
@@ -40,34 +41,23 @@ ONCE_S = 10.0
 _log = logging.getLogger(__name__)
 
 
-def main(
-    gateway: str,
-    name: str | None,
-    source: str | None,
-    frames: int | None,
-    root: str,
-    cache: Path | None,
-    keep: int,
-    threads: int,
-    once: bool,
-    window: int = 2,
-) -> int:
+def main(settings: Settings) -> int:
     """``dt edge``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
-    log_to_stderr()
+    log_to_stderr(settings.log)
     _return_memory()
-    name = name or "".join(c if m.is_name(c) else "-" for c in socket.gethostname())[:64]
-    for option, value in (("--name", name), ("--root", root)):
-        if not m.is_name(value):
-            raise PlanError(f"{option} {value!r}: use 1 to 64 letters, digits, _ and - only")
-    opened = open_source(source) if source else None
-    app = Edge(gateway, name, opened, frames, root, cache or _default_cache(), keep, threads, once, window)
-    app.shown_source = redact(source or "")[:300]
+    options = settings.edge
+    if options.gateway is None:
+        raise PlanError("dt edge needs the gateway's address: --gateway HOST[:PORT]")
+    name = options.name or "".join(c if m.is_name(c) else "-" for c in socket.gethostname())[:64]
+    app = Edge(options, options.gateway, name)
     on_end(app.stop)
     return app.run()
 
 
 def _default_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
+    """The service's, or the user's."""
+    given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
+    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
 
 
 def _return_memory() -> None:
@@ -81,33 +71,20 @@ def _return_memory() -> None:
 class Edge:
     """One edge process. ``stop`` may be called from anywhere."""
 
-    def __init__(
-        self,
-        gateway: str,
-        name: str,
-        source: Source | None,
-        limit: int | None,
-        root: str,
-        cache: Path,
-        keep: int,
-        threads: int,
-        once: bool,
-        window: int = 2,
-    ) -> None:
-        self._url, self._name, self._source, self._limit, self._root = gateway, name, source, limit, root
-        self._cache, self._keep, self._threads, self._once = ModelCache(cache), keep, threads, once
-        self._epoch, self._window = m.new_epoch(), window
+    def __init__(self, options: EdgeOptions, url: str, name: str) -> None:
+        self._options, self._url, self._name, self._root = options, url, name, options.root
+        self._source = open_source(options.source) if options.source else None
+        self._cache, self._epoch = ModelCache(options.cache or _default_cache()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
         self._link = self._new_link()
-        self._rejects = Rejects(root)
+        self._rejects = Rejects(options.root)
         self._plan: m.PlanMessage | None = None
         self._parcel: Parcel | None = None
         self._chunk_at = 0.0
         self._worker: Worker | None = None
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
-        self.shown_source = ""
         self._captured: Captured | None = None
         self._vitals = Reader()
         self._speed: Speed | None = None
@@ -122,7 +99,7 @@ class Edge:
 
     def run(self) -> int:
         try:
-            if self._once:
+            if self._options.once:
                 self._link.connect()
             else:
                 self._link.start()
@@ -275,7 +252,7 @@ class Edge:
         if now >= self._warn_at:
             self._warn_at = now + WARN_S
             _log.warning("cannot reach the gateway at %s: is it running? trying again", self._link.address)
-        if self._once and self._plan is None and self._link.connected and now >= self._status_at + ONCE_S:
+        if self._options.once and self._plan is None and self._link.connected and now >= self._status_at + ONCE_S:
             raise UnreachableError(f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?")
 
     def _begin(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
@@ -289,12 +266,12 @@ class Edge:
         weights = self._cache.folder / self._name
         weights.mkdir(parents=True, exist_ok=True)
         self._speed = self._speed or Speed(weights)
-        runner = TileRunner(plan, graph.load(path), weights, self._threads, self._keep)
-        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._window, self._source is not None)
+        runner = TileRunner(plan, graph.load(path), weights, self._options.threads, self._options.keep)
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None)
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:
-            self._capture = Capture(self._source, plan.pixels, self._limit, self._inbox)
+            self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False
         self._publish_status(now)
         _log.info("%s joined the cluster at %s: plan %s", self._name, self._link.address, self._node.digest[:8])
@@ -321,7 +298,7 @@ class Edge:
             lent=node.counts["lent"], compute_s=node.compute_s, frames=node.frames_opened, bytes_in=self._link.bytes_in,
             bytes_out=self._link.bytes_out, messages_in=self._link.messages_in, messages_out=self._link.messages_out,
             dropped=self._rejects.by_kind, finished=self._finished, version=version(),
-            source=self.shown_source, waiting=node.tiles.waiting, tile_s=node.tile_s,
+            source=redact(self._options.source or "")[:300], waiting=node.tiles.waiting, tile_s=node.tile_s,
             missed=last.dropped if last else 0, still=last.skipped if last else 0,
         )  # fmt: skip
         seen = {"compute_s", "frames", "finished", "lent", "dropped"}

@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Protocol
 
 from gateway_agent.board import Board
@@ -21,10 +20,10 @@ from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
-from models.search import OBJECTIVES
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
+from schemas.config import GatewayOptions, Settings, parse_listen
 from schemas.errors import DecodeError, DtError, PlanError
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
@@ -39,32 +38,22 @@ DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they 
 _log = logging.getLogger(__name__)
 
 
-def main(
-    model: Path,
-    grid: str | None,
-    cut: str,
-    listen: str,
-    broker: str | None,
-    root: str,
-    deadline_s: float,
-    threads: int,
-    outputs: bool,
-    objective: str = "fixed",
-) -> int:
+def main(settings: Settings) -> int:
     """``dt gateway``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
-    log_to_stderr()
-    if not m.is_name(root):
-        raise PlanError(f"--root {root!r}: use letters, digits, _ and - only")
-    if objective not in ("fixed", *OBJECTIVES):
-        raise PlanError(f"--objective {objective!r}: choose one of fixed, {', '.join(OBJECTIVES)}")
-    host, port = parse_listen(listen)
-    bundle = bind(open_bundle(model, parse_grid(grid) if grid else None, cut))
-    own = own_broker(broker, host, port)
+    log_to_stderr(settings.log)
+    options = settings.gateway
+    if options.model is None:
+        raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
+    host, port = parse_listen(options.listen)
+    bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
+    own = own_broker(options.broker, host, port)
     if own is not None and host not in ("localhost", "::1") and not host.startswith("127."):
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
     with contextlib.ExitStack() as stack:
-        url = stack.enter_context(own).url if own is not None else broker or ""
-        app = Gateway(bundle, url, root, deadline_s, threads, own, outputs)
+        url = stack.enter_context(own).url if own is not None else options.broker or ""
+        app = Gateway(options, bundle, url, own)
+        given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
+        objective = options.objective or ("fixed" if given else "latency")
         if objective != "fixed":
             app.replan(objective)
         on_end(app.stop)
@@ -87,18 +76,6 @@ def bind(bundle: Bundle) -> Bundle:
     """The bundle with its plan bound to the kernels of this machine."""
     plan = bundle.plan.model_copy(update={"runtime": kernels()})
     return replace(bundle, plan=plan)
-
-
-def parse_listen(text: str) -> tuple[str, int]:
-    """``HOST:PORT``.
-
-    Raises:
-        PlanError: it is not of that form.
-    """
-    host, colon, port = text.rpartition(":")
-    if not colon or not host or not port.isdecimal() or int(port) > 65535:
-        raise PlanError(f"--listen {text!r}: give HOST:PORT, such as 127.0.0.1:1883 (port 0 takes a free one)")
-    return host.strip("[]"), int(port)
 
 
 @dataclass(frozen=True)
@@ -129,23 +106,14 @@ class Watcher(Protocol):
 class Gateway:
     """One gateway process. ``stop`` and ``ask`` may be called from anywhere."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        url: str,
-        root: str,
-        deadline_s: float,
-        threads: int,
-        broker: BrokerProcess | None,
-        outputs: bool = False,
-    ) -> None:
-        self._bundle, self._root, self._broker, self._outputs = bundle, root, broker, outputs
-        self._deadline_s, self._threads = deadline_s, threads
+    def __init__(self, options: GatewayOptions, bundle: Bundle, url: str, broker: BrokerProcess | None) -> None:
+        self._options, self._root = options, options.root
+        self._bundle, self._broker = bundle, broker
         self._inbox: queue.Queue[object] = queue.Queue(512)
         self._epoch = m.new_epoch()
         self._node = self._new_node()
-        self._link = Link(url, root, NAME, self._inbox)
-        self._tail = TailThread(bundle, self._inbox, threads)
+        self._link = Link(url, options.root, NAME, self._inbox)
+        self._tail = TailThread(bundle, self._inbox, options.threads)
         self.board = Board()
         self._watchers: list[Watcher] = []
         self._painter: Painter | None = None
@@ -154,7 +122,7 @@ class Gateway:
         self._objective = ""
         self._next: Bundle | None = None  # to run as soon as no frame is in flight, or at _swap_at
         self._swap_at = float("inf")
-        self._rejects = Rejects(root)
+        self._rejects = Rejects(options.root)
         self._stopping = False
         self._published_bytes = self._published_messages = 0
         self._vitals = Reader()
@@ -163,7 +131,7 @@ class Gateway:
 
     def _new_node(self) -> GatewayNode:
         ordered = bool(self._bundle.card.state)
-        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._deadline_s, ordered)
+        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered)
 
     def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
         """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
@@ -282,7 +250,7 @@ class Gateway:
         elif isinstance(event, Finished):
             if event.error:
                 return self._node.failed(event.frame, event.error, now)
-            if self._outputs:
+            if self._options.outputs:
                 header = m.OutputHeader(node=NAME, epoch=self._node.epoch, frame=event.frame)
                 self._link.publish(topics.OUTPUT, header, event.outputs, source=m.frame_source(event.frame)[0])
             return self._node.finished(event.frame, event.digests, now, event.result)
@@ -385,7 +353,7 @@ class Gateway:
         self._node = self._new_node()
         self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
         self._node.ring.reset()
-        self._tail = TailThread(bundle, self._inbox, self._threads)
+        self._tail = TailThread(bundle, self._inbox, self._options.threads)
         self._tail.threshold = threshold
         self._publish_model()
         _log.info("plan %s replaces the one before", self._node.digest[:8])

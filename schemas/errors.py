@@ -25,3 +25,9 @@ class UnreachableError(DtError):
     """A broker or gateway that cannot be reached."""
 
     exit_code = 69
+
+
+class ConfigError(DtError):
+    """A configuration file or an environment variable is at fault; trying again would not help."""
+
+    exit_code = 78

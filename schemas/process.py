@@ -7,15 +7,51 @@ import sys
 import threading
 from collections.abc import Callable
 from importlib import metadata
+from typing import TextIO
 
 STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its death closes the pipe
 
+# sd-daemon(3) and ECMA-48 (faint, yellow, red)
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
+_COLOURS = {logging.DEBUG: 2, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
 
-def log_to_stderr() -> None:
-    """One line a record, on stderr."""
-    logging.basicConfig(
-        stream=sys.stderr, level=os.environ.get("DT_LOG", "INFO").upper(), format="%(levelname)s %(message)s"
-    )
+
+class _Format(logging.Formatter):
+    """One record for its reader: the journal wants a priority before each line, people want a level they can see."""
+
+    def __init__(self, journal: bool, colours: bool) -> None:
+        super().__init__("%(message)s" if journal else "%(levelname)s %(message)s")
+        self._journal, self._colours = journal, colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        if self._journal:
+            return "\n".join(f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" for line in text.splitlines() or [""])
+        if self._colours and record.levelno in _COLOURS:
+            return text.replace(record.levelname, f"\x1b[{_COLOURS[record.levelno]}m{record.levelname}\x1b[0m", 1)
+        return text
+
+
+def log_to_stderr(level: str = "info") -> None:
+    """Log on stderr: with priorities into systemd's journal, else as text, its level coloured on a terminal."""
+    colours = sys.stderr.isatty() and not os.environ.get("NO_COLOR")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Format(in_journal(sys.stderr), colours))
+    logging.basicConfig(handlers=[handler], level=level.upper())
+
+
+def complain(text: str) -> None:
+    """The last word of a command that fails."""
+    print(f"<3>{text}" if in_journal(sys.stderr) else text, file=sys.stderr)
+
+
+def in_journal(stream: TextIO) -> bool:
+    """Whether ``stream`` goes to systemd's journal: $JOURNAL_STREAM names its device and inode (systemd.exec(5))."""
+    try:
+        stat = os.fstat(stream.fileno())
+    except (OSError, ValueError):
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
 def version() -> str:

@@ -1,5 +1,6 @@
 """Fixtures that several rooms share: one real embedded broker for the whole session, links to it, and a way to wait."""
 
+import os
 import queue
 import secrets
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from gateway_agent.broker import BrokerProcess
 from schemas.link import Link
 
 E = TypeVar("E")
+
+os.environ["DT_CONFIG"] = os.devnull  # whatever this machine is configured to be
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 
 from edge_agent.app import Edge
-from edge_agent.sources import open_source
 from gateway_agent.app import Gateway, bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import Request, Value, Verb
@@ -17,6 +16,7 @@ from gateway_agent.replan import Replanner
 from models.build import build
 from models.bundle import make_bundle
 from schemas import messages as m
+from schemas.config import EdgeOptions, GatewayOptions
 
 WAIT_S = 60.0
 
@@ -49,12 +49,12 @@ class Running:
         model = folder / "mini.tflite"
         model.write_bytes(build("mini", size=96).to_bytes())
         self.seen = Seen()
-        self.gateway = Gateway(bind(make_bundle(model, grid)), broker.url, "dt", 60.0, 1, None)
+        self.gateway = Gateway(GatewayOptions(deadline=60.0), bind(make_bundle(model, grid)), broker.url, None)
         self.gateway.watch(self.seen, pictures_s=0.01)
-        source = open_source("synthetic://?seed=3")
+        sources = {"edge1": "synthetic://?seed=3", "edge2": None}
         self.edges = [
-            Edge(broker.url, f"edge{i + 1}", source if i == 0 else None, None, "dt", folder / "cache", 3, 1, False)
-            for i in range(2)
+            Edge(EdgeOptions(source=source, cache=folder / "cache", keep=3, window=2), broker.url, name)
+            for name, source in sources.items()
         ]
         runs = [self.gateway.run, *(edge.run for edge in self.edges)]
         self._threads = [threading.Thread(target=run) for run in runs]
@@ -123,7 +123,7 @@ def test_sources_send_pictures_and_the_board_shows_them(running: Running) -> Non
     view = running.gateway.board.sources["edge1"]
     assert frame.startswith("edge1.") and view.jpeg.startswith(b"\xff\xd8") and view.plain.startswith(b"\xff\xd8")
     status = running.gateway.board.nodes["edge1"].status
-    assert status is not None and status.source == "" and status.vitals.memory_bytes
+    assert status is not None and status.source == "synthetic://?seed=3" and status.vitals.memory_bytes
     assert running.gateway.board.online == ("edge1", "edge2")
 
 

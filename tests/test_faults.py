@@ -24,6 +24,7 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.link import Arrived, Link
 from schemas.process import STDIN_ENDS
+from schemas.settings import without_ours
 
 FRAMES = 45
 
@@ -53,7 +54,7 @@ class Cluster:
             stdin=subprocess.PIPE,
             stderr=(self.folder / f"{name}.log").open("ab"),
             stdout=subprocess.DEVNULL,
-            env={**os.environ, STDIN_ENDS: "1"},
+            env={**without_ours(os.environ), STDIN_ENDS: "1"},
         )
 
     def gateway(self) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from edge_agent.sources.names import redact
 from schemas.errors import PlanError
+from schemas.redact import redact
 
 NETWORK = ("http", "https", "rtsp", "rtsps")
 GATE = ("motion", "still")  # parameters that every source takes

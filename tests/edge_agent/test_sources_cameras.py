@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_agent.sources import open_source
-from edge_agent.sources.names import redact
 from edge_agent.sources.uri import parse
 from schemas.errors import PlanError
+from schemas.redact import redact
 
 
 def refusal(uri: str) -> str:

@@ -1,0 +1,60 @@
+"""Flags made of the fields of ``schemas.config``: names, types, limits and help stand there and nowhere else.
+
+A flag that is not given says nothing, so that environment and files can; what is given wins.
+"""
+
+import functools
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+from pydantic.fields import FieldInfo
+
+from schemas.config import Settings
+from schemas.settings import Loaded, load
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="Configuration file. [default: $DT_CONFIG, or *.toml in /etc/deepthings and ~/.config/deepthings]",
+        show_default=False,
+    ),
+]
+
+
+def takes(section: str) -> Callable[[Callable[[Loaded], None]], Callable[..., None]]:
+    """For a command: one flag for each field of this section of the settings, and --config."""
+    record = Settings.model_fields[section].annotation
+    flags = {name: _flag(name, info) for name, info in record.model_fields.items()}  # type: ignore[union-attr]
+
+    def decorate(command: Callable[[Loaded], None]) -> Callable[..., None]:
+        def run(config: Path | None, **given: Any) -> None:
+            command(load({(section, name): value for name, value in given.items() if value is not None}, config))
+
+        functools.update_wrapper(run, command)
+        del run.__wrapped__  # type: ignore[attr-defined]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        run.__annotations__ = {**flags, "config": ConfigFile}
+        run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+            [inspect.Parameter(n, keyword, default=None, annotation=kind) for n, kind in run.__annotations__.items()]
+        )
+        return run
+
+    return decorate
+
+
+def _flag(name: str, info: FieldInfo) -> Any:
+    """The typer option of one field; a switch can be turned off, too, for a file may turn it on."""
+    kinds = [kind for kind in (*get_args(info.annotation), info.annotation) if kind in (bool, int, float, Path)]
+    kind: Any = kinds[0] if kinds else str
+    low, high = (
+        next((getattr(limit, bound) for limit in info.metadata if hasattr(limit, bound)), None) for bound in ("ge", "le")
+    )
+    dashed = "--" + name.replace("_", "-")
+    names = [f"{dashed}/--no-{dashed[2:]}"] if kind is bool else [dashed]
+    default = "" if info.default in (None, False) else f" [default: {info.default}]"
+    option = typer.Option(*names, help=f"{info.description}{default}", min=low, max=high, show_default=False)
+    return Annotated[kind | None, option]

@@ -1,0 +1,121 @@
+"""What may be configured: one record a command, and each option's name, type, default, limits and help text once.
+
+A field of ``GatewayOptions`` is an option of ``dt gateway``, a key of ``[gateway]`` in a configuration file and the
+variable ``DT_GATEWAY_<FIELD>``; ``EdgeOptions`` likewise. Nothing else lists them: ``dt_cli.options`` makes the flags of
+these fields, ``schemas.settings`` reads files and environment. To add an option, add a field.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from schemas.messages import is_name
+from schemas.plan import Record
+
+
+def option(default: Any, text: str, *, secret: bool = False, **limits: Any) -> Any:
+    """A field with its help ``text``; ``limits`` are pydantic's (ge, le...). A ``secret`` is shown to nobody."""
+    return Field(default, description=text, json_schema_extra={"secret": secret}, **limits)
+
+
+def parse_listen(text: str) -> tuple[str, int]:
+    """``HOST:PORT``; an IPv6 address stands in brackets.
+
+    Raises:
+        ValueError: it is not of that form.
+    """
+    host, colon, port = text.rpartition(":")
+    if not colon or not host or not port.isdecimal() or int(port) > 65535:
+        raise ValueError("give HOST:PORT, such as 127.0.0.1:1883 (port 0 takes a free one)")
+    return host.strip("[]"), int(port)
+
+
+def _name(text: str) -> str:
+    if not is_name(text):
+        raise ValueError("use 1 to 64 letters, digits, _ and - only")
+    return text
+
+
+def _listen(text: str) -> str:
+    parse_listen(text)
+    return text
+
+
+def _grid(text: str) -> str:
+    if not re.fullmatch(r"([1-9]|[1-5]\d|6[0-4])[xX]([1-9]|[1-5]\d|6[0-4])", text):
+        raise ValueError("give rows x columns from 1x1 to 64x64, such as 3x3")
+    return text
+
+
+NodeName = Annotated[str, AfterValidator(_name)]
+Listen = Annotated[str, AfterValidator(_listen)]
+Grid = Annotated[str, AfterValidator(_grid)]
+Level = Annotated[
+    Literal["debug", "info", "warning", "error"],
+    BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
+]
+
+_ROOT = "First topic level; one per cluster."
+_THREADS = "Threads of the TFLite runtime."
+
+
+class GatewayOptions(Record):
+    """``dt gateway``."""
+
+    model: Path | None = option(None, "A .tflite file, or a folder that 'dt plan' wrote.")
+    grid: Grid | None = option(None, "Tiles, rows x columns. [default: 3x3]")
+    cut: str = option("auto", "Where to cut: a tensor's name, an operator's index, or auto.")
+    listen: Listen = option("127.0.0.1:1883", "HOST:PORT of the broker that the gateway hosts.")
+    broker: str | None = option(
+        None,
+        "amqtt (embedded), mosquitto (installed), auto (mosquitto if installed), or yours: mqtt://HOST:PORT "
+        "[default: amqtt on loopback, auto beyond]",
+    )
+    root: NodeName = option("dt", _ROOT)
+    deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1)
+    threads: int = option(1, _THREADS, ge=1, le=64)
+    outputs: bool = option(False, "Publish the final tensors, too, not only what they say.")
+    objective: Literal["fixed", "latency", "throughput", "traffic"] | None = option(
+        None,
+        "Plan again for latency, throughput or traffic when nodes join, leave or turn slow; or keep the plan: fixed. "
+        "[default: latency, or fixed where a grid, a cut or a plan is given]",
+    )
+
+
+class EdgeOptions(Record):
+    """``dt edge``."""
+
+    gateway: str | None = option(None, "HOST[:PORT] of the gateway's broker.")
+    name: NodeName | None = option(None, "This node's name. [default: the host's]")
+    source: str | None = option(None, "Frames: file:///clip.mp4, dir:///images, synthetic://")
+    frames: int | None = option(None, "Stop the source after so many frames.", ge=1)
+    root: NodeName = option("dt", _ROOT)
+    cache: Path | None = option(None, "Folder for models. [default: the service's, or ~/.cache/deepthings]")
+    keep: int = option(1, "Tile classes kept in memory.", ge=1, le=64)
+    window: int = option(2, "Frames of the source in flight: 1 for latency, 2 for rate.", ge=1, le=32)
+    threads: int = option(1, _THREADS, ge=1, le=64)
+    once: bool = option(False, "Exit 69 if the gateway cannot be reached, instead of retrying.")
+
+
+class Settings(BaseSettings):
+    """All of it: one section a command, and what concerns every command. ``schemas.settings.load`` makes it."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="DT_", env_nested_delimiter="_", env_nested_max_split=1, extra="forbid", frozen=True
+    )
+    log: Level = option("info", "The least that is logged: debug, info, warning or error.")
+    gateway: GatewayOptions = GatewayOptions()
+    edge: EdgeOptions = EdgeOptions()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_: PydanticBaseSettingsSource,
+        **__: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)  # ``schemas.settings`` lays the others beneath each other and remembers which one won

@@ -1,0 +1,52 @@
+"""What a command writes to its stderr: for people, for a terminal, for systemd's journal."""
+
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+LOGS = """
+import logging
+from schemas.process import complain, log_to_stderr
+log_to_stderr({level!r})
+log = logging.getLogger("x")
+log.debug("fine"); log.info("good"); log.warning("two\\nlines"); log.error("bad")
+complain("dt: over")
+"""
+
+
+def said(path: Path, level: str = "info", **env: str) -> str:
+    """stderr of a process that logs, into the file ``path``."""
+    with path.open("wb") as file:
+        stat = os.fstat(file.fileno())
+        env = {k: v.format(here=f"{stat.st_dev}:{stat.st_ino}") for k, v in env.items()}
+        command = [sys.executable, "-c", LOGS.format(level=level)]
+        subprocess.run(command, stderr=file, check=True, env={**os.environ, **env})
+    return path.read_text()
+
+
+def test_the_journal_gets_a_priority_before_each_line(tmp_path: Path) -> None:
+    lines = said(tmp_path / "log", JOURNAL_STREAM="{here}").splitlines()
+    assert lines == ["<6>good", "<4>two", "<4>lines", "<3>bad", "<3>dt: over"]
+
+
+def test_another_stream_than_the_journal_gets_words_without_colour(tmp_path: Path) -> None:
+    text = said(tmp_path / "log", "debug", JOURNAL_STREAM="1:2")
+    assert text == "DEBUG fine\nINFO good\nWARNING two\nlines\nERROR bad\ndt: over\n"
+
+
+def on_terminal(**env: str) -> str:
+    master, slave = pty.openpty()
+    clean = {k: v for k, v in os.environ.items() if k != "NO_COLOR"}
+    command = [sys.executable, "-c", LOGS.format(level="warning")]
+    subprocess.run(command, stderr=slave, check=True, env={**clean, **env})
+    os.close(slave)
+    text = os.read(master, 4096).decode()
+    os.close(master)
+    return text
+
+
+def test_a_terminal_gets_levels_in_colour_unless_asked_not_to() -> None:
+    assert on_terminal().startswith("\x1b[33mWARNING\x1b[0m two")
+    assert on_terminal(NO_COLOR="1").startswith("WARNING two")

@@ -28,6 +28,10 @@ configurer = typer.Typer(
     no_args_is_help=True, rich_markup_mode=None, help="Check and show the configuration: files, environment, defaults."
 )
 app.add_typer(configurer, name="config")
+installer = typer.Typer(
+    no_args_is_help=True, rich_markup_mode=None, help="Make a gateway or an edge a systemd service of this machine."
+)
+app.add_typer(installer, name="install")
 
 Model = Annotated[Path, typer.Argument(help="A .tflite file.", show_default=False)]
 ModelOrFolder = Annotated[
@@ -238,6 +242,33 @@ def show(
     from dt_cli import configuration
 
     configuration.show(config, json)
+
+
+Installing = {
+    "dry_run": Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")],
+    "uninstall": Annotated[bool, typer.Option("--uninstall", help="Stop it and remove what was written.")],
+    "prefix": Annotated[
+        Path | None, typer.Option(help="Write below this folder instead of /, and start nothing.", show_default=False)
+    ],
+}
+
+
+@installer.command("gateway")
+@takes("gateway", **Installing)
+def install_gateway(loaded: Loaded, dry_run: bool, uninstall: bool, prefix: Path | None) -> None:
+    """Write the gateway's unit, and the options given here as its configuration."""
+    from dt_cli import install
+
+    install.install("gateway", loaded, prefix or Path("/"), dry_run, uninstall)
+
+
+@installer.command("edge")
+@takes("edge", **Installing)
+def install_edge(loaded: Loaded, dry_run: bool, uninstall: bool, prefix: Path | None) -> None:
+    """Write the edges' unit, and the options given here as the configuration of this one (--name)."""
+    from dt_cli import install
+
+    install.install("edge", loaded, prefix or Path("/"), dry_run, uninstall)
 
 
 def main() -> None:

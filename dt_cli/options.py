@@ -3,7 +3,6 @@
 A flag that is not given says nothing, so that environment and files can; what is given wins.
 """
 
-import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 
 from schemas.config import Settings
-from schemas.settings import Loaded, load
+from schemas.settings import load
 
 ConfigFile = Annotated[
     Path | None,
@@ -25,25 +24,32 @@ ConfigFile = Annotated[
 ]
 
 
-def takes(section: str) -> Callable[[Callable[[Loaded], None]], Callable[..., None]]:
-    """For a command: one flag for each field of this section of the settings, and --config."""
+def takes(section: str, **more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """For a command: one flag for each field of this section of the settings, --config, and ``more`` (annotated types).
+
+    The command gets what was loaded, and ``more`` by name; a switch that is not given is False, any other None.
+    """
     record = Settings.model_fields[section].annotation
     flags = {name: _flag(name, info) for name, info in record.model_fields.items()}  # type: ignore[union-attr]
 
-    def decorate(command: Callable[[Loaded], None]) -> Callable[..., None]:
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(config: Path | None, **given: Any) -> None:
-            command(load({(section, name): value for name, value in given.items() if value is not None}, config))
+            rest = {name: given.pop(name) for name in more}
+            command(load({(section, name): v for name, v in given.items() if v is not None}, config), **rest)
 
-        functools.update_wrapper(run, command)
-        del run.__wrapped__  # type: ignore[attr-defined]
-        keyword = inspect.Parameter.KEYWORD_ONLY
-        run.__annotations__ = {**flags, "config": ConfigFile}
+        run.__name__, run.__doc__ = command.__name__, command.__doc__
+        run.__annotations__ = {**flags, "config": ConfigFile, **more}
         run.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-            [inspect.Parameter(n, keyword, default=None, annotation=kind) for n, kind in run.__annotations__.items()]
+            [_parameter(name, kind) for name, kind in run.__annotations__.items()]
         )
         return run
 
     return decorate
+
+
+def _parameter(name: str, kind: Any) -> inspect.Parameter:
+    default = False if get_args(kind)[0] is bool else None
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
 
 
 def _flag(name: str, info: FieldInfo) -> Any:

@@ -30,6 +30,7 @@ from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
 from schemas.process import log_to_stderr, on_end, version
 from schemas.redact import redact
+from schemas.service import Service
 from schemas.topics import Publish
 from schemas.vitals import Reader
 
@@ -48,8 +49,8 @@ def main(settings: Settings) -> int:
     options = settings.edge
     if options.gateway is None:
         raise PlanError("dt edge needs the gateway's address: --gateway HOST[:PORT]")
-    name = options.name or "".join(c if m.is_name(c) else "-" for c in socket.gethostname())[:64]
-    app = Edge(options, options.gateway, name)
+    name = options.name or m.as_name(socket.gethostname())
+    app = Edge(options, options.gateway, name, Service.found())
     on_end(app.stop)
     return app.run()
 
@@ -71,8 +72,9 @@ def _return_memory() -> None:
 class Edge:
     """One edge process. ``stop`` may be called from anywhere."""
 
-    def __init__(self, options: EdgeOptions, url: str, name: str) -> None:
+    def __init__(self, options: EdgeOptions, url: str, name: str, service: Service | None = None) -> None:
         self._options, self._url, self._name, self._root = options, url, name, options.root
+        self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
         self._cache, self._epoch = ModelCache(options.cache or _default_cache()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
@@ -103,6 +105,8 @@ class Edge:
                 self._link.connect()
             else:
                 self._link.start()
+            self._service.ready()
+            self._service.status(f"looking for the gateway at {self._link.address}")
             self._warn_at = time.monotonic() + 5.0
             while not self._stopping:
                 self._step()
@@ -141,6 +145,7 @@ class Edge:
             self._await_model(now)
         if now >= self._status_at + STATUS_S:
             self._publish_status(now)
+        self._service.feed(now)
 
     def _act(self, actions: Sequence[Action]) -> None:
         for action in actions:
@@ -274,6 +279,7 @@ class Edge:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False
         self._publish_status(now)
+        self._service.status(f"{self._name} in the cluster at {self._link.address}")
         _log.info("%s joined the cluster at %s: plan %s", self._name, self._link.address, self._node.digest[:8])
         return self._node.connected(now)
 
@@ -310,6 +316,7 @@ class Edge:
 
     def _close(self) -> None:
         """Say good-bye and leave nothing running."""
+        self._service.stopping()
         if self._source is not None:
             self._source.close()
         if self._node is not None and self._link.connected:

@@ -28,6 +28,7 @@ from schemas.errors import DecodeError, DtError, PlanError
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
 from schemas.process import log_to_stderr, on_end, version
+from schemas.service import Service
 from schemas.topics import Publish
 from schemas.vitals import Reader
 
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 def main(settings: Settings) -> int:
     """``dt gateway``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr(settings.log)
-    options = settings.gateway
+    options, service = settings.gateway, Service.found()
     if options.model is None:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
     host, port = parse_listen(options.listen)
@@ -51,7 +52,7 @@ def main(settings: Settings) -> int:
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(own).url if own is not None else options.broker or ""
-        app = Gateway(options, bundle, url, own)
+        app = Gateway(options, bundle, url, own, service)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
         if objective != "fixed":
@@ -106,8 +107,15 @@ class Watcher(Protocol):
 class Gateway:
     """One gateway process. ``stop`` and ``ask`` may be called from anywhere."""
 
-    def __init__(self, options: GatewayOptions, bundle: Bundle, url: str, broker: BrokerProcess | None) -> None:
-        self._options, self._root = options, options.root
+    def __init__(
+        self,
+        options: GatewayOptions,
+        bundle: Bundle,
+        url: str,
+        broker: BrokerProcess | None,
+        service: Service | None = None,
+    ) -> None:
+        self._options, self._root, self._service = options, options.root, service or Service()
         self._bundle, self._broker = bundle, broker
         self._inbox: queue.Queue[object] = queue.Queue(512)
         self._epoch = m.new_epoch()
@@ -184,6 +192,8 @@ class Gateway:
             f"plan {plan.digest()[:8]}; join with: dt edge --gateway {self._link.address}",
             flush=True,
         )
+        self._service.ready()
+        self._service.status(f"{self._bundle.path.name} at {self._link.address}")
         try:
             while not self._stopping:
                 self._step()
@@ -210,6 +220,7 @@ class Gateway:
             self._status_at = now
             self._revive_broker()
             self._publish_status()
+        self._service.feed(now)
 
     def _replan(self, now: float) -> None:
         """A new plan, if the cluster has changed so much that it needs one."""
@@ -369,6 +380,7 @@ class Gateway:
                 if not self._link.connected:
                     return  # the next connection brings us here again
                 self._link.flush(0.1)
+            self._service.feed(time.monotonic())
         plan = m.PlanMessage(
             node=NAME, epoch=self._node.epoch, plan=self._bundle.plan, chunks=chunk_count(len(model)),
             model_bytes=len(model),
@@ -399,6 +411,7 @@ class Gateway:
 
     def _close(self) -> None:
         """Nothing stays retained for a gateway that is gone."""
+        self._service.stopping()
         for watcher in self._watchers:
             watcher.close()
         self._clear_model()

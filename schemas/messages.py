@@ -44,6 +44,11 @@ def is_name(text: str) -> bool:
     return re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text) is not None
 
 
+def as_name(text: str) -> str:
+    """``text`` with everything else than a name may hold as ``-``."""
+    return re.sub(r"[^A-Za-z0-9_-]", "-", text)[:64] or "node"
+
+
 class Message(Record):
     """Common to all: protocol version, sender and the sender's epoch."""
 

@@ -71,7 +71,7 @@ class Loaded:
             value: Any = self.settings
             for step in key:
                 value = getattr(value, step)
-            yield ".".join(key), _shown(info, value), self.origins.get(key, DEFAULT)
+            yield ".".join(key), shown(info, value), self.origins.get(key, DEFAULT)
 
 
 def load(flags: Mapping[Key, Any] | None = None, config: Path | None = None) -> Loaded:
@@ -129,8 +129,16 @@ def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
 
 def _credentials() -> list[Path]:
     folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    path = Path(folder) / SECRETS if folder else None
-    return [path] if path is not None and path.exists() else []
+    if not folder:
+        return []
+    path = Path(folder) / SECRETS
+    try:
+        path.stat()
+    except FileNotFoundError:
+        return []
+    except OSError:
+        pass  # it is there: reading it tells what is wrong
+    return [path]
 
 
 def _environment() -> dict[Key, Any]:
@@ -188,11 +196,11 @@ def _validated(won: Mapping[Key, Layer]) -> Settings:
         key = key if key in won else key[:1]
         why = str(first["ctx"]["error"]) if first["type"] == "value_error" else first["msg"]
         layer = won[key]
-        shown = _shown(fields()[key], first["input"])
-        raise layer.error(f"{layer.name(key)} {shown!r}: {why}") from None
+        value = shown(fields()[key], first["input"])
+        raise layer.error(f"{layer.name(key)} {value!r}: {why}") from None
 
 
-def _shown(info: FieldInfo, value: Any) -> Any:
+def shown(info: FieldInfo, value: Any) -> Any:
     """A value as it may be shown: no secret, and no password within an address."""
     extra = info.json_schema_extra
     if isinstance(extra, dict) and extra.get("secret") and value is not None:

@@ -6,6 +6,7 @@ import logging
 import os
 import queue
 import socket
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,8 +25,9 @@ from models.runner import TileRunner
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
-from schemas.config import EdgeOptions, Settings
+from schemas.config import ROOT, EdgeOptions, Settings
 from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
+from schemas.identity import machine_id
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
 from schemas.process import log_to_stderr, on_end, version
@@ -46,11 +48,16 @@ def main(settings: Settings) -> int:
     """``dt edge``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr(settings.log)
     _return_memory()
-    options = settings.edge
-    if options.gateway is None:
-        raise PlanError("dt edge needs the gateway's address: --gateway HOST[:PORT]")
-    name = options.name or m.as_name(socket.gethostname())
-    app = Edge(options, options.gateway, name, Service.found())
+    service, stopped = Service.found(), threading.Event()
+    on_end(stopped.set)
+    options: EdgeOptions | None = settings.edge
+    if settings.edge.gateway is None:
+        from edge_agent.finding import find  # zeroconf is for those who need it
+
+        options = find(settings.edge, service, stopped)
+    if options is None or stopped.is_set():
+        return 0
+    app = Edge(options, options.name or m.as_name(socket.gethostname()), service)
     on_end(app.stop)
     return app.run()
 
@@ -72,15 +79,15 @@ def _return_memory() -> None:
 class Edge:
     """One edge process. ``stop`` may be called from anywhere."""
 
-    def __init__(self, options: EdgeOptions, url: str, name: str, service: Service | None = None) -> None:
-        self._options, self._url, self._name, self._root = options, url, name, options.root
+    def __init__(self, options: EdgeOptions, name: str, service: Service | None = None) -> None:
+        self._options, self._url, self._name, self._root = options, options.gateway or "", name, options.root or ROOT
         self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
         self._cache, self._epoch = ModelCache(options.cache or _default_cache()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
         self._link = self._new_link()
-        self._rejects = Rejects(options.root)
+        self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None
         self._parcel: Parcel | None = None
         self._chunk_at = 0.0
@@ -89,6 +96,7 @@ class Edge:
         self._granted = self._finished = self._stopping = False
         self._captured: Captured | None = None
         self._vitals = Reader()
+        self._machine = machine_id()
         self._speed: Speed | None = None
         self._status: m.Status | None = None
         self._status_at = self._status_sent_at = 0.0
@@ -119,6 +127,7 @@ class Edge:
         link = Link(self._url, self._root, self._name, self._inbox)
         link.subscribe(topics.PLAN)
         link.subscribe(topics.OVERLAP_REQ)
+        link.subscribe(topics.STATUS_REQ)
         for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
             link.subscribe(topic, node=self._name)
         for tile in self._node.listening if self._node else ():
@@ -214,7 +223,9 @@ class Edge:
 
     def _hear(self, incoming: Incoming, now: float) -> Sequence[Action]:
         message = incoming.message
-        if isinstance(message, m.PlanMessage):
+        if isinstance(message, m.StatusRequest):
+            self._status_at = self._status_sent_at = 0.0
+        elif isinstance(message, m.PlanMessage):
             self._adopt(message, now)
         elif isinstance(message, m.ChunkHeader):
             self._chunk_at = now
@@ -273,6 +284,7 @@ class Edge:
         self._speed = self._speed or Speed(weights)
         runner = TileRunner(plan, graph.load(path), weights, self._options.threads, self._options.keep)
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None)
+        self._node.machine = self._machine
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:

@@ -90,6 +90,7 @@ class EdgeNode:
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
+        self.machine = ""  # which machine this is, whatever it is called
         self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
@@ -416,7 +417,7 @@ class EdgeNode:
         self._registered = (self.tiles.waiting, self.tiles.frames)
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
-            waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving,
+            waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
             flops_s=self.flops_s, bytes_s=self.bytes_s,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)

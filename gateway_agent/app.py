@@ -23,9 +23,10 @@ from models.planner import parse_grid
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
-from schemas.config import GatewayOptions, Settings, parse_listen
+from schemas.config import GatewayOptions, Settings, is_loopback, parse_listen
+from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError
-from schemas.link import Arrived, Connected, Disconnected, Link
+from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
 from schemas.process import log_to_stderr, on_end, version
 from schemas.service import Service
@@ -48,10 +49,12 @@ def main(settings: Settings) -> int:
     host, port = parse_listen(options.listen)
     bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
     own = own_broker(options.broker, host, port)
-    if own is not None and host not in ("localhost", "::1") and not host.startswith("127."):
+    if own is not None and not is_loopback(host):
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
     with contextlib.ExitStack() as stack:
         url = stack.enter_context(own).url if own is not None else options.broker or ""
+        if options.announce:
+            _announce(stack, options.root, host if own is not None else "", url)
         app = Gateway(options, bundle, url, own, service)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
@@ -59,6 +62,21 @@ def main(settings: Settings) -> int:
             app.replan(objective)
         on_end(app.stop)
         return app.run()
+
+
+def _announce(stack: contextlib.ExitStack, root: str, listens: str, url: str) -> None:
+    """Let edges find the broker at ``url`` as long as ``stack`` is open, unless it is for this machine alone.
+
+    ``listens``: the host on which our own broker does; empty for somebody else's. Who cannot be found still works.
+    """
+    address = Address.parse(url)
+    host = listens or address.host
+    if is_loopback(host):
+        return
+    try:
+        stack.enter_context(announced(root, host, address.port, address.tls))
+    except DtError as error:
+        _log.warning("edges have to name this gateway's address: %s", error)
 
 
 def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:
@@ -182,7 +200,7 @@ class Gateway:
             self._inbox.put_nowait(None)
 
     def run(self) -> int:
-        for topic in (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT):
+        for topic in (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT, topics.STATUS_REQ):
             self._link.subscribe(topic)
         self._link.connect()
         plan = self._bundle.plan
@@ -288,6 +306,9 @@ class Gateway:
             return []
         if isinstance(message, m.Status):
             self.board.hear(message, now)
+            return []
+        if isinstance(message, m.StatusRequest):
+            self._status_at = self._status_sent_at = 0.0
             return []
         said = self._node.hear(incoming, now)
         if self._replanner is not None and isinstance(message, m.Register):

@@ -46,6 +46,7 @@ class GatewayNode:
         self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
         self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
         self.counts: Counter[str] = Counter()
+        self._machines: dict[str, str] = {}  # of the nodes that are here
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
@@ -139,6 +140,7 @@ class GatewayNode:
             if self.ring.leave(register.node, register.epoch):
                 said += self._failures(self.assembly.source_lost(register.node, now))
             return said
+        self._machines[register.node] = register.machine
         announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
         said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]
         return said + self._failures(announced.failed) + self._dealt()
@@ -150,6 +152,13 @@ class GatewayNode:
         return self._steals(self._dealer.deal(self.assembly.frames, self.ring.epochs))
 
     def _refusal(self, register: m.Register) -> str:
+        """Why a node may not be here; one that has restarted on its machine may, at once."""
+        rename = f"give one of them another name: dt edge --name, now {register.node}"
+        if self.ring.replaced(register.node, register.epoch):
+            return f"another process on this machine has the same name: {rename}"
+        known = self._machines.get(register.node, "") if register.node in self.ring.nodes else ""
+        if known and register.machine and known != register.machine:
+            return f"another machine has the same name (was its SD card cloned?): {rename}"
         if self.plan.runtime and register.runtime != self.plan.runtime:
             return f"it runs {register.runtime}, this cluster {self.plan.runtime}: their bits differ; install the same"
         return ""

@@ -95,6 +95,11 @@ class VictimRing:
         self._nodes[node] = replace(member, request=Parked(request, ahead, order))
         return self._match(now)
 
+    def replaced(self, node: str, epoch: str) -> bool:
+        """Whether ``epoch`` is one that another has taken the place of: two live under one name, or it is late."""
+        member = self._nodes.get(node)
+        return member is not None and epoch == member.before != ""
+
     def reset(self) -> None:
         """A new plan: nobody has tiles or wants one."""
         self._nodes = {node: replace(member, waiting=0, request=None) for node, member in self._nodes.items()}

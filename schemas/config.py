@@ -33,6 +33,11 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens on ``host``."""
+    return host in ("localhost", "::1") or host.startswith("127.")
+
+
 def _name(text: str) -> str:
     if not is_name(text):
         raise ValueError("use 1 to 64 letters, digits, _ and - only")
@@ -58,6 +63,7 @@ Level = Annotated[
     BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
 ]
 
+ROOT = "dt"
 _ROOT = "First topic level; one per cluster."
 _THREADS = "Threads of the TFLite runtime."
 
@@ -74,7 +80,8 @@ class GatewayOptions(Record):
         "amqtt (embedded), mosquitto (installed), auto (mosquitto if installed), or yours: mqtt://HOST:PORT "
         "[default: amqtt on loopback, auto beyond]",
     )
-    root: NodeName = option("dt", _ROOT)
+    root: NodeName = option(ROOT, _ROOT)
+    announce: bool = option(True, "Let edges find this gateway by mDNS where it listens beyond loopback.")
     deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1)
     threads: int = option(1, _THREADS, ge=1, le=64)
     outputs: bool = option(False, "Publish the final tensors, too, not only what they say.")
@@ -88,11 +95,11 @@ class GatewayOptions(Record):
 class EdgeOptions(Record):
     """``dt edge``."""
 
-    gateway: str | None = option(None, "HOST[:PORT] of the gateway's broker.")
+    gateway: str | None = option(None, "HOST[:PORT] of the gateway's broker. [default: found by mDNS]")
     name: NodeName | None = option(None, "This node's name. [default: the host's]")
     source: str | None = option(None, "Frames: file:///clip.mp4, dir:///images, synthetic://")
     frames: int | None = option(None, "Stop the source after so many frames.", ge=1)
-    root: NodeName = option("dt", _ROOT)
+    root: NodeName | None = option(None, f"{_ROOT} [default: {ROOT}, or that of the gateway that is found]")
     cache: Path | None = option(None, "Folder for models. [default: the service's, or ~/.cache/deepthings]")
     keep: int = option(1, "Tile classes kept in memory.", ge=1, le=64)
     window: int = option(2, "Frames of the source in flight: 1 for latency, 2 for rate.", ge=1, le=32)

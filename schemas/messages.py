@@ -62,7 +62,8 @@ class Register(Message):
 
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
-    source. ``flops_s`` are operations a second of its engine, ``bytes_s`` those of its link, as measured; 0: not known.
+    source. ``machine``: which machine it is, whatever it is called. ``flops_s`` are operations a second of its engine,
+    ``bytes_s`` those of its link, as measured; 0: not known.
     """
 
     seq: Count
@@ -74,6 +75,7 @@ class Register(Message):
     leaving: bool = False
     flops_s: Rate = 0.0
     bytes_s: Rate = 0.0
+    machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
 
 
 class Echo(Message):
@@ -254,6 +256,10 @@ class Vitals(Record):
     memory_bytes: Count | None = None
     throttled: bool | None = None
     uptime_s: Seconds = 0.0
+
+
+class StatusRequest(Message):
+    """``dt/status/req``, anybody -> all nodes: tell your status now, for somebody has just begun to look."""
 
 
 class Status(Message):

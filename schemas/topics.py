@@ -58,11 +58,12 @@ MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", te
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
 PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "gateway", tensors=True)
 OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True)
+STATUS_REQ = Topic("status/req", m.StatusRequest, 0, False, "all", "node")
 STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
 
 TABLE = (
     REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE, OUTPUT,
-    STATUS,
+    STATUS_REQ, STATUS,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 

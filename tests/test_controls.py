@@ -53,7 +53,7 @@ class Running:
         self.gateway.watch(self.seen, pictures_s=0.01)
         sources = {"edge1": "synthetic://?seed=3", "edge2": None}
         self.edges = [
-            Edge(EdgeOptions(source=source, cache=folder / "cache", keep=3, window=2), broker.url, name)
+            Edge(EdgeOptions(gateway=broker.url, source=source, cache=folder / "cache", keep=3, window=2), name)
             for name, source in sources.items()
         ]
         runs = [self.gateway.run, *(edge.run for edge in self.edges)]

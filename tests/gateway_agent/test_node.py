@@ -19,7 +19,7 @@ def gateway() -> GatewayNode:
 
 def register(
     node: GatewayNode, name: str, epoch: str, waiting: int = 0, frames: tuple[str, ...] = (), now: float = 0.0,
-    runtime: str = "test kernels", leaving: bool = False,
+    runtime: str = "test kernels", leaving: bool = False, machine: str = "",
 ) -> list[object]:  # fmt: skip
     message = m.Register(
         node=name,
@@ -30,6 +30,7 @@ def register(
         waiting=waiting,
         frames=frames,
         leaving=leaving,
+        machine=machine,
     )
     return list(node.hear(heard(topics.REGISTER, message), now))
 
@@ -207,3 +208,41 @@ def test_the_echo_counts_cameras_and_helpers() -> None:
     )  # fmt: skip
     (echo,) = published(node.hear(heard(topics.REGISTER, message), 1.0), topics.ECHO)
     assert (echo.message.cameras, echo.message.helpers) == (1, 1)
+
+
+def refusal(actions: list[object]) -> str:
+    (echo,) = published(actions, topics.ECHO)
+    return str(echo.message.refused)
+
+
+def test_a_cloned_node_is_refused_as_long_as_the_one_before_lives() -> None:
+    node = gateway()
+    register(node, "edge1", "11111111", machine="aa")
+    said = register(node, "edge1", "22222222", waiting=4, frames=("edge1.22222222.0",), now=1.0, machine="bb")
+    assert "another machine has the same name" in refusal(said) and "--name" in refusal(said)
+    assert "edge1.22222222.0" not in node.assembly.frames
+    assert not refusal(register(node, "edge1", "11111111", now=2.0, machine="aa"))
+    node.tick(20.0)
+    assert not refusal(register(node, "edge1", "22222222", now=20.0, machine="bb"))
+
+
+def test_a_node_that_restarted_on_its_machine_or_tells_none_is_welcome_at_once() -> None:
+    node = gateway()
+    register(node, "edge1", "11111111", machine="aa")
+    assert not refusal(register(node, "edge1", "22222222", now=0.1, machine="aa"))
+    assert not refusal(register(node, "edge1", "33333333", now=0.2))
+
+
+def test_a_name_is_free_again_when_its_node_has_left() -> None:
+    node = gateway()
+    register(node, "edge1", "11111111", machine="aa")
+    register(node, "edge1", "11111111", leaving=True, machine="aa")
+    assert not refusal(register(node, "edge1", "22222222", now=0.1, machine="bb"))
+
+
+def test_of_two_processes_with_one_name_on_a_machine_the_first_is_told() -> None:
+    node = gateway()
+    register(node, "edge1", "11111111", machine="aa")
+    assert not refusal(register(node, "edge1", "22222222", now=1.0, machine="aa"))
+    assert "another process on this machine" in refusal(register(node, "edge1", "11111111", now=2.0, machine="aa"))
+    assert not refusal(register(node, "edge1", "22222222", now=3.0, machine="aa"))

@@ -1,0 +1,65 @@
+"""Gateways are heard by mDNS, on loopback here; and which of them an edge joins."""
+
+import socket
+import time
+from collections.abc import Callable
+
+import pytest
+
+from schemas.discovery import Found, Search, addresses, announced, choose, reachable
+from schemas.errors import PlanError
+
+pytest.importorskip("zeroconf")
+LOOPBACK = ["127.0.0.1"]
+
+
+def until(true: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+    deadline = time.monotonic() + timeout_s
+    while not true() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return true()
+
+
+def test_a_gateway_is_heard_with_its_root_port_and_tls_and_gone_when_it_ends() -> None:
+    with Search(LOOPBACK) as heard:
+        with announced("farm", "127.0.0.1", 1999, True, LOOPBACK):
+            assert until(lambda: bool(heard.found))
+            assert heard.found == [Found("farm", ("127.0.0.1",), 1999, True)]
+            assert heard.found[0].urls == ("mqtts://127.0.0.1:1999",)
+        assert until(lambda: not heard.found)
+
+
+def test_two_clusters_of_one_host_are_heard_apart() -> None:
+    farm, shop = (announced(root, "127.0.0.1", port, False, LOOPBACK) for root, port in (("farm", 1999), ("shop", 2000)))
+    with farm, shop, Search(LOOPBACK) as heard:
+        assert until(lambda: len(heard.found) == 2)
+        assert {(f.root, f.port) for f in heard.found} == {("farm", 1999), ("shop", 2000)}
+
+
+FARM, SHOP = Found("farm", ("10.0.0.1", "fe80::1"), 1883), Found("shop", ("10.0.0.2",), 1884, True)
+OTHER_FARM = Found("farm", ("10.0.0.3",), 1883)
+
+
+def test_the_only_gateway_or_that_of_the_root_is_chosen() -> None:
+    assert choose([], None) is None and choose([SHOP], "farm") is None
+    assert choose([FARM], None) == FARM and choose([FARM, SHOP], "shop") == SHOP
+    assert FARM.urls == ("mqtt://10.0.0.1:1883", "mqtt://[fe80::1]:1883")
+
+
+def test_several_gateways_are_listed_with_what_tells_them_apart() -> None:
+    with pytest.raises(PlanError, match=r"farm at mqtt://10.0.0.1:1883, shop at mqtts://10.0.0.2:1884: choose one with --root"):
+        choose([SHOP, FARM], None)
+    with pytest.raises(PlanError, match=r"10.0.0.1:1883, farm at mqtt://10.0.0.3:1883: name its address or"):
+        choose([FARM, OTHER_FARM], "farm")
+
+
+def test_the_address_that_takes_a_connection_is_dialled() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        assert reachable(Found("farm", ("127.0.0.2", "127.0.0.1"), port), 0.5).endswith(f"127.0.0.1:{port}")
+    assert reachable(Found("farm", ("127.0.0.2", "127.0.0.1"), port), 0.5) == f"mqtt://127.0.0.2:{port}"
+
+
+def test_no_loopback_address_is_told_to_others() -> None:
+    assert addresses("10.1.2.3") == ["10.1.2.3"]
+    assert not any(found.startswith("127.") for found in addresses("0.0.0.0"))

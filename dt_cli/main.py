@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -175,6 +175,37 @@ def edge(loaded: Loaded) -> None:
     raise typer.Exit(agent.main(loaded.settings))
 
 
+AsJson = Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")]
+THE_CLUSTER = ("gateway", "root")  # how a command that only looks finds it
+
+
+@app.command()
+@takes("edge", only=THE_CLUSTER, json=AsJson)
+def nodes(loaded: Loaded, json: bool) -> None:
+    """List the nodes of a cluster: what they compute, and how their machines fare."""
+    from dt_cli import watch as command
+
+    command.nodes(loaded.settings, json)
+
+
+@app.command()
+@takes("edge", only=THE_CLUSTER)
+def watch(loaded: Loaded) -> None:
+    """Watch a cluster: nodes, frames a second, latency, the last results. Ctrl-C ends it."""
+    from dt_cli import watch as command
+
+    command.watch(loaded.settings)
+
+
+@app.command()
+@takes("edge", only=(*THE_CLUSTER, "cache"), json=AsJson)
+def doctor(loaded: Loaded, json: bool) -> None:
+    """Look at this machine and its way to the gateway: what is wrong, and what to do. Exit 1 if something is broken."""
+    from dt_cli import doctor as command
+
+    raise typer.Exit(command.doctor(loaded.settings, json))
+
+
 @app.command()
 def demo(
     edges: Annotated[int, typer.Option(help="Edges; the first has the camera.", min=1, max=32)] = 3,
@@ -236,7 +267,7 @@ def check(
 @configurer.command()
 def show(
     config: ConfigFile = None,
-    json: Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")] = False,
+    json: AsJson = False,
 ) -> None:
     """Print every option, its value and where that comes from; no secrets."""
     from dt_cli import configuration
@@ -244,7 +275,7 @@ def show(
     configuration.show(config, json)
 
 
-Installing = {
+Installing: dict[str, Any] = {
     "dry_run": Annotated[bool, typer.Option("--dry-run", help="Print what would be written.")],
     "uninstall": Annotated[bool, typer.Option("--uninstall", help="Stop it and remove what was written.")],
     "prefix": Annotated[

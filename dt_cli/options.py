@@ -4,7 +4,7 @@ A flag that is not given says nothing, so that environment and files can; what i
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -24,13 +24,17 @@ ConfigFile = Annotated[
 ]
 
 
-def takes(section: str, **more: Any) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """For a command: one flag for each field of this section of the settings, --config, and ``more`` (annotated types).
+def takes(
+    section: str, only: Container[str] | None = None, **more: Any
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """For a command: one flag for each field of this section of the settings (or for ``only`` some), --config, and
+    ``more`` (annotated types).
 
     The command gets what was loaded, and ``more`` by name; a switch that is not given is False, any other None.
     """
     record = Settings.model_fields[section].annotation
-    flags = {name: _flag(name, info) for name, info in record.model_fields.items()}  # type: ignore[union-attr]
+    fields = record.model_fields  # type: ignore[union-attr]
+    flags = {name: _flag(name, info) for name, info in fields.items() if only is None or name in only}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         def run(config: Path | None, **given: Any) -> None:

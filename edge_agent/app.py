@@ -62,7 +62,7 @@ def main(settings: Settings) -> int:
     return app.run()
 
 
-def _default_cache() -> Path:
+def default_cache() -> Path:
     """The service's, or the user's."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
     return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
@@ -83,7 +83,7 @@ class Edge:
         self._options, self._url, self._name, self._root = options, options.gateway or "", name, options.root or ROOT
         self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
-        self._cache, self._epoch = ModelCache(options.cache or _default_cache()), m.new_epoch()
+        self._cache, self._epoch = ModelCache(options.cache or default_cache()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
         self._link = self._new_link()

@@ -1,0 +1,171 @@
+"""`dt doctor`: takes the readings, and prints what ``dt_cli.checks`` make of them. It changes nothing."""
+
+import contextlib
+import ctypes
+import json as jsonlib
+import os
+import queue
+import shutil
+import socket
+import struct
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from rich.markup import escape
+
+import schemas
+from dt_cli import checks
+from dt_cli.output import console, table
+from edge_agent.app import default_cache
+from gateway_agent.mosquitto import installed
+from schemas import topics
+from schemas.codec import decode
+from schemas.config import ROOT, Settings, is_loopback, parse_listen
+from schemas.discovery import Found, Search, reachable
+from schemas.errors import DecodeError, DtError
+from schemas.link import Address, Arrived, Link
+from schemas.messages import PlanMessage, new_epoch
+
+SEARCH_S, PLAN_S = 2.0, 3.0
+_ADJTIMEX_ERROR = 5  # TIME_ERROR: the clock is not synchronised (adjtimex(2))
+
+
+def doctor(settings: Settings, json: bool) -> int:
+    """Exit code 1 if something is broken."""
+    findings = list(examine(settings, Path("/")))
+    if json:
+        print(jsonlib.dumps(checks.as_json(findings), indent=1, ensure_ascii=False))
+        return checks.worst(findings)
+    shown = table("", "check", "", "finding", "remedy", left=("check", "", "finding", "remedy"))
+    style = {"good": "green", "note": "yellow", "bad": "red"}
+    for finding in findings:
+        level = f"[{style[finding.level]}]{finding.level}[/]"
+        shown.add_row(finding.check, level, escape(finding.text), escape(finding.remedy))
+    console.print(shown)
+    return checks.worst(findings)
+
+
+def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
+    """Every finding; takes some seconds, for gateways are listened for."""
+    yield checks.python(sys.version_info[:3], struct.calcsize("P") * 8)
+    found, has_mdns = _gateways()
+    url, cluster = _address(settings, found)
+    error, plan = _visit(url, cluster) if url else ("", None)
+    yield checks.runtime(_kernels(), plan.plan.runtime if plan else None)
+    yield checks.memory(root)
+    yield checks.memory_limits(root)
+    yield checks.throttling(root)
+    yield checks.cameras(root)
+    yield checks.clock(_synchronised(), time.time(), Path(schemas.__file__).stat().st_mtime)
+    yield checks.disk(*_cache(settings.edge.cache or default_cache()))
+    yield checks.mosquitto(installed())
+    yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found))
+    yield checks.mdns(has_mdns, found)
+    yield checks.gateway(url, error, plan is not None)
+    if url and not error and not is_loopback(Address.parse(url).host):
+        yield checks.interface(root, *_way(Address.parse(url)))
+
+
+def _gateways() -> tuple[list[Found], bool]:
+    """Those that answer by mDNS, and whether this machine can ask."""
+    try:
+        import zeroconf  # noqa: F401
+    except ImportError:
+        return [], False
+    with contextlib.suppress(DtError), Search() as heard:
+        time.sleep(SEARCH_S)
+        return heard.found, True
+    return [], True
+
+
+def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
+    """The gateway that an edge here would join."""
+    root = settings.edge.root
+    if settings.edge.gateway:
+        return settings.edge.gateway, root or ROOT
+    heard = [f for f in found if root in (None, f.root)]
+    if heard:
+        return reachable(heard[0]), heard[0].root
+    port = parse_listen(settings.gateway.listen)[1]
+    if _answers("127.0.0.1", port):
+        return f"mqtt://127.0.0.1:{port}", root or settings.gateway.root
+    return None, root or ROOT
+
+
+def _visit(url: str, root: str) -> tuple[str, PlanMessage | None]:
+    """What went wrong, and the plan that the gateway keeps at its broker."""
+    inbox: queue.Queue[object] = queue.Queue(64)
+    try:
+        with Link(url, root, f"doctor-{new_epoch()}", inbox) as link:
+            link.subscribe(topics.PLAN)
+            link.connect(PLAN_S)
+            deadline = time.monotonic() + PLAN_S
+            while (left := deadline - time.monotonic()) > 0:
+                with contextlib.suppress(queue.Empty, DecodeError):
+                    event = inbox.get(timeout=left)
+                    if isinstance(event, Arrived):
+                        message = decode(root, event.topic, event.payload).message
+                        if isinstance(message, PlanMessage):
+                            return "", message
+    except DtError as error:
+        return str(error), None
+    return "", None
+
+
+def _kernels() -> str | None:
+    try:
+        from models.engine import kernels
+
+        return kernels()
+    except (DtError, ImportError):
+        return None
+
+
+def _synchronised() -> bool | None:
+    """What the kernel says of its clock; asking changes nothing (modes = 0)."""
+    with contextlib.suppress(OSError, AttributeError):
+        state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
+        return None if state < 0 else bool(state != _ADJTIMEX_ERROR)
+    return None
+
+
+def _cache(folder: Path) -> tuple[Path, int | None, bool]:
+    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    try:
+        return folder, shutil.disk_usage(there).free, os.access(there, os.W_OK)
+    except OSError:
+        return folder, None, False
+
+
+def _holder(listen: str, found: list[Found]) -> checks.Holder:
+    host, port = parse_listen(listen)
+    if not port or not _answers("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port):
+        return "nobody"
+    _, plan = _visit(f"mqtt://127.0.0.1:{port}", next((f.root for f in found if f.port == port), ROOT))
+    return "gateway" if plan else "other"
+
+
+def _answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), 0.5):
+        return True
+    return False
+
+
+def _way(address: Address) -> tuple[str | None, str | None]:
+    """The interface by which packets to ``address`` leave, and its address. Nothing is sent."""
+    try:
+        family, kind, protocol, _, target = socket.getaddrinfo(address.host, address.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as line:
+            line.connect(target)
+            own = str(line.getsockname()[0])
+    except OSError:
+        return None, None
+    with contextlib.suppress(ImportError):
+        import ifaddr
+
+        for adapter in ifaddr.get_adapters():
+            if any(own in (ip.ip, ip.ip[0]) for ip in adapter.ips):
+                return adapter.nice_name, own
+    return "the network", own

@@ -186,3 +186,27 @@ def test_a_unit_is_exposed_no_more_than_this(units: Path, unit: str, at_most: fl
     said = subprocess.run(command, capture_output=True, text=True).stdout
     found = re.search(r"Overall exposure level for \S+: ([\d.]+)", said)
     assert found is not None and float(found[1]) <= at_most, said
+
+
+PROMISED = {
+    "Type=notify", "WatchdogSec=60", "DynamicUser=yes", "MemoryDenyWriteExecute=yes", "SystemCallFilter=@system-service",
+    "SystemCallErrorNumber=EPERM", "RestartPreventExitStatus=2 78", "MemoryHigh=60%", "MemoryMax=75%",
+}  # fmt: skip
+OF_EACH = {
+    "edge-agent@.service": {
+        "LoadCredential=secrets.toml:deepthings-edge-%i.toml", "ConfigurationDirectory=deepthings deepthings/edge-%i",
+        "CacheDirectory=deepthings-edge-%i", "StateDirectory=deepthings-edge-%i", "DeviceAllow=char-video4linux rw",
+        "DeviceAllow=char-media rw", "DeviceAllow=char-dma_heap rw", "SupplementaryGroups=video", "CPUWeight=50",
+    },
+    "gateway-agent.service": {
+        "LoadCredential=secrets.toml:deepthings-gateway.toml", "ConfigurationDirectory=deepthings deepthings/gateway",
+        "CacheDirectory=deepthings-gateway", "StateDirectory=deepthings-gateway", "PrivateDevices=yes", "CPUWeight=80",
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("unit", OF_EACH)
+def test_a_unit_promises_what_the_agents_and_the_installer_rely_on(unit: str) -> None:
+    lines = set((units_folder() / unit).read_text().splitlines())
+    assert not (PROMISED | OF_EACH[unit]) - lines
+    assert "ProcSubset=pid" not in lines  # it hides /proc/cpuinfo, and with it the choice of kernels

@@ -36,6 +36,10 @@ def test_limits_and_defaults_reach_the_help() -> None:
     assert "[default: 1] [1<=x<=64]" in said and "--once / --no-once" in said
 
 
+def test_a_switch_that_is_turned_off_says_so_to_the_files_beneath() -> None:
+    assert "once = false\n" in dt("install", "edge", "--no-once", "--dry-run").stdout
+
+
 def test_config_show_tells_values_and_origins_without_secrets(tmp_path: Path) -> None:
     file = tmp_path / "a.toml"
     file.write_text("[edge]\ngateway = 'mqtt://me:s3cret@pi'\n")

@@ -1,0 +1,53 @@
+"""Both agents as services: ready when they are, fed by their own loop even when idle, and said to end."""
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from edge_agent.app import Edge
+from gateway_agent.app import Gateway, bind
+from gateway_agent.broker import BrokerProcess
+from models.build import build
+from models.bundle import make_bundle
+from schemas.config import EdgeOptions, GatewayOptions
+from schemas.service import Service
+
+PERIOD_S = 2.0
+
+
+def words(line: socket.socket, until: Callable[[list[str]], bool]) -> list[str]:
+    """What the manager hears up to the moment of which ``until`` says so."""
+    line.settimeout(20.0)
+    heard: list[str] = []
+    while not until(heard):
+        heard.append(line.recv(4096).decode())
+    return heard
+
+
+@pytest.mark.parametrize("kind", ["gateway", "edge"])
+def test_an_idle_agent_is_ready_and_feeds_its_watchdog(tmp_path: Path, kind: str) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    with BrokerProcess() as broker, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(tmp_path / "notify"))
+        service = Service(str(tmp_path / "notify"), PERIOD_S)
+        agent: Gateway | Edge
+        if kind == "gateway":
+            agent = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), broker.url, None, service)
+        else:  # nobody is there: it looks on, and lives
+            agent = Edge(EdgeOptions(gateway=broker.url, cache=tmp_path), "e1", service)
+        thread = threading.Thread(target=agent.run)
+        thread.start()
+        try:
+            assert words(manager, lambda heard: "READY=1" in heard)
+            start = time.monotonic()
+            words(manager, lambda heard: heard.count("WATCHDOG=1") == 3)
+            assert time.monotonic() - start < 2 * PERIOD_S
+        finally:
+            agent.stop()
+            thread.join(20)
+        assert "STOPPING=1" in words(manager, lambda heard: "STOPPING=1" in heard)

@@ -16,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from schemas.errors import PlanError
+from schemas.settings import without_ours
 
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = Path("/var/run/netns")
@@ -127,7 +128,7 @@ class Hosts:
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **env},
+                env={**without_ours(os.environ), **env},
                 start_new_session=True,
                 preexec_fn=enter,
             )

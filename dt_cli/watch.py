@@ -55,7 +55,6 @@ class Station:
         for topic in (topics.REGISTER, topics.STATUS, topics.OUTCOME):
             self._link.subscribe(topic)
         self._link.connect()
-        self._ask()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,7 +67,8 @@ class Station:
                 event = self._inbox.get(timeout=left)
                 if isinstance(event, Connected):
                     self.view.connected = True
-                    self._ask()
+                    ask = m.StatusRequest(node=self._name, epoch=self._epoch)
+                    self._link.publish(topics.STATUS_REQ, ask)
                 elif isinstance(event, Disconnected):
                     self.view.connected = False
                 elif isinstance(event, Arrived):
@@ -76,9 +76,6 @@ class Station:
                         message = decode(self._link.root, event.topic, event.payload).message
                         self.view.hear(message, time.monotonic())
                         yield message
-
-    def _ask(self) -> None:
-        self._link.publish(topics.STATUS_REQ, m.StatusRequest(node=self._name, epoch=self._epoch))
 
 
 def nodes(settings: Settings, json: bool) -> None:

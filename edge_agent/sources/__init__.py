@@ -14,6 +14,7 @@ from edge_agent.sources.uri import Uri, parse
 from schemas.errors import PlanError
 
 if TYPE_CHECKING:
+    from edge_agent.sources.synthetic import Drawn
     from edge_agent.sources.video import Video
 
 __all__ = ["Image", "Source", "open_source"]
@@ -28,7 +29,7 @@ def open_source(uri: str) -> Source:
     (pictures by name), ``synthetic://?scene=digits&width=640&height=480&seed=1&frames=8`` (drawn; endless without
     ``frames``), or the bare path of a file or folder. ``file://clip.mp4`` is a relative path.
 
-    Live: ``v4l2:///dev/video0?width=1280&height=720&fps=15``, ``picamera2://0?width=640&height=480&fps=15``,
+    Live: ``synthetic://?fps=5``, ``v4l2:///dev/video0?width=1280&height=720&fps=15``, ``picamera2://0?width=640&height=480&fps=15``,
     ``rtsp://user:password@camera/stream``, ``http://camera/snapshot.jpg?interval=1`` (seconds) or an MJPEG stream, and
     a video at its own pace, ``file:///clip.mp4?realtime=1``. ``stall=10``: so many seconds without a frame and a
     camera is opened anew. Parameters of a network camera that are not ours go to the camera.
@@ -62,16 +63,19 @@ def _gate(source: Source, still_s: int) -> Source:
 
 
 def _synthetic(where: Uri) -> Source:
-    scene = where.word("scene", "shapes")
+    scene, rate = where.word("scene", "shapes"), where.number("fps", 0, 1, 240)
+    if scene not in ("shapes", "digits"):
+        raise PlanError(f"source {where.text!r}: there is no scene {scene!r}; use shapes or digits")
+    drawn: Drawn
     if scene == "digits":
         from edge_agent.sources.digits import Digits
 
-        return Digits.of(where)
-    if scene != "shapes":
-        raise PlanError(f"source {where.text!r}: there is no scene {scene!r}; use shapes or digits")
-    from edge_agent.sources.synthetic import Synthetic
+        drawn = Digits.of(where)
+    else:
+        from edge_agent.sources.synthetic import Synthetic
 
-    return Synthetic.of(where)
+        drawn = Synthetic.of(where)
+    return _paced(where, drawn, rate) if rate else drawn
 
 
 def _folder(where: Uri) -> Source:
@@ -96,7 +100,7 @@ def _file(where: Uri) -> Source:
         return Folder([where.path], loop)
     where.refuse_others("loop", "realtime")
     video = Video(where.path, loop)
-    return _realtime(where, video) if realtime else video
+    return _paced(where, video, video.rate) if realtime else video
 
 
 def _expect_file(text: str, path: Path) -> None:
@@ -106,11 +110,12 @@ def _expect_file(text: str, path: Path) -> None:
         raise PlanError(f"source {text!r}: there is no file {str(path)!r}; check the path")
 
 
-def _realtime(where: Uri, video: "Video") -> Source:
+def _paced(where: Uri, clip: "Video | Drawn", rate: float) -> Source:
+    """``clip`` as a camera of ``rate`` frames a second."""
     from edge_agent.sources.live import Live
     from edge_agent.sources.opened import Clip
 
-    return Live(where.text, lambda: Clip(video), STALL_S)
+    return Live(where.text, lambda: Clip(clip, rate), STALL_S)
 
 
 def _device(where: Uri) -> Source:

@@ -22,7 +22,7 @@ class Digits(Drawn):
     @classmethod
     def of(cls, uri: Uri) -> "Digits":
         """Set by a URI's parameters. Raises PlanError if one is unknown or out of range."""
-        uri.refuse_others("scene", "width", "height", "seed", "frames")
+        uri.refuse_others("scene", "width", "height", "seed", "frames", "fps")
         width, height = uri.number("width", 640, 64, 8192), uri.number("height", 480, 64, 8192)
         return cls(width, height, uri.number("seed", 1, 0, 2**31 - 1), uri.number("frames", 0, 0, 10**9))
 
@@ -44,7 +44,7 @@ class Digits(Drawn):
 def truth(uri: str, index: int) -> list[str] | None:
     """The readings of frame ``index`` of a source; None if it is not one of these, or leaves frames out."""
     where = parse(uri)
-    if where.flag("motion"):
+    if where.flag("motion") or "fps" in where.query:
         return None
     if where.scheme != "synthetic" or where.word("scene", "shapes") != "digits":
         return None

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from edge_agent.sources.frame import Image
+from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.live import EndOfClip
-from edge_agent.sources.video import Video
 from models import opencv
 from schemas.errors import PlanError
 
@@ -116,10 +115,10 @@ def _ffmpeg_options(text: str) -> Iterator[None]:
 
 
 class Clip:
-    """A video as a camera that gives its frames in order, at its own rate."""
+    """A video or a drawn scene as a camera that gives its frames in order, ``rate`` of them a second."""
 
-    def __init__(self, video: Video) -> None:
-        self._video, self._frames, self.period_s = video, video.frames(), 1.0 / video.rate
+    def __init__(self, clip: Source, rate: float) -> None:
+        self._clip, self._frames, self.period_s = clip, iter(clip.frames()), 1.0 / rate
 
     def read(self, timeout_s: float) -> Image:
         """The next frame. Raises EndOfClip."""
@@ -128,4 +127,4 @@ class Clip:
         raise EndOfClip
 
     def close(self) -> None:
-        self._video.close()
+        self._clip.close()

@@ -59,7 +59,7 @@ class Synthetic(Drawn):
     @classmethod
     def of(cls, uri: Uri) -> "Synthetic":
         """Set by a URI's parameters. Raises PlanError if one is unknown or out of range."""
-        uri.refuse_others("scene", "width", "height", "seed", "frames")
+        uri.refuse_others("scene", "width", "height", "seed", "frames", "fps")
         width, height = uri.number("width", 640, 1, 16384), uri.number("height", 480, 1, 16384)
         return cls(width, height, uri.number("seed", 1, 0, 2**32 - 1), uri.number("frames", 0, 0, 10**9))
 

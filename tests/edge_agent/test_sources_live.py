@@ -206,7 +206,7 @@ def test_a_realtime_clip_is_paced_by_its_own_frame_rate() -> None:
     pytest.importorskip("cv2")
     clock, box = Clock(), Mailbox()
     video = Video(shared("data/video") / "car-detection.mp4")
-    grabber = Grabber("clip", lambda: Clip(video), box, 10.0, clock)
+    grabber = Grabber("clip", lambda: Clip(video, video.rate), box, 10.0, clock)
     came = []
     for _ in range(20):
         came.append(clock.now)

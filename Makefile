@@ -40,12 +40,12 @@ clean:
 
 $(VENV)/.installed: $(DEPENDENCIES) | $(VENV)/.made
 	@echo "== installing into $(VENV)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera]'
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera,dashboard]'
 	@touch $@
 
 $(VENV)/.installed-test: $(DEPENDENCIES) | $(VENV)/.made
 	@echo "== installing with test tools into $(VENV)"
-	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera,test]'
+	@$(VENV)/bin/python $(PIP_INSTALL) -c constraints.txt -e '.[gateway,camera,dashboard,test]'
 	@touch $@ $(VENV)/.installed
 
 $(OLD_VENV)/.installed: constraints-tflite-runtime.txt | $(OLD_VENV)/.made

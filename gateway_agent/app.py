@@ -61,6 +61,8 @@ def main(settings: Settings) -> int:
         if objective != "fixed":
             app.replan(objective)
         on_end(app.stop)
+        if options.http is not None:
+            serve_dashboard(app, options.http, options.root)
         return app.run()
 
 
@@ -77,6 +79,21 @@ def _announce(stack: contextlib.ExitStack, root: str, listens: str, url: str) ->
         stack.enter_context(announced(root, host, address.port, address.tls))
     except DtError as error:
         _log.warning("edges have to name this gateway's address: %s", error)
+
+
+def serve_dashboard(app: "Gateway", http: str, root: str) -> None:
+    """Show ``app`` on ``http`` (HOST:PORT) as long as it runs.
+
+    Raises:
+        PlanError: the port cannot be had, or the extra is not installed.
+    """
+    try:
+        from gateway_agent.dashboard.watcher import PICTURES_S, Dashboard
+    except ModuleNotFoundError as error:
+        raise PlanError(f"--http needs {error.name}: pip install 'deepthings-mqtt[dashboard]'") from None
+    dashboard = Dashboard(app, *parse_listen(http), root)
+    app.watch(dashboard, PICTURES_S)
+    print(f"dashboard at {dashboard.url}", flush=True)
 
 
 def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:
@@ -143,6 +160,7 @@ class Gateway:
         self.board = Board()
         self._watchers: list[Watcher] = []
         self._painter: Painter | None = None
+        self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
         self._detection, self._planning = True, False
         self._replanner: Replanner | None = None
         self._objective = ""
@@ -166,8 +184,12 @@ class Gateway:
         if pictures_s and self._painter is None:
             self._painter = Painter(self._inbox)
             self._link.subscribe(topics.PICTURE)
-        wanted = [every for every in (pictures_s, self._node.pictures_s) if every]
-        self._node.pictures_s = min(wanted, default=0.0)
+        self.want_pictures(watcher, pictures_s)
+
+    def want_pictures(self, watcher: "Watcher", pictures_s: float) -> None:
+        """In the gateway's thread: from now on ``watcher`` wants pictures so often; 0: none. Sources hear of it in 2 s."""
+        self._wanted_s[id(watcher)] = pictures_s
+        self._node.pictures_s = min((every for every in self._wanted_s.values() if every), default=0.0)
 
     def replan(self, objective: str, replanner: Replanner | None = None) -> None:
         """Before ``run``: plan again by ``objective`` when nodes join, leave or turn out slower."""
@@ -188,6 +210,16 @@ class Gateway:
         threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
         grid = f"{block.rows}x{block.cols}"
         return State(self._detection, threshold if has_threshold else None, grid, self._bundle.path.stem)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._link.connected
+
+    @property
+    def address(self) -> str:
+        """The broker's, without user and password."""
+        return str(self._link.address)
 
     @property
     def bundle(self) -> Bundle:

@@ -88,6 +88,8 @@ class NodeView:
     waiting: int = 0
     computed: int = 0  # tiles whose results came here, stolen ones included
     stolen: int = 0
+    flops_s: float = 0.0  # as Register says
+    bytes_s: float = 0.0
     tiles: Rate = field(default_factory=Rate)
     status: m.Status | None = None
 
@@ -216,6 +218,7 @@ class Board:
         if register.epoch != view.epoch:  # its counters begin anew
             view.epoch, view.status = register.epoch, None
         view.runtime, view.camera, view.waiting = register.runtime, register.camera, register.waiting
+        view.flops_s, view.bytes_s = register.flops_s, register.bytes_s or view.bytes_s
         if register.camera:
             self.source(register.node)
         for frame in register.frames:

@@ -67,6 +67,15 @@ def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[t
     spec = block.cut[0]
     scale = (pixels.width / spec.shape[2], pixels.height / spec.shape[1]) * 2
     regions = (tile.outputs[spec.name] for tile in block.tiles)
-    boxes = np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64) * scale
+    return _seen(np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64) * scale, pixels, picture)
+
+
+def halo_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+    """What each tile of the first block needs of the source image, ``(x0, y0, x1, y1)`` in its pixels: share and halo."""
+    regions = (tile.inputs[pixels.tensor] for tile in block.tiles)
+    return _seen(np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64), pixels, picture)
+
+
+def _seen(boxes: np.ndarray, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
     found: list[tuple[float, float, float, float]] = clipped(to_source(boxes, picture, pixels), picture).tolist()
     return [(box[0], box[1], box[2], box[3]) for box in found]

@@ -1,0 +1,323 @@
+"""What the dashboard shows, as values that never change: a snapshot of the board, and what the board does not count.
+
+Page, JSON and metrics are made of the same snapshot, so they agree. It decides nothing and knows no socket, thread or
+clock. Times are monotonic seconds inside; what leaves is UTC, by the ``wall`` seconds that lie between the two.
+"""
+
+import json
+from bisect import bisect_left
+from collections import Counter, deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from gateway_agent.board import FRAMES, Board, Event, NodeView, Rate, SourceView, Timeline
+from gateway_agent.controls import State
+from models.bundle import Bundle
+from models.draw import class_colour, node_colour
+from models.geometry import halo_boxes, tile_boxes
+from models.readings import read_panels
+from schemas.messages import Outcome, Picture, Status, frame_source
+from schemas.results import Result, sentence
+
+EVENTS = 100
+VIEWS = 16  # sizes of pictures that tiles are drawn on
+BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+REASONS: Final = {  # how reasons begin -> their class: text of an engine's error would be a label of its own each time
+    "source lost": "source lost",
+    "source restarted": "source lost",
+    "deadline": "deadline",
+    "model error": "model error",
+    "the plan has changed": "plan changed",
+}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a list that grows: its number, from 1, and its JSON."""
+
+    number: int
+    json: str
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """Latencies of a source's frames: how many in each bucket (the last one: beyond all), and their sum in seconds."""
+
+    counts: tuple[int, ...]
+    sum_s: float
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A source's picture without boxes, as JPEG, and the outcome of its frame."""
+
+    jpeg: bytes
+    outcome: Outcome
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The cluster at one moment. ``state`` is JSON's; ``frames`` and ``events`` oldest first; nobody changes any of it."""
+
+    number: int
+    at: float
+    state: Mapping[str, Any]
+    frames: tuple[Entry, ...]
+    events: tuple[Entry, ...]
+    plan: Entry
+    pictures: Mapping[str, Shown]
+    latencies: Mapping[str, Histogram]
+    failures: Mapping[tuple[str, str], int]  # (source, class of reason)
+    bundle: Bundle
+
+
+@dataclass
+class Latencies:
+    """A histogram that grows."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_S) + 1))
+    sum_s: float = 0.0
+
+    def add(self, latency_s: float) -> None:
+        self.counts[bisect_left(BUCKETS_S, latency_s)] += 1
+        self.sum_s += latency_s
+
+
+@dataclass
+class _Flow:
+    rate: Rate = field(default_factory=Rate)
+    tiles: int = 0
+
+
+class Recorder:
+    """Lives beside the board; ``outcome`` and ``pictured`` come after the board has heard of them."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._snapshots = self._ended = 0
+        self._frames: deque[Entry] = deque(maxlen=FRAMES)
+        self._events: deque[Entry] = deque(maxlen=EVENTS)
+        self._pictures: dict[str, Shown] = {}
+        self._latencies: dict[str, Latencies] = {}
+        self._failures: Counter[tuple[str, str]] = Counter()
+        self._flows: dict[tuple[str, str], _Flow] = {}  # victim, thief
+        self._sizes: dict[Picture, None] = {}
+        self._plan = Entry(0, "")
+        self._plan_of: tuple[object, ...] = ()
+
+    def outcome(self, outcome: Outcome, now: float, wall: float) -> None:
+        """A frame has ended; it is the board's newest timeline."""
+        self._ended += 1
+        self._frames.append(Entry(self._ended, _json(frame_view(self._board.timelines[-1], self._ended, wall))))
+        source = frame_source(outcome.frame)[0]
+        if outcome.status == "failed":
+            self._failures[source, reason_class(outcome.reason)] += 1
+            return
+        self._latencies.setdefault(source, Latencies()).add(outcome.latency_s)
+        for thief, tiles in outcome.stolen.items():
+            flow = self._flows.setdefault((source, thief), _Flow())
+            flow.tiles += tiles
+            for _ in range(tiles):
+                flow.rate.count(now)
+        if min(outcome.picture) > 0:
+            self._sizes[outcome.picture] = None
+            while len(self._sizes) > VIEWS:
+                del self._sizes[next(iter(self._sizes))]
+
+    def pictured(self, frame: str) -> None:
+        """The board has a new picture, of this frame."""
+        source = self._board.sources[frame_source(frame)[0]]
+        found = next((t.outcome for t in reversed(self._board.timelines) if t.outcome.frame == frame), None)
+        if found is not None:  # without its outcome nobody could draw boxes on it
+            self._pictures[source.name] = Shown(source.plain, found)
+
+    def snapshot(self, controls: State, bundle: Bundle, about: Mapping[str, Any], now: float, wall: float) -> Snapshot:
+        """The board as it is. ``about`` is what only the gateway's loop knows of itself."""
+        self._snapshots += 1
+        board = self._board
+        for event in board.events:
+            if not self._events or event.number > self._events[-1].number:
+                self._events.append(Entry(event.number, _json(event_view(event, wall))))
+        for gone in [name for name in self._pictures if name not in board.sources]:
+            del self._pictures[gone]
+        self._renew_plan(bundle)
+        state = {
+            "at": now + wall,
+            "gateway": {"name": board.name, **about, **_status_view(board.status)},
+            "totals": _totals(board, now),
+            "nodes": [node_view(view, now, wall) for _, view in sorted(board.nodes.items())],
+            "flows": [
+                {"from": a, "to": b, "tiles": flow.tiles, "rate": round(flow.rate.per_second(now), 3)}
+                for (a, b), flow in sorted(self._flows.items())
+                if a in board.nodes and b in board.nodes
+            ],
+            "sources": [self._source_view(view, now) for _, view in sorted(board.sources.items())],
+            "controls": {
+                "detection": controls.detection, "threshold": controls.threshold,
+                "grid": controls.grid, "model": controls.model,
+            },
+        }  # fmt: skip
+        latencies = {name: Histogram(tuple(one.counts), one.sum_s) for name, one in self._latencies.items()}
+        return Snapshot(
+            self._snapshots, now, state, tuple(self._frames), tuple(self._events), self._plan, dict(self._pictures),
+            latencies, dict(self._failures), bundle,
+        )  # fmt: skip
+
+    def _source_view(self, view: SourceView, now: float) -> dict[str, Any]:
+        node = self._board.nodes.get(view.name)
+        status = node.status if node is not None else None
+        shown = self._pictures.get(view.name)
+        return {
+            "name": view.name,
+            "online": node is not None and node.online,
+            "uri": status.source if status else "",
+            "frames": view.frames,
+            "failed": view.failed,
+            "dropped": status.missed if status else 0,
+            "still": status.still if status else 0,
+            "fps": round(view.rate.per_second(now), 3),
+            "latency_s": _rounded(view.latency_s),
+            "degraded": view.degraded,
+            "picture": None if shown is None else picture_view(view.name, shown.outcome),
+        }
+
+    def _renew_plan(self, bundle: Bundle) -> None:
+        """A new entry where the plan is another one, or a picture of a new size has come."""
+        made_of = (bundle, *self._sizes)
+        if made_of != self._plan_of:
+            self._plan_of = made_of
+            self._plan = Entry(self._plan.number + 1, _json(plan_view(bundle, self._sizes)))
+
+
+def node_view(view: NodeView, now: float, wall: float) -> dict[str, Any]:
+    """A node for people. Rates are per second; what is not known is None."""
+    return {
+        "name": view.name,
+        "colour": hexadecimal(node_colour(view.name)),
+        "online": view.online,
+        "since": view.since + wall,
+        "camera": view.camera,
+        "runtime": view.runtime,
+        "waiting": view.waiting,
+        "computed": view.computed,
+        "stolen": view.stolen,
+        "flops_s": view.flops_s,
+        "bytes_s": view.bytes_s,
+        "rate": round(view.tiles.per_second(now), 3) if view.online else 0.0,
+        **_status_view(view.status),
+    }
+
+
+def _status_view(status: Status | None) -> dict[str, Any]:
+    if status is None:
+        return {"status": False}
+    vitals = status.vitals
+    return {
+        "status": True, "version": status.version, "tile_s": status.tile_s, "lent": status.lent,
+        "cpu": vitals.cpu, "temperature_c": vitals.temperature_c, "memory_bytes": vitals.memory_bytes,
+        "throttled": vitals.throttled, "uptime_s": vitals.uptime_s, "bytes_in": status.bytes_in,
+        "bytes_out": status.bytes_out, "rejected": dict(status.dropped),
+    }  # fmt: skip
+
+
+def _totals(board: Board, now: float) -> dict[str, Any]:
+    return {
+        "frames": board.frames, "failed": board.failed, "tiles": board.tiles, "stolen": board.stolen,
+        "fps": round(board.rate.per_second(now), 3), "latency_s": _rounded(board.latency_s()),
+        "online": len(board.online), "nodes": len(board.nodes),
+    }  # fmt: skip
+
+
+def frame_view(timeline: Timeline, number: int, wall: float) -> dict[str, Any]:
+    """A frame and its tiles: ``tiles`` are [tile, node, stolen, start, end], in seconds since its first word."""
+    outcome = timeline.outcome
+    source, _, count = frame_source(outcome.frame)
+    return {
+        "number": number, "frame": outcome.frame, "source": source, "count": count, "at": timeline.at + wall,
+        "status": outcome.status, "reason": outcome.reason, "latency_s": _rounded(outcome.latency_s),
+        "tiles": [[s.tile, s.node, s.stolen, _rounded(s.start), _rounded(s.end)] for s in timeline.spans],
+        "workers": outcome.workers, "stolen": outcome.stolen_tiles,
+        "says": says(outcome.result) if outcome.result is not None else "",
+    }  # fmt: skip
+
+
+def event_view(event: Event, wall: float) -> dict[str, Any]:
+    """An event for people."""
+    at = event.at + wall
+    return {"number": event.number, "at": at, "kind": event.kind, "about": event.about, "text": event.text}
+
+
+def picture_view(source: str, outcome: Outcome) -> dict[str, Any]:
+    """Where a picture is, its frame's size, and what is seen in it, in pixels of that size."""
+    height, width = outcome.picture
+    return {
+        "url": f"picture/{source}?frame={outcome.frame}", "frame": outcome.frame, "width": width, "height": height,
+        "seen": seen(outcome.result) if outcome.result is not None else None,
+    }  # fmt: skip
+
+
+def seen(result: Result) -> dict[str, Any]:
+    """A result with the colours of its classes and one line that says it."""
+    view = result.model_dump()
+    for kind in ("detections", "classes", "segments"):
+        for one in view[kind]:
+            one["colour"] = hexadecimal(class_colour(one["index"]))
+    return {**view, "says": says(result)}
+
+
+def says(result: Result) -> str:
+    """A result in a few words: readings, or how many of each label; other tasks as everywhere."""
+    if result.task != "detect":
+        return sentence(result)
+    labels = Counter(detection.label for detection in result.detections)
+    if labels and all(len(label) == 1 and label in "0123456789" for label in labels):
+        return "reads " + ", ".join(read_panels(result.detections))
+    return (
+        ", ".join(f"{count} {label}" if count > 1 else label for label, count in labels.most_common()) or "nothing seen"
+    )
+
+
+def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
+    """The plan: its tiles, and for each size of picture (``WxH``) their shares and halos in its pixels."""
+    plan = bundle.plan
+    first, last = plan.blocks[0], plan.blocks[-1]
+    return {
+        "digest": plan.digest(), "model": bundle.path.stem, "task": bundle.card.task, "undivided": plan.undivided,
+        "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
+        "blocks": [
+            {"cut": "+".join(spec.name for spec in block.cut), "reuse": block.reuse,
+             "flops": sum(tile.flops for tile in block.tiles)}
+            for block in plan.blocks
+        ],
+        "flops": [sum(block.tiles[i].flops for block in plan.blocks) for i in range(len(last.tiles))],
+        "views": {
+            f"{size[1]}x{size[0]}": {
+                "shares": _boxes(tile_boxes(last, plan.pixels, size)),
+                "halos": _boxes(halo_boxes(first, plan.pixels, size)),
+            }
+            for size in sizes
+        },
+    }  # fmt: skip
+
+
+def _boxes(boxes: Iterable[tuple[float, ...]]) -> list[list[float]]:
+    return [[round(value, 1) for value in box] for box in boxes]
+
+
+def reason_class(reason: str) -> str:
+    """One of few words for why a frame failed."""
+    return next((kind for start, kind in REASONS.items() if reason.startswith(start)), "other")
+
+
+def hexadecimal(colour: tuple[int, int, int]) -> str:
+    """RGB as the page's ``#rrggbb``."""
+    return "#{:02x}{:02x}{:02x}".format(*colour)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 4)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, separators=(",", ":"))

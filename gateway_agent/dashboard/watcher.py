@@ -1,0 +1,90 @@
+"""The dashboard's side of the gateway's thread: takes snapshots and lays them down for the server."""
+
+import logging
+import socket
+import time
+from pathlib import Path
+from typing import Protocol
+
+from gateway_agent.board import Board
+from gateway_agent.controls import Request, State
+from gateway_agent.dashboard.access import Access, kept_token
+from gateway_agent.dashboard.hub import Hub
+from gateway_agent.dashboard.record import Recorder
+from gateway_agent.dashboard.server import Server
+from gateway_agent.state import state_folder
+from models.bundle import Bundle
+from schemas.config import is_loopback
+from schemas.messages import Outcome
+from schemas.process import version
+
+WATCHED_S = 0.5  # from one snapshot to the next while somebody looks
+UNWATCHED_S = 2.0
+PICTURES_S = 1.0
+
+
+class Watched(Protocol):
+    """What the dashboard needs of a gateway."""
+
+    board: Board
+
+    @property
+    def controls(self) -> State: ...
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def address(self) -> str: ...
+    def ask(self, request: Request) -> None: ...
+    def want_pictures(self, watcher: "Dashboard", pictures_s: float) -> None: ...
+
+
+class Dashboard:
+    """A watcher of the gateway. ``url`` is where people find it, with the token if one is asked for."""
+
+    def __init__(self, gateway: Watched, host: str, port: int, root: str, state: Path | None = None) -> None:
+        """Raises PlanError if the port cannot be had, DtError if the token cannot be kept."""
+        token = None if is_loopback(host) else kept_token(state_folder(state, root))
+        self._gateway, self._root = gateway, root
+        self.recorder = Recorder(gateway.board)
+        self.hub = Hub()
+        self._server = Server(self.hub, Access(token), gateway.ask, host, port)
+        self._next_at = 0.0
+        self._watched = True  # as ``Gateway.watch`` was told; the first turn knows better
+        logging.getLogger().addHandler(self.hub.log)
+        self._server.start()
+        shown, number = self._server.address
+        if shown in ("0.0.0.0", "::"):
+            shown = socket.gethostname()
+        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#token={token}" if token else "")
+
+    def outcome(self, outcome: Outcome, now: float) -> None:
+        """A frame has ended; the board knows."""
+        self.recorder.outcome(outcome, now, time.time() - now)
+
+    def pictured(self, frame: str, now: float) -> None:
+        """The board has a new picture, of this frame."""
+        self.recorder.pictured(frame)
+
+    def tick(self, now: float) -> None:
+        """After every event, and at least once a second."""
+        self.hub.beat(self._gateway.connected)
+        watched = self.hub.watched
+        if watched != self._watched:
+            self._watched = watched
+            self._gateway.want_pictures(self, PICTURES_S if watched else 0.0)
+        if now >= self._next_at:
+            self._next_at = now + (WATCHED_S if watched else UNWATCHED_S)
+            about = {
+                "version": version(), "root": self._root, "connected": self._gateway.connected,
+                "broker": self._gateway.address,
+            }  # fmt: skip
+            self.hub.publish(
+                self.recorder.snapshot(self._gateway.controls, self._gateway.bundle, about, now, time.time() - now)
+            )
+
+    def close(self) -> None:
+        """The gateway ends."""
+        logging.getLogger().removeHandler(self.hub.log)
+        self._server.close()

@@ -15,9 +15,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import numpy as np
 
+from dt_cli.output import console
 from edge_agent.sources import open_source
 from models.bundle import Bundle
 from schemas import messages as m
@@ -46,6 +48,8 @@ class Setup:
     cut: str = "auto"
     broker: str | None = None
     outputs: bool = False
+    http: str | None = None  # HOST:PORT of the dashboard
+    gateway: Sequence[str] = ()  # more options of the gateway
 
 
 @dataclass
@@ -94,6 +98,8 @@ class Cluster:
         self._children: list[Child] = []
         self._inbox: queue.Queue[Any] = queue.Queue(4096)
         self._link: Link | None = None
+        self._url = ""
+        self.dashboard = ""  # where it is; empty: there is none
         self._root = f"dt-{m.new_epoch()}" if setup.broker not in (None, *OWN_BROKERS) else "dt"
 
     @property
@@ -129,24 +135,8 @@ class Cluster:
     def _start(self) -> None:
         """Gateway first, then the edges without a camera, then those with one, so that all have a share."""
         setup = self.setup
-        argv = [
-            "gateway",
-            "--model",
-            str(setup.model),
-            "--listen",
-            "127.0.0.1:0",
-            "--root",
-            self._root,
-            "--cut",
-            setup.cut,
-            "--objective",
-            "fixed",
-        ]
-        argv += ["--grid", setup.grid] if setup.grid else []
-        argv += ["--broker", setup.broker] if setup.broker else []
-        argv += ["--outputs"] if setup.outputs else []
-        url = self._gateway_url(self._spawn("gateway", argv))
-        url = setup.broker if setup.broker and setup.broker not in OWN_BROKERS else url
+        self._start_gateway("127.0.0.1:0", setup.http)
+        url = self._url
         self._link = Link(url, self._root, "watcher", self._inbox)
         for topic in (topics.OUTCOME, topics.STATUS) + ((topics.OUTPUT,) if setup.outputs else ()):
             self._link.subscribe(topic)
@@ -159,6 +149,53 @@ class Cluster:
         for name, uri in self.cameras.items():
             limit = ["--frames", str(setup.frames)] if setup.frames is not None else []
             self._edge(name, url, "--source", uri, *limit)
+
+    def _start_gateway(self, listen: str, http: str | None) -> None:
+        setup = self.setup
+        argv = ["gateway", "--model", str(setup.model), "--listen", listen, "--root", self._root, "--cut", setup.cut]
+        argv += ["--objective", "fixed"]
+        argv += ["--grid", setup.grid] if setup.grid else []
+        argv += ["--broker", setup.broker] if setup.broker else []
+        argv += ["--outputs"] if setup.outputs else []
+        argv += ["--http", http] if http else []
+        gateway = self._spawn("gateway", [*argv, *setup.gateway])
+        own = self._said(gateway, r"gateway ready at (mqtts?://[^\s:]+:\d+)")
+        self._url = setup.broker if setup.broker and setup.broker not in OWN_BROKERS else own
+        self.dashboard = self._said(gateway, r"dashboard at (\S+)") if http else ""
+
+    def serve(self, sources: Mapping[str, str]) -> None:
+        """Goes on until this process is interrupted; edges of ``sources`` (name -> URI) begin anew with these.
+
+        A gateway that ended with success was asked to, and starts again where it was. An edge that ends is told of.
+
+        Raises:
+            DtError: the gateway has failed.
+        """
+        if self._link is not None:
+            self._link.close(0.0)
+        for child in [child for child in self._children if child.name in sources]:
+            child.process.terminate()
+            child.process.wait(STOP_S)
+            self._children.remove(child)
+            self._edge(child.name, self._url, "--source", sources[child.name])
+        while True:
+            time.sleep(0.5)
+            for child in [child for child in self._children if child.process.poll() is not None]:
+                self._children.remove(child)
+                if child.name != "gateway":
+                    console.print(
+                        f"{child.name} ended with exit code {child.process.returncode}: {child.tail()}", markup=False
+                    )
+                elif child.process.returncode == 0:
+                    self._start_gateway(self._again(self._url), self._again(self.dashboard, self.setup.http))
+                else:
+                    raise DtError(f"the gateway ended with exit code {child.process.returncode}: {child.tail()}")
+
+    def _again(self, url: str, given: str | None = None) -> str:
+        """HOST:PORT of what listens at ``url``; the host as it was ``given``, for a name may stand for every address."""
+        parts = urlsplit(url)
+        host = given.rpartition(":")[0] if given else parts.hostname
+        return f"{host}:{parts.port or 0}"
 
     def watch(self) -> Iterator[None]:
         """Until every frame has its outcome; yields when there may be news."""
@@ -215,15 +252,16 @@ class Cluster:
         cache = str(self.room / f"cache-{name}")
         self._spawn(name, ["edge", "--gateway", url, "--name", name, "--root", self._root, "--cache", cache, *more])
 
-    def _gateway_url(self, gateway: Child) -> str:
+    def _said(self, child: Child, pattern: str) -> str:
+        """What the first group of ``pattern`` is in what ``child`` says."""
         deadline = time.monotonic() + START_S
         while time.monotonic() < deadline:
-            found = re.search(r"gateway ready at (mqtts?://[^\s:]+:\d+)", gateway.log.read_text(errors="replace"))
+            found = re.search(pattern, child.log.read_text(errors="replace"))
             if found:
                 return found[1]
             self._check_children()
             time.sleep(0.05)
-        raise DtError(f"the gateway did not start within {START_S:.0f} s: {gateway.tail()}")
+        raise DtError(f"the {child.name} did not start within {START_S:.0f} s: {child.tail()}")
 
     def _check_children(self) -> None:
         for child in self._children:

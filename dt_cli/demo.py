@@ -7,6 +7,7 @@ compares digests with those that the gateway publishes.
 import signal
 import tempfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import models
 from dt_cli.cluster import Cluster, Images, Setup
 from dt_cli.output import console, size, table, write_json
 from dt_cli.pictures import Pictures
+from dt_cli.serving import endless, has_dashboard
 from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
 from edge_agent.sources.fit import fit
@@ -42,30 +44,51 @@ def run(
     json: Path | None,
     broker: str | None,
     pictures: Path | None,
+    serve: bool = False,
+    http: str | None = None,
+    gateway: Sequence[str] = (),
 ) -> int:
-    """Exit code 0 only if every frame is exact and none failed."""
+    """Exit code 0 only if every frame is exact and none failed. ``serve``: then goes on until it is interrupted.
+
+    Raises:
+        PlanError: the dashboard was asked for, and its extra is not installed.
+    """
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-demo-") as folder:
         room = Path(folder)
         model = model or DIGITS
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
-        setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
+        http = http or ("127.0.0.1:0" if serve or has_dashboard() else None)
+        setup = Setup(model, edges, sources, frames, grid, cut, broker, pictures is not None, http, gateway)
         checker = Checker(bundle, sources, Pictures(pictures, bundle) if pictures else None)
-        cluster = Cluster(setup, bundle, room, checker.check)
-        checker.cluster = cluster
-        with cluster, Live(console=console, refresh_per_second=4, transient=True) as live:
-            for _ in cluster.watch():
-                if console.is_terminal:
-                    live.update(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
-            cluster.stop()
-        console.print(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
-        checker.close()
+        cluster = checker.cluster = Cluster(setup, bundle, room, checker.check)
+        with cluster:
+            if cluster.dashboard:
+                console.print(f"dashboard at {cluster.dashboard}", markup=False, soft_wrap=True)
+            with Live(console=console, refresh_per_second=4, transient=True) as live:
+                for _ in cluster.watch():
+                    if console.is_terminal:
+                        live.update(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
+            if not serve:
+                cluster.stop()
+            exact = _conclude(cluster, checker, json)
+            if serve:
+                console.print(f"the cluster stays; see {cluster.dashboard} until Ctrl-C", markup=False, soft_wrap=True)
+                with suppress(KeyboardInterrupt):
+                    cluster.serve({name: endless(uri) for name, uri in cluster.cameras.items()})
+    return 0 if exact else 1
+
+
+def _conclude(cluster: Cluster, checker: "Checker", json: Path | None) -> bool:
+    """Says how it went: whether every frame is exact."""
+    console.print(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
+    checker.close()
     summary = checker.summary()
     write_json(json, summary)
     print_totals(summary)
     _print_verdict(summary)
-    return 0 if summary["exact"] else 1
+    return bool(summary["exact"])
 
 
 def check_sources(sources: Sequence[str], edges: int) -> None:

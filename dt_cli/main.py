@@ -220,12 +220,22 @@ def demo(
     json: Json = None,
     broker: Broker = None,
     pictures: PicturesFolder = None,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Then keep the cluster alive, for its dashboard, until Ctrl-C.")
+    ] = False,
+    http: Annotated[
+        str | None, typer.Option(help="HOST:PORT of the dashboard. [default: a free port]", show_default=False)
+    ] = None,
+    gateway: Annotated[
+        Optional[list[str]], typer.Argument(help="After --: more options for dt gateway.", show_default=False)  # noqa: UP045
+    ] = None,
 ) -> None:
     """Run a whole cluster on this machine and check every answer against the unpartitioned model."""
     from dt_cli import demo as command
 
     sources = source or ["synthetic://?scene=digits"]
-    raise typer.Exit(command.run(edges, frames, grid, cut, model, sources, json, broker, pictures))
+    more = gateway or []
+    raise typer.Exit(command.run(edges, frames, grid, cut, model, sources, json, broker, pictures, serve, http, more))
 
 
 @app.command()

@@ -22,6 +22,7 @@ import numpy as np
 from dt_cli.output import console
 from edge_agent.sources import open_source
 from models.bundle import Bundle
+from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import decode
@@ -249,8 +250,9 @@ class Cluster:
         return child
 
     def _edge(self, name: str, url: str, *more: str) -> None:
-        cache = str(self.room / f"cache-{name}")
-        self._spawn(name, ["edge", "--gateway", url, "--name", name, "--root", self._root, "--cache", cache, *more])
+        cache = self.room / f"cache-{name}"
+        Verdicts(cache).add(self.bundle.plan.edge_model)  # by whoever started this cluster
+        self._spawn(name, ["edge", "--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache), *more])
 
     def _said(self, child: Child, pattern: str) -> str:
         """What the first group of ``pattern`` is in what ``child`` says."""

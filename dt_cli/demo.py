@@ -28,6 +28,7 @@ from models.bundle import Bundle, Reference, next_state, open_bundle
 from models.planner import parse_grid
 from models.readings import read_panels
 from models.tensor import to_input
+from models.trial import try_bundle
 from schemas import messages as m
 from schemas.errors import PlanError
 
@@ -59,6 +60,7 @@ def run(
         room = Path(folder)
         model = model or DIGITS
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+        try_bundle(bundle)
         http = http or ("127.0.0.1:0" if serve or has_dashboard() else None)
         setup = Setup(model, edges, sources, frames, grid, cut, broker, pictures is not None, http, gateway)
         checker = Checker(bundle, sources, Pictures(pictures, bundle) if pictures else None)

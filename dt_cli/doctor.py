@@ -18,8 +18,8 @@ from rich.markup import escape
 import schemas
 from dt_cli import checks
 from dt_cli.output import console, table
-from edge_agent.app import default_cache
 from gateway_agent.mosquitto import installed
+from models.files import cache_folder
 from schemas import topics
 from schemas.codec import decode
 from schemas.config import ROOT, Settings, is_loopback, parse_listen
@@ -59,7 +59,7 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     yield checks.throttling(root)
     yield checks.cameras(root)
     yield checks.clock(_synchronised(), time.time(), Path(schemas.__file__).stat().st_mtime)
-    yield checks.disk(*_cache(settings.edge.cache or default_cache()))
+    yield checks.disk(*_cache(settings.edge.cache or cache_folder()))
     yield checks.mosquitto(installed())
     yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found))
     yield checks.mdns(has_mdns, found)

@@ -16,6 +16,7 @@ from models.graph import Graph, file_digest, load
 from models.ops import RULES
 from models.partition import Cut, Partition
 from models.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
+from models.trial import try_bundle
 from models.verify import Difference, Verifier
 from schemas.errors import PlanError
 from schemas.plan import Pixels, Plan
@@ -73,7 +74,8 @@ def _tensor(graph: Graph, t: int) -> dict[str, Any]:
 
 def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict[str, Any]:
     graph, op = partition.graph, partition.graph.ops[index]
-    countable = op.kind in RULES and len(graph.tensors[op.outputs[0]].shape) == 4
+    made = graph.tensors[op.outputs[0]] if op.outputs else None
+    countable = made is not None and op.kind in RULES and len(made.shape) == 4
     if index in partition.tileable:
         state = "tile"
     elif not graph.data_inputs(op):
@@ -83,8 +85,8 @@ def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict
     return {
         "index": index,
         "kind": op.label,
-        "output": graph.tensors[op.outputs[0]].name,
-        "shape": graph.tensors[op.outputs[0]].shape,
+        "output": made.name if made else "",
+        "shape": made.shape if made else (),
         "flops": partition.flops([index]) if countable else 0,
         "tiling": state,
     }
@@ -202,6 +204,7 @@ def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost])
 
 def verify_model(model: Path, shape: Shape, image: Path | None, threads: int, json: Path | None) -> int:
     bundle = _bundle(model, shape)
+    try_bundle(bundle, threads)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
         size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[3])

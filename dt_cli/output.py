@@ -11,9 +11,10 @@ from rich.table import Table
 
 from schemas.errors import PlanError
 
-console = Console(highlight=False, soft_wrap=False)
+_AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}  # names of tensors and labels are no commands
+console = Console(**_AS_IT_IS)  # type: ignore[arg-type]
 if not console.is_terminal:  # a pipe or a file has no width: let no line of ours be folded there
-    console = Console(highlight=False, width=160)
+    console = Console(**_AS_IT_IS, width=160)  # type: ignore[arg-type]
 
 
 def table(title: str, *columns: str, left: tuple[str, ...] = ()) -> Table:

@@ -15,6 +15,7 @@ from dt_cli.pictures import Pictures
 from models.bundle import Bundle, open_bundle
 from models.card import describe
 from models.planner import parse_grid
+from models.trial import try_bundle
 from schemas import messages as m
 from schemas.errors import PlanError
 from schemas.results import sentence
@@ -37,6 +38,7 @@ def run(
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-run-") as folder, ExitStack() as stack:
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+        try_bundle(bundle)
         console.print(f"{'guessed' if bundle.card_guessed else 'card'}: {describe(bundle.card)}")
         report = Report(bundle, sources, json, pictures, stack)
         setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)

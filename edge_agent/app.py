@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import logging
-import os
 import queue
 import socket
 import threading
@@ -21,7 +20,9 @@ from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
 from models import graph
 from models.engine import kernels
+from models.files import cache_folder
 from models.runner import TileRunner
+from models.trial import Trial, Verdicts
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
@@ -40,6 +41,7 @@ STATUS_S = 2.0
 VITALS_S = 10.0  # without news, so often
 FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
 WARN_S = 30.0
+TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
 _log = logging.getLogger(__name__)
 
@@ -62,12 +64,6 @@ def main(settings: Settings) -> int:
     return app.run()
 
 
-def default_cache() -> Path:
-    """The service's, or the user's."""
-    given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
-
-
 def _return_memory() -> None:
     """glibc keeps what large tensors used; asked like this it gives pages back (mallopt: mmap and trim threshold)."""
     with contextlib.suppress(OSError, AttributeError):
@@ -83,7 +79,7 @@ class Edge:
         self._options, self._url, self._name, self._root = options, options.gateway or "", name, options.root or ROOT
         self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
-        self._cache, self._epoch = ModelCache(options.cache or default_cache()), m.new_epoch()
+        self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
         self._link = self._new_link()
@@ -91,6 +87,7 @@ class Edge:
         self._plan: m.PlanMessage | None = None
         self._parcel: Parcel | None = None
         self._chunk_at = 0.0
+        self._trial: Trial | None = None
         self._worker: Worker | None = None
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
@@ -138,7 +135,7 @@ class Edge:
         now = time.monotonic()
         deadline = min(self._status_at + STATUS_S, self._node.deadline() if self._node else float("inf"))
         try:
-            event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0))
+            event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0 if self._trial is None else TRIAL_S))
         except queue.Empty:
             event = None
         now = time.monotonic()
@@ -233,7 +230,9 @@ class Edge:
             if whole is not None and self._plan is not None:
                 self._cache.store(message.digest, whole)
                 _log.info("model %s fetched, %.1f MB", message.digest[:8], len(whole) / 1e6)
-                return self._begin(self._plan, now)
+                self._link.unsubscribe(topics.MODEL, digest=message.digest)
+                self._parcel = None
+                return self._try(self._plan, now)
         elif self._node is not None:
             return self._node.hear(incoming, now)
         return []
@@ -247,12 +246,13 @@ class Edge:
                 f"this node runs {kernels()}, the cluster {message.plan.runtime}: their bits differ; install the same "
                 "runtime on both"
             )
+        parcel = Parcel(message.plan.edge_model, message.chunks, message.model_bytes)  # first: it may refuse the message
         self._end_plan()
-        self._plan = message
+        self._plan, self._parcel = message, None
         if self._cache.load(message.plan.edge_model) is not None:
-            self._act(self._begin(message, now))
+            self._act(self._try(message, now))
             return
-        self._parcel = Parcel(message.plan.edge_model, message.chunks, message.model_bytes)
+        self._parcel = parcel
         _log.info("fetching model %s, %.1f MB", message.plan.edge_model[:8], message.model_bytes / 1e6)
         self._fetch(message, now)
 
@@ -261,6 +261,8 @@ class Edge:
         self._link.subscribe(topics.MODEL, digest=message.plan.edge_model)
 
     def _await_model(self, now: float) -> None:
+        if self._trial is not None and self._plan is not None:
+            self._act(self._tried(self._trial, self._plan, now))
         if self._parcel is not None and self._plan is not None and now >= self._chunk_at + FETCH_S:
             _log.info("model %s: %d of %d chunks are missing; asking again",
                       self._parcel.digest[:8], len(self._parcel.missing), self._parcel.chunks)  # fmt: skip
@@ -271,18 +273,42 @@ class Edge:
         if self._options.once and self._plan is None and self._link.connected and now >= self._status_at + ONCE_S:
             raise UnreachableError(f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?")
 
+    def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
+        """The model is here: a child process tries it before this one does, unless one has done so before."""
+        plan, path = message.plan, self._cache.load(message.plan.edge_model)
+        if path is None or Verdicts(self._cache.folder).knows(plan.edge_model):
+            return self._begin(message, now)
+        self._trial = Trial(path, plan, self._options.threads, self._weights())
+        return []
+
+    def _tried(self, trial: Trial, message: m.PlanMessage, now: float) -> Sequence[Action]:
+        verdict = trial.verdict()
+        if verdict is None:
+            return []
+        self._end_trial()
+        if verdict:
+            raise EngineError(f"the model of plan {message.plan.digest()[:8]}: {verdict}")
+        Verdicts(self._cache.folder).add(message.plan.edge_model)
+        return self._begin(message, now)
+
+    def _weights(self) -> Path:
+        """This node's folder for packed weights."""
+        folder = self._cache.folder / self._name
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial.close()
+        self._trial = None
+
     def _begin(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """Plan and model are here: engine, source and node start."""
         plan, path = message.plan, self._cache.load(message.plan.edge_model)
         if path is None:
             raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
-        if self._parcel is not None:
-            self._link.unsubscribe(topics.MODEL, digest=plan.edge_model)
-            self._parcel = None
-        weights = self._cache.folder / self._name
-        weights.mkdir(parents=True, exist_ok=True)
-        self._speed = self._speed or Speed(weights)
-        runner = TileRunner(plan, graph.load(path), weights, self._options.threads, self._options.keep)
+        self._speed = self._speed or Speed(self._weights())
+        runner = TileRunner(plan, graph.load(path), self._weights(), self._options.threads, self._options.keep)
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None)
         self._node.machine = self._machine
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
@@ -303,6 +329,7 @@ class Edge:
         if self._node is not None:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
         self._node = self._worker = self._capture = None
+        self._end_trial()
 
     def _publish_status(self, now: float) -> None:
         """Counters, when what people look at has changed."""

@@ -79,6 +79,8 @@ class Capture:
             self._read()
         except DtError as failure:
             error = failure
+        except MemoryError:
+            error = DtError("the source's next frame needs more memory than there is: choose a smaller picture")
         if not self._closed:
             self._inbox.put(Ended(self, error))
 

@@ -20,6 +20,7 @@ from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
+from models.trial import try_bundle
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects, decode
@@ -48,6 +49,7 @@ def main(settings: Settings) -> int:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
     host, port = parse_listen(options.listen)
     bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
+    try_bundle(bundle, options.threads)
     own = own_broker(options.broker, host, port)
     if own is not None and not is_loopback(host):
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from models import engine, rewrite
 from models.card import Card, check_card, load_card
+from models.files import read_file
 from models.graph import Graph, Tensor, file_digest, load
 from models.partition import Cut, Partition
 from models.planner import BlockChoices, make_plan
@@ -92,15 +93,12 @@ def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "aut
 
 def _read(kind: type[R], path: Path) -> R:
     try:
-        if path.stat().st_size > _MAX_JSON_BYTES:
-            raise PlanError(f"{path} is larger than {_MAX_JSON_BYTES} bytes: no {kind.__name__.lower()}")
-        return kind.model_validate_json(path.read_bytes())
-    except OSError as error:
-        raise PlanError(f"cannot read {path}: {error.strerror}") from error
+        return kind.model_validate_json(read_file(path, _MAX_JSON_BYTES, kind.__name__.lower()))
     except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise PlanError(f"{path} is no {kind.__name__.lower()}: {where}: {first['msg']}") from error
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part)[:60].encode("unicode_escape").decode() for part in first["loc"])
+        reason = first["msg"].removeprefix("Value error, ").splitlines()[0][:300]
+        raise PlanError(f"{path} is no {kind.__name__.lower()}: {where}: {reason}") from error
 
 
 def save(bundle: Bundle, folder: Path) -> None:

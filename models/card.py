@@ -99,13 +99,12 @@ def _rescales(graph: Graph, image: int) -> bool:
 
 
 def _made(graph: Graph, t: int) -> tuple[str, int]:
-    """The operator that gives a tensor its meaning, and the first tensor that it reads."""
-    while t in graph.producer:
-        op = graph.ops[graph.producer[t]]
-        if op.kind not in _PASSING:
-            return op.label, op.inputs[0]
-        t = op.inputs[0]
-    return "", t
+    """The operator that gives a tensor its meaning, and the first tensor that it reads (-1: none)."""
+    t = _source(graph, t)
+    if t not in graph.producer:
+        return "", t
+    op = graph.ops[graph.producer[t]]
+    return op.label, op.inputs[0] if op.inputs else -1
 
 
 def _post_process(graph: Graph) -> tuple[str, ...]:
@@ -118,8 +117,9 @@ def _post_process(graph: Graph) -> tuple[str, ...]:
 
 
 def _source(graph: Graph, t: int) -> int:
-    while t in graph.producer and graph.ops[graph.producer[t]].kind in _PASSING:
-        t = graph.ops[graph.producer[t]].inputs[0]
+    """The tensor whose meaning ``t`` has: what it was before operators that only change its form."""
+    while t in graph.producer and (op := graph.ops[graph.producer[t]]).kind in _PASSING and op.inputs and op.inputs[0] >= 0:
+        t = op.inputs[0]
     return t
 
 
@@ -169,6 +169,9 @@ def check_card(card: Card, graph: Graph, name: str = "the card") -> None:
             raise PlanError(f"{name}: outputs names {output!r}, but the model's outputs are {_names(made)}")
     _check_state(card, graph, made, image, name)
     tensors = [made[output] for output in card.outputs]
+    for tensor in tensors:
+        if tensor.nbytes == 0:
+            raise PlanError(f"{name}: output {tensor.name!r} of shape {tensor.shape} is empty")
     try:
         classes = _FORMS[card.decoder](card, tensors, image) if card.decoder in _FORMS else None
     except _Misfit as misfit:
@@ -211,7 +214,7 @@ def _check_state(card: Card, graph: Graph, made: Mapping[str, Tensor], image: Te
 
 def _argmax_classes(graph: Graph, tensor: Tensor) -> int | None:
     maker, source = _made(graph, graph.by_name[tensor.name])
-    return graph.tensors[source].shape[-1] if maker == "ARG_MAX" else None
+    return graph.tensors[source].shape[-1] if maker == "ARG_MAX" and source >= 0 and graph.tensors[source].shape else None
 
 
 def _need(fits: bool, card: Card, tensor: Tensor, needed: str) -> None:

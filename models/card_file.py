@@ -21,9 +21,11 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 
 from pydantic import Field, ValidationError, model_validator
 
+from models.files import read_file
 from schemas.errors import PlanError
 from schemas.plan import Channels, Record
 from schemas.results import Share, Task
+from schemas.text import Line
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -33,7 +35,7 @@ else:
 Decoder: TypeAlias = Literal[
     "yolov2", "yolov3", "yolov5", "yolov8", "ssd", "grid", "top_k", "segmentation", "movenet", "heatmaps", "raw"
 ]
-Positive = Annotated[float, Field(gt=0.0)]
+Positive = Annotated[float, Field(gt=0.0, le=1e6)]
 
 TASKS: Final[dict[Decoder, Task]] = {
     "yolov2": "detect",
@@ -66,6 +68,7 @@ BACKGROUND: Final = ("background", "__background__", "???")  # a first label of 
 
 _STRETCHED: Final = ("top_k", "segmentation", "ssd")
 _MAX_BYTES = 2**20
+_DEEP_KEY = re.compile(r"\.(?:[\w\"'\t -]*\.){100}")
 
 
 class Input(Record):
@@ -89,14 +92,14 @@ class Card(Record):
 
     decoder: Decoder
     task: Task = "raw"
-    labels: tuple[str, ...] = ()
+    labels: tuple[Line, ...] = ()
     anchors: tuple[tuple[Positive, Positive], ...] = ()
     input: Input = Input()
     score_threshold: Share | None = None
     iou_threshold: Share = 0.45
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
-    keypoints: tuple[str, ...] = ()
+    keypoints: tuple[Line, ...] = ()
     stride: Positive | None = None
     box_units: Literal["normalized", "pixels"] | None = None
     logits: bool | None = None
@@ -107,7 +110,7 @@ class Card(Record):
     @model_validator(mode="before")
     @classmethod
     def _task_of_decoder(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("decoder") not in TASKS:
+        if not isinstance(values, dict) or not isinstance(values.get("decoder"), str) or values["decoder"] not in TASKS:
             return values
         task = TASKS[values["decoder"]]
         if values.get("task", task) != task:
@@ -157,20 +160,42 @@ def read_card(path: Path) -> Card:
         PlanError: not readable, no TOML (file and line), an unknown key or a bad value, no such labels file.
     """
     text = _read(path, "card")
-    try:
-        values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise PlanError(f"{path}: {_with_line(str(error), text)}") from error
+    values = _parsed(path, text)
     if isinstance(values.get("labels"), str):
         values["labels"] = read_labels(path.parent / values["labels"])
     try:
         return Card.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if not str(part).startswith(("tuple[", "float")))
-        given = "" if isinstance(first["input"], dict) else f" {str(first['input'])[:60]!r}"
+        where = ".".join(_shown(part) for part in first["loc"] if not str(part).startswith(("tuple[", "float")))
+        given = "" if isinstance(first["input"], dict) else f" {_given(first['input'])!r}"
         reason = first["msg"].removeprefix("Value error, ")
         raise PlanError(f"{path}: {where}{given}: {reason}" if where else f"{path}: {reason}") from error
+
+
+def _parsed(path: Path, text: str) -> dict[str, Any]:
+    if _DEEP_KEY.search(text):  # tomllib takes the square of its parts in time
+        raise PlanError(f"{path}: a key has more than 100 parts")
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise PlanError(f"{path}: {_with_line(str(error), text)}") from error
+    except ValueError:  # int() of very many digits
+        raise PlanError(f"{path}: a number has too many digits") from None
+    except RecursionError:
+        raise PlanError(f"{path}: arrays or tables are nested too deep") from None
+
+
+def _shown(part: object) -> str:
+    """A key of the file, in one short line."""
+    return str(part)[:60].encode("unicode_escape").decode()
+
+
+def _given(value: object) -> str:
+    try:
+        return str(value)[:60]
+    except (ValueError, RecursionError):  # a hexadecimal number of very many digits; arrays in arrays
+        return f"a very long {type(value).__name__}"
 
 
 def _with_line(message: str, text: str) -> str:
@@ -183,11 +208,7 @@ def _with_line(message: str, text: str) -> str:
 
 def _read(path: Path, what: str) -> str:
     try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise PlanError(f"{path} is larger than {_MAX_BYTES} bytes: no {what}")
-        return path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise PlanError(f"cannot read the {what} {path}: {error.strerror}") from error
+        return read_file(path, _MAX_BYTES, what).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise PlanError(f"{path} is not UTF-8 text: byte {error.start} is {error.object[error.start]:#04x}") from error
 

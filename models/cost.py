@@ -141,11 +141,11 @@ def rest_of(graph: Graph, cut: Cut) -> list[int]:
 def flops_of(graph: Graph, ops: Iterable[int]) -> int:
     """Operations of these operators over whole tensors, whether they can be tiled or not."""
     total = 0.0
-    for op in (graph.ops[i] for i in ops):
+    for op in (graph.ops[i] for i in ops if graph.ops[i].outputs):
         made = graph.tensors[op.outputs[0]].shape
         if op.kind in RULES and len(made) == 4:
             total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
-        elif op.kind == "FULLY_CONNECTED":
+        elif op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1:
             total += 2 * prod(graph.tensors[op.inputs[1]].shape)
         else:
             total += prod(made)

@@ -17,6 +17,7 @@ import numpy as np
 
 from models.build import ACTIVATIONS, Network, fold
 from models.card_file import read_labels
+from models.files import check_file, read_file
 from models.graph import Graph
 from schemas.errors import PlanError
 
@@ -127,6 +128,7 @@ class Weights:
     """A .weights file, read from front to back."""
 
     def __init__(self, path: Path) -> None:
+        check_file(path, "weights")
         try:
             self.size = path.stat().st_size
             self._data = np.memmap(path, np.uint8, "r") if self.size else np.zeros(0, np.uint8)
@@ -355,14 +357,7 @@ def import_darknet(cfg: Path, weights: Path, names: Path | None = None) -> tuple
 
 
 def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            data = file.read(_MAX_CFG + 1)
-    except OSError as error:
-        raise PlanError(f"cannot read the cfg {path}: {error.strerror}") from error
-    if len(data) > _MAX_CFG:
-        raise PlanError(f"{path} is larger than {_MAX_CFG} bytes: no cfg file")
-    return data.decode("utf-8-sig", "replace")
+    return read_file(path, _MAX_CFG, "cfg file").decode("utf-8-sig", "replace")
 
 
 def _labels(names: Path | None, classes: int) -> Sequence[str]:

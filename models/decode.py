@@ -18,6 +18,7 @@ from schemas.plan import Pixels
 from schemas.results import Classification, Detection, Keypoint, Result, Segment
 
 _MAX_CANDIDATES = 5000  # that go into non-maximum suppression: the best ones
+_MAX_CLASSES = 2**20
 _MAX_LOG_SIZE = 10.0  # exp(10) cells are more than any picture
 _MAX_LOG_GRID = 4.0  # as in training
 
@@ -47,10 +48,12 @@ def decode(
     ``card`` is complete and checked (``load_card``); ``quantization`` is what ``quantization_of`` says of the graph.
 
     Raises:
-        EngineError: an output holds NaN or infinity: the model is broken or got values that it cannot take.
+        EngineError: an output holds NaN or infinity, or what it holds leads to such a place or to a class below 0: the model
+            is broken or got values that it cannot take.
         PlanError: an output of the card is missing, or OpenCV is (non-maximum suppression).
     """
-    return DECODERS[card.decoder](_head(card, outputs, quantization, picture, pixels))
+    with np.errstate(all="ignore"):  # what overflows is not finite, and that is looked for
+        return DECODERS[card.decoder](_head(card, outputs, quantization, picture, pixels))
 
 
 def quantization_of(graph: Graph) -> dict[str, tuple[float, int]]:
@@ -235,6 +238,7 @@ def _best_class(
     keep = np.flatnonzero(scores >= head.card.threshold)
     keep = keep[np.argsort(-scores[keep], kind="stable")][:_MAX_CANDIDATES]
     groups = np.zeros_like(index) if across_classes else index
+    _check_finite(head, boxes[keep])
     keep = keep[_suppress(head.card, boxes[keep], scores[keep], groups[keep])][: head.card.max_detections]
     return _detections(head, boxes[keep], scores[keep], index[keep], count)
 
@@ -253,6 +257,8 @@ def _suppress(card: Card, boxes: np.ndarray, scores: np.ndarray, groups: np.ndar
 
 def _detections(head: Head, boxes: np.ndarray, scores: np.ndarray, classes: np.ndarray, count: int | None) -> Result:
     """Boxes (n, 4) in the model's pixels, in order; those that lie outside the source image are left out."""
+    if classes.size and not 0 <= classes.min() <= classes.max() < _MAX_CLASSES:
+        raise EngineError(f"decoder {head.card.decoder!r}: the model gives classes {classes.min()} to {classes.max()}")
     corners = clipped(to_source(boxes, head.picture, head.pixels), head.picture)
     found = []
     for box, score, index in zip(np.round(corners, 2).tolist(), scores.tolist(), classes.tolist(), strict=True):
@@ -260,6 +266,11 @@ def _detections(head: Head, boxes: np.ndarray, scores: np.ndarray, classes: np.n
             label = head.card.label(index, count)
             found.append(Detection(label=label, index=index, score=_score(score), box=tuple(box)))
     return Result(task="detect", detections=tuple(found))
+
+
+def _check_finite(head: Head, places: np.ndarray) -> None:
+    if not np.isfinite(places).all():
+        raise EngineError(f"decoder {head.card.decoder!r}: the model's outputs lead to a place that is no finite number")
 
 
 def _score(value: float) -> float:
@@ -283,11 +294,15 @@ def _top_k(head: Head) -> Result:
 
 
 def _segmentation(head: Head) -> Result:
-    """A map of classes (1, h, w) or of class scores (1, h, w, C): each class's share of the source image's pixels."""
-    classes = _source_map(head)
-    counts = np.bincount(classes.reshape(-1))
+    """A map of classes (1, h, w) or of class scores (1, h, w, C): each class's share of the source image's pixels.
+
+    Counted by cells: a picture's size is a stranger's word, and its map may be larger than the memory.
+    """
+    classes = _class_map(head)
+    seen = [np.bincount(places, minlength=cells) for places, cells in zip(_cells_of_pixels(head, classes), classes.shape)]
+    counts = np.bincount(classes.reshape(-1), np.outer(*seen).reshape(-1))
     order = [int(i) for i in np.argsort(-counts, kind="stable")[: head.card.max_detections]]
-    shares = [(i, round(float(counts[i]) / classes.size, 4)) for i in order]
+    shares = [(i, round(float(counts[i]) / (head.picture[0] * head.picture[1]), 4)) for i in order]
     count = None if head.tensors[0].dtype.kind != "f" else head.tensors[0].shape[-1]
     segments = [
         Segment(label=head.card.label(i, count) if count else _name(head.card, i), index=i, share=share)
@@ -304,12 +319,18 @@ def _name(card: Card, index: int) -> str:
 def _source_map(head: Head) -> np.ndarray:
     """The class of every pixel of the source image, uint8."""
     classes = _class_map(head)
+    y, x = _cells_of_pixels(head, classes)
+    return np.asarray(classes[y[:, None], x])
+
+
+def _cells_of_pixels(head: Head, classes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The row of ``classes`` for each row of the source image, and the column for each column."""
     rows, cols = classes.shape
     height, width = head.picture
     where = placed(height, width, head.pixels)
     y = (where.y0 + (np.arange(height) + 0.5) * where.height / height) * rows / head.pixels.height
     x = (where.x0 + (np.arange(width) + 0.5) * where.width / width) * cols / head.pixels.width
-    return np.asarray(classes[np.minimum(y.astype(int), rows - 1)[:, None], np.minimum(x.astype(int), cols - 1)])
+    return np.minimum(y.astype(int), rows - 1), np.minimum(x.astype(int), cols - 1)
 
 
 def _class_map(head: Head) -> np.ndarray:
@@ -359,6 +380,7 @@ def _heatmaps(head: Head) -> Result:
 
 def _keypoints(head: Head, points: np.ndarray, scores: np.ndarray) -> Result:
     """Points (K, 2) as x, y in the model's pixels. All are listed, however low their scores."""
+    _check_finite(head, points)
     places = np.round(clipped(to_source(points, head.picture, head.pixels), head.picture), 2).tolist()
     names = [head.card.keypoint(i, len(places)) for i in range(len(places))]
     return Result(

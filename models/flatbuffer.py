@@ -20,6 +20,7 @@ from schemas.errors import PlanError
 Record = dict[str, Any]
 _IDENTIFIER = b"TFL3"
 _SHARING = 2  # what is read may be so many times the file: references to one place are honest, without end they are not
+_TABLES = 200_000  # in one file: 2 s to read; the largest real models have some thousands
 _NUMPY = {"B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
 
 
@@ -43,6 +44,7 @@ class _Reader:
     def __init__(self, view: memoryview) -> None:
         self.view = view
         self.budget = _SHARING * len(view)
+        self.tables = _TABLES
 
     def scalar(self, kind: str, position: int) -> Any:
         if position < 0:
@@ -60,6 +62,9 @@ class _Reader:
 
     def table(self, name: str, position: int) -> Record:
         self.spend(8)  # each takes a reference to it and one to its vtable
+        self.tables -= 1
+        if self.tables < 0:
+            raise ValueError(f"it has more than {_TABLES} tables")
         vtable = position - int(self.scalar("i", position))
         slots = (int(self.scalar("H", vtable)) - 4) // 2
         record: Record = {}

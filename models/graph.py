@@ -5,6 +5,7 @@ What we could not carry over unchanged (sparse weights, control flow, StableHLO 
 """
 
 import functools
+import math
 import mmap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,10 +15,14 @@ from typing import Any
 import numpy as np
 
 from models import flatbuffer
+from models.files import check_file
 from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
 from schemas.plan import digest
+from schemas.text import one_line
 
+_MAX_RANK, _MAX_BYTES = 16, 2**31  # of a tensor
+_MAX_OPS = 10_000
 _MAX_NAME = 200  # exporters join the names of all that they fused
 
 
@@ -48,11 +53,12 @@ class Tensor:
 
     @property
     def itemsize(self) -> int:
-        return np.dtype(self.dtype).itemsize
+        """Bytes of an element; of strings, whose elements differ, and of packed ones a byte."""
+        return _itemsize(self.dtype)
 
     @property
     def nbytes(self) -> int:
-        return int(np.prod(self.shape, dtype=np.int64)) * self.itemsize
+        return math.prod(self.shape) * self.itemsize
 
     def array(self) -> np.ndarray:
         """The constant's values, in its dtype and shape."""
@@ -83,7 +89,7 @@ class Op:
 
     @property
     def label(self) -> str:
-        return self.custom_code or self.kind if self.kind == "CUSTOM" else self.kind
+        return one_line(self.custom_code or self.kind)[:_MAX_NAME] if self.kind == "CUSTOM" else self.kind
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,6 +171,7 @@ def load(path: str | Path) -> Graph:
         PlanError: no such file, no TFLite flatbuffer, damaged, or with something that we do not carry over.
     """
     path = Path(path)
+    check_file(path, "model")
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -199,6 +206,8 @@ def parse(data: bytes | memoryview) -> Graph:
         raise PlanError("the model keeps its weights outside the flatbuffer: convert it to a file below 2 GiB")
     buffers = [b.get("data") for b in model.get("buffers", [])]
     tensors = _unique([_tensor(t, buffers) for t in sub.get("tensors", [])])
+    if len(sub.get("operators", [])) > _MAX_OPS:
+        raise PlanError(f"the model has {len(sub['operators'])} operators: at most {_MAX_OPS} are planned")
     ops = [_op(i, o, codes, len(tensors)) for i, o in enumerate(sub.get("operators", []))]
     if len(subgraphs) > 1 and any(op.kind in ("IF", "WHILE", "CALL", "CALL_ONCE") for op in ops):
         raise PlanError("the model has control flow (IF, WHILE, CALL): convert it without, or run it on one machine")
@@ -224,11 +233,13 @@ def _indices(values: Iterable[int], count: int) -> tuple[int, ...]:
 
 
 def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:
-    name = record.get("name", "")
+    name = one_line(record.get("name", ""))
     kind = record.get("type", 0)
     shape = tuple(int(n) for n in record.get("shape", ()))
-    if not 0 <= kind < len(TYPES) or any(n < 0 for n in shape):
-        raise PlanError(f"damaged .tflite file: tensor {name!r} has type {kind} and shape {shape}")
+    if not 0 <= kind < len(TYPES) or len(shape) > _MAX_RANK or any(n < 0 for n in shape):
+        raise PlanError(f"damaged .tflite file: tensor {name[:_MAX_NAME]!r} has type {kind} and shape {shape[:_MAX_RANK]}")
+    if math.prod(max(n, 1) for n in shape) * _itemsize(TYPES[kind]) > _MAX_BYTES:
+        raise PlanError(f"tensor {name[:_MAX_NAME]!r} of {shape} is larger than {_MAX_BYTES} bytes")
     if "sparsity" in record:
         raise PlanError(f"tensor {name!r} is sparse: convert the model without sparsity")
     if record.get("buffer", 0) >= len(buffers):
@@ -237,15 +248,15 @@ def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:
     data = data if data is not None and data.size else None
     number = record.get("buffer", 0) if data is not None else 0
     tensor = Tensor(name, shape, TYPES[kind], _quantization(record), data, bool(record.get("is_variable", False)), number)
+    if tensor.quantization and not np.isfinite(tensor.quantization.scale).all():
+        raise PlanError(f"damaged .tflite file: tensor {name[:_MAX_NAME]!r} has a scale that is not finite")
     if data is not None and kind != TYPES.index("string") and _stored(tensor) != data.size:
         raise PlanError(f"damaged .tflite file: tensor {name!r} {shape} has {data.size} bytes, not {_stored(tensor)}")
     return tensor
 
 
 def _stored(tensor: Tensor) -> int:
-    elements = 1
-    for n in tensor.shape:
-        elements *= n
+    elements = math.prod(tensor.shape)
     if tensor.dtype in ("int4", "uint4"):
         return (elements + 1) // 2
     if tensor.dtype == "int2":
@@ -255,6 +266,7 @@ def _stored(tensor: Tensor) -> int:
 
 def _itemsize(dtype: str) -> int:
     sizes = {"bfloat16": 2, "float8_e4m3fn": 1, "float8_e5m2": 1, "resource": 4, "variant": 4}
+    sizes |= dict.fromkeys(("string", "int4", "uint4", "int2"), 1)
     return sizes[dtype] if dtype in sizes else np.dtype(dtype).itemsize
 
 
@@ -271,7 +283,7 @@ def _quantization(record: dict[str, Any]) -> Quantization | None:
 
 
 def _unique(tensors: list[Tensor]) -> list[Tensor]:
-    """Names identify tensors on the wire and in plans, so every tensor gets one of its own, of sane length."""
+    """Names identify tensors on the wire and in plans, so every tensor gets one of its own, of sane length and in a line."""
     seen: set[str] = set()
     named = []
     for i, tensor in enumerate(tensors):
@@ -288,13 +300,16 @@ def _op(index: int, record: dict[str, Any], codes: list[tuple[str, int, str | No
     if opcode >= len(codes):
         raise PlanError(f"damaged .tflite file: operator {index} has code {opcode} of {len(codes)}")
     kind, version, custom = codes[opcode]
+    options = record.get("builtin_options_type", 0)
+    if options >= len(OPTIONS):
+        raise PlanError(f"damaged .tflite file: operator {index} ({kind}) has options of unknown type {options}")
     if kind.startswith("OPERATOR_") or record.get("builtin_options_2_type"):
         raise PlanError(f"operator {index} ({kind}) is of a newer schema (StableHLO): convert the model without it")
     return Op(
         kind,
         _indices(record.get("inputs", ()), tensors),
         _indices(record.get("outputs", ()), tensors),
-        record.get("builtin_options_type", 0),
+        options,
         record.get("builtin_options", {}),
         version,
         custom,

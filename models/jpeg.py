@@ -11,6 +11,7 @@ from models import opencv
 
 MOST_BYTES = 16 << 20
 MOST_PIXELS = 64_000_000
+_SEGMENTS = 10_000  # before the frame header, fill bytes among them; cameras write some tens
 _HEADERS = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # SOF0..SOF15
 
 
@@ -47,7 +48,9 @@ def encode(image: NDArray[np.uint8], widest: int, quality: int = 80) -> bytes:
 def pixels(data: bytes) -> int:
     """Width times height by the frame header; 0 if there is none."""
     at = 2
-    while at + 9 <= len(data) and data[at] == 0xFF:
+    for _ in range(_SEGMENTS):
+        if at + 9 > len(data) or data[at] != 0xFF:
+            break
         kind, length = data[at + 1], int.from_bytes(data[at + 2 : at + 4], "big")
         if kind == 0xFF:  # a fill byte
             at += 1

@@ -1,12 +1,16 @@
 """OpenCV on demand: imported by the first function that needs it, and silent on stderr about bad files.
 
-The callers turn bad files into a PlanError themselves; a user's own ``OPENCV_LOG_LEVEL`` is respected.
+The callers turn bad files into a PlanError themselves; a user's own settings in ``OPENCV_...`` are respected. A picture
+that by its header is larger than ``MOST_PIXELS`` is refused before it is decoded.
 """
 
 import os
 from types import ModuleType
 
 from schemas.errors import PlanError
+
+MOST_SIDE = 65535  # as in schemas.messages.Picture
+MOST_PIXELS = 1 << 27  # 400 MB as RGB; OpenCV's own limit is 3 GB
 
 
 def load(purpose: str) -> ModuleType:
@@ -17,6 +21,8 @@ def load(purpose: str) -> ModuleType:
     """
     asked = "OPENCV_LOG_LEVEL" in os.environ
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET; read when the first video is opened
+    for what, most in (("WIDTH", MOST_SIDE), ("HEIGHT", MOST_SIDE), ("PIXELS", MOST_PIXELS)):  # read when it is loaded
+        os.environ.setdefault(f"OPENCV_IO_MAX_IMAGE_{what}", str(most))
     try:
         import cv2
     except ModuleNotFoundError as error:

@@ -14,10 +14,9 @@ import numpy as np
 
 from models.graph import Graph, Op, Quantization, Tensor
 from models.tflite_schema import OPTIONS
-from schemas.plan import Region
+from schemas.plan import MAPS, Region
 
 SAME, VALID = 0, 1
-MAPS = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
 Needs = dict[int, Region]  # by position among the operator's inputs
 
 
@@ -223,7 +222,10 @@ class ConvRule(WindowRule):
         return super().blocker(graph, op)
 
     def flops(self, graph: Graph, op: Op) -> float:
-        _, height, width, depth = graph.tensors[op.inputs[1]].shape
+        shape = graph.tensors[op.inputs[1]].shape if len(op.inputs) > 1 else ()
+        if len(shape) != 4:  # one that no runtime takes
+            return super().flops(graph, op)
+        _, height, width, depth = shape
         channels = graph.tensors[op.outputs[0]].shape[3]
         return 2.0 * height * width * channels * (depth if op.kind == "CONV_2D" else 1)
 

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from models.graph import Graph
-from models.ops import MAPS, RULES, blocker, whole
+from models.ops import RULES, blocker, whole
 from schemas.errors import PlanError
-from schemas.plan import Region
+from schemas.plan import MAPS, Region
 
 Regions = dict[int, Region]
 Lines: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # row borders and column borders, from 0 to the map's size

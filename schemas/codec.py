@@ -25,7 +25,7 @@ from pydantic import Field, ValidationError, create_model
 
 from schemas import topics
 from schemas.errors import DecodeError, PlanError
-from schemas.messages import PROTOCOL, Message
+from schemas.messages import PROTOCOL, Message, frame_source
 from schemas.packing import pack, unpack
 from schemas.plan import Record
 from schemas.topics import Topic
@@ -160,10 +160,11 @@ def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None =
 
 
 def _check_names(row: Topic, levels: dict[str, str], message: Message, plan: str | None) -> None:
-    """The topic's level must agree with the field that it is tied to, the message's plan with ours."""
-    if row.binds and levels[row.binds] != str(getattr(message, row.binds)):
-        named = str(getattr(message, row.binds))
-        raise Rejected("topic", f"{row.pattern}: topic says {row.binds} {levels[row.binds][:100]!r}, message {named!r}")
+    """The topic's levels must agree with what they are tied to (``Topic.binds``), the message's plan with ours."""
+    for level in row.binds:
+        named = frame_source(message.frame)[0] if level == "source" else str(getattr(message, level))  # type: ignore[attr-defined]
+        if levels[level] != named:
+            raise Rejected("topic", f"{row.pattern}: topic says {level} {levels[level][:100]!r}, message {named!r}")
     theirs = getattr(message, "plan", None)
     if plan is not None and isinstance(theirs, str) and theirs != plan:
         raise Rejected("plan", f"{row.pattern}: plan {theirs} of node {message.node}, ours is {plan}")
@@ -207,6 +208,9 @@ def _views(row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytear
             raise Rejected("size", f"{row.pattern}: {entry.name[:100]!r} of {entry.shape}, limit {TENSOR_BYTES} bytes")
     if sum(entry.nbytes for entry in entries) > TENSOR_BYTES:
         raise Rejected("size", f"{row.pattern}: {len(entries)} tensors of more than {TENSOR_BYTES} bytes")
+    for entry in entries:
+        if entry.packed and entry.packed >= entry.nbytes:
+            raise Rejected("tensor", f"{row.pattern}: {entry.name[:100]!r} is packed into more bytes than it has")
     claimed = sum(entry.packed or entry.nbytes for entry in entries)
     if claimed != len(payload) - offset:
         raise Rejected("tensor", f"{row.pattern}: shapes claim {claimed} bytes, {len(payload) - offset} follow")

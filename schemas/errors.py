@@ -1,10 +1,15 @@
-"""Whose fault it was: one exception for each party. The message names the value, the limit and what to do."""
+"""Whose fault it was: one exception for each party. The message names the value, the limit and what to do, in one line."""
+
+from schemas.text import one_line
 
 
 class DtError(Exception):
     """A failure that a user can act on; printed as one line. ``exit_code`` follows sysexits.h."""
 
     exit_code = 1
+
+    def __str__(self) -> str:
+        return one_line(super().__str__())
 
 
 class PlanError(DtError):

@@ -12,6 +12,7 @@ from pydantic import Field, StringConstraints
 
 from schemas.plan import Count, Digest, Plan, Record
 from schemas.results import Result
+from schemas.text import Line
 
 PROTOCOL: Final = 1
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -67,7 +68,7 @@ class Register(Message):
     """
 
     seq: Count
-    runtime: Annotated[str, Field(max_length=200)]
+    runtime: Annotated[Line, Field(max_length=200)]
     plan: Digest | None = None
     waiting: Count = 0
     frames: Annotated[tuple[FrameId, ...], Field(max_length=64)] = ()
@@ -93,7 +94,7 @@ class Echo(Message):
     helpers: Count = 0
     paused: bool = False
     pictures_s: Seconds = 0.0
-    refused: Annotated[str, Field(max_length=500)] = ""
+    refused: Annotated[Line, Field(max_length=500)] = ""
 
 
 class VictimRequest(Message):
@@ -150,7 +151,7 @@ class ResultHeader(Message):
     stolen: bool = False
     whole: bool = False
     picture: Picture = (0, 0)
-    error: Annotated[str, Field(max_length=300)] = ""
+    error: Annotated[Line, Field(max_length=300)] = ""
 
 
 class OverlapHeader(Message):
@@ -202,7 +203,7 @@ class Outcome(Message):
 
     frame: FrameId
     status: Literal["ok", "failed"]
-    reason: Annotated[str, Field(max_length=500)] = ""
+    reason: Annotated[Line, Field(max_length=500)] = ""
     latency_s: Seconds
     computed: dict[str, Count] = {}
     stolen: dict[str, Count] = {}
@@ -270,8 +271,8 @@ class Status(Message):
     its address without secrets. ``dropped`` are messages by what was wrong with them.
     """
 
-    version: Annotated[str, Field(max_length=40)] = ""
-    source: Annotated[str, Field(max_length=300)] = ""
+    version: Annotated[Line, Field(max_length=40)] = ""
+    source: Annotated[Line, Field(max_length=300)] = ""
     waiting: Count = 0
     tile_s: Seconds | None = None
     missed: Count = 0

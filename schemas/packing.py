@@ -37,7 +37,7 @@ def unpack(data: memoryview, dtype: np.dtype[np.generic], shape: tuple[int, ...]
             raise DecodeError(
                 f"a packed tensor holds {zstandard.frame_content_size(data)} bytes, its shape says {size}"
             )
-        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=size)
+        raw = zstandard.ZstdDecompressor().decompress(data, max_output_size=size, allow_extra_data=False)
     except zstandard.ZstdError as error:
         raise DecodeError(f"a packed tensor is damaged: {error}") from None
     flat = np.frombuffer(raw, np.uint8)

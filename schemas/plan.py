@@ -8,11 +8,14 @@ a matter of regions, not of another format.
 
 import hashlib
 import mmap
+from math import prod
 from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 PLAN_VERSION: Final = 1
+MAPS: Final = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
+MAP_ELEMENTS: Final = 2**30
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Channels: TypeAlias = float | tuple[float, float, float]  # one number for all channels, or one for each
 
@@ -53,7 +56,7 @@ class Record(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]  # what any reader of JSON takes exactly
 Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
 
 
@@ -61,8 +64,20 @@ class TensorSpec(Record):
     """Name, full NHWC shape (or any rank, in the tail) and numpy dtype of a tensor of the model."""
 
     name: str
-    shape: tuple[Count, ...]
+    shape: Annotated[tuple[Count, ...], Field(max_length=16)]
     dtype: str
+
+    def check_map(self) -> None:
+        """Whether it is a map that tiles are cut of: NHWC, not empty, of a dtype that is shown to be exact.
+
+        Raises:
+            ValueError: it is not.
+        """
+        if len(self.shape) != 4 or min(self.shape) < 1 or prod(self.shape) > MAP_ELEMENTS or self.dtype not in MAPS:
+            raise ValueError(
+                f"a tensor at a cut is {self.dtype[:20]} of shape {self.shape}: a map has four dimensions, at most "
+                f"{MAP_ELEMENTS} elements and one of {', '.join(MAPS)}"
+            )
 
 
 class Tile(Record):
@@ -91,6 +106,23 @@ class Block(Record):
     reuse: bool = False
     tiles: tuple[Tile, ...]
     order: tuple[Count, ...]
+
+    @model_validator(mode="after")
+    def _inside(self) -> "Block":
+        """Every tile names every tensor of the block's two ends, and regions that lie in its map: what crops rely on."""
+        needs, gives = ({spec.name: spec for spec in specs} for specs in (self.inputs, self.cut))
+        if len(needs) != len(self.inputs) or len(gives) != len(self.cut):
+            raise ValueError("tensors of one end of a block have one name")
+        for spec in (*self.inputs, *self.cut):
+            spec.check_map()
+        for tile in self.tiles:
+            for regions, specs in ((tile.inputs, needs), (tile.outputs, gives)):
+                if regions.keys() != specs.keys():
+                    raise ValueError(f"tile {tile.index} names other tensors than its block")
+                for name, (y0, x0, y1, x1) in regions.items():
+                    if not (0 <= y0 < y1 <= specs[name].shape[1] and 0 <= x0 < x1 <= specs[name].shape[2]):
+                        raise ValueError(f"tile {tile.index} has a region outside of its map")
+        return self
 
     @model_validator(mode="after")
     def _whole(self) -> "Block":
@@ -137,6 +169,18 @@ class Plan(Record):
     blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=64)]
     tail_inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
+
+    @model_validator(mode="after")
+    def _joined(self) -> "Plan":
+        """The first block reads the image alone, and every other what the one before it gives."""
+        given = self.blocks[0].inputs
+        image = (1, self.pixels.height, self.pixels.width)
+        if [spec.name for spec in given] != [self.pixels.tensor] or given[0].shape[:3] != image:
+            raise ValueError(f"the first block must read the image {self.pixels.tensor[:200]!r} of {image}, and no more")
+        for before, block in zip(self.blocks, self.blocks[1:]):
+            if not set(block.inputs) <= set(before.cut):
+                raise ValueError("a block reads what the one before it does not give")
+        return self
 
     def digest(self) -> str:
         """Digest of the canonical JSON of this plan (BLAKE2b, 128 bits, hexadecimal)."""

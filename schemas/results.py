@@ -8,6 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from schemas.plan import Count, Record
+from schemas.text import Line
 
 SHOWN = 4  # detections or keypoints in a sentence
 
@@ -18,7 +19,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Detection(Record):
     """An object: ``box`` is (x0, y0, x1, y1) in pixels of the source image, ``index`` the model's own class number."""
 
-    label: str
+    label: Line
     index: Count
     score: Share
     box: tuple[float, float, float, float]
@@ -27,7 +28,7 @@ class Detection(Record):
 class Classification(Record):
     """What the whole picture shows, and how sure the model is."""
 
-    label: str
+    label: Line
     index: Count
     score: Share
 
@@ -35,7 +36,7 @@ class Classification(Record):
 class Keypoint(Record):
     """A named point of a body, in pixels of the source image. A low ``score`` means: not seen, guessed."""
 
-    name: str
+    name: Line
     x: float
     y: float
     score: Share
@@ -44,7 +45,7 @@ class Keypoint(Record):
 class Segment(Record):
     """A class of a segmented picture and the ``share`` of the source image's pixels that have it."""
 
-    label: str
+    label: Line
     index: Count
     share: Share
 

@@ -14,7 +14,11 @@ from schemas.errors import DecodeError
 
 @dataclass(frozen=True)
 class Topic:
-    """One row. ``tensors`` says whether raw tensors follow the JSON header; ``binds`` ties a topic level to a field."""
+    """One row. ``tensors`` says whether raw tensors follow the JSON header; ``binds`` ties topic levels to the message.
+
+    A level in ``binds`` equals the payload's field of that name, and ``source`` the source in the frame's name. Levels that
+    are not tied (``<node>`` where the gateway or a victim speaks to one) name the receiver, who hears no other.
+    """
 
     pattern: str
     payload: type[m.Message]
@@ -23,7 +27,7 @@ class Topic:
     publisher: str
     subscriber: str
     tensors: bool = False
-    binds: str = ""  # the topic level of this name must equal the payload's field of the same name
+    binds: tuple[str, ...] = ()
 
     def path(self, root: str, **levels: str | int) -> str:
         """The topic to publish on, with every ``<param>`` filled in."""
@@ -49,17 +53,17 @@ ECHO = Topic("echo/<node>", m.Echo, 0, False, "gateway", "edge")
 VICTIM_REQ = Topic("victim/req", m.VictimRequest, 0, False, "thief", "gateway")
 STEAL = Topic("steal/<node>", m.Steal, 1, False, "gateway", "victim")
 TILE = Topic("tile/<node>", m.TileHeader, 1, False, "victim", "thief", tensors=True)
-RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", tensors=True, binds="frame")
+RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", tensors=True, binds=("frame",))
 ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
-OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds="tile")
+OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds=("layer", "tile"))
 OVERLAP_REQ = Topic("overlap/req", m.OverlapRequest, 0, False, "worker", "edge")
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
-MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds="digest")
-OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all")
-PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "gateway", tensors=True)
-OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True)
+MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds=("digest", "n"))
+OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all", binds=("source",))
+PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "gateway", tensors=True, binds=("source",))
+OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True, binds=("source",))
 STATUS_REQ = Topic("status/req", m.StatusRequest, 0, False, "all", "node")
-STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds="node")
+STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds=("node",))
 
 TABLE = (
     REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE, OUTPUT,

@@ -16,6 +16,14 @@ E = TypeVar("E")
 os.environ["DT_CONFIG"] = os.devnull  # whatever this machine is configured to be
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What commands remember stays in this session's folder, not in the user's."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[BrokerProcess]:
     """One broker process on a free port; tests share it and keep apart by ``root``."""

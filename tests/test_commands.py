@@ -6,12 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from gateway_agent.broker import BrokerProcess
 from models.build import build
+from models.engine import runtime
+from models.graph import Graph, Op, Tensor
+from tests.models.sketch import splitting
 from tests.paths import shared
 
 
@@ -238,3 +242,47 @@ def test_edge_imports_neither_broker_nor_opencv() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def test_names_of_a_model_are_shown_as_they_are_and_command_no_terminal(tmp_path: Path) -> None:
+    graph = build("mini", 32, layers=3)
+    names = ["image", "[/red]", "[bold]x", ":smile:", "\x1b[2J", *(f"[/x{i}]" for i in range(99))]
+    tensors = [replace(tensor, name=name) for tensor, name in zip(graph.tensors, names)]
+    model = tmp_path / "[red]model.tflite"
+    model.write_bytes(Graph(tensors, graph.ops, graph.inputs, graph.outputs).to_bytes())
+    for command in (["inspect", model], ["plan", model, "--grid", "2x2"], ["verify", model, "--grid", "2x2"]):
+        done = dt(*command)
+        assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+        assert "[/x" in done.stdout
+    assert "[red]model.tflite" in done.stdout
+
+
+def test_operators_without_inputs_or_outputs_are_listed(tmp_path: Path) -> None:
+    graph = build("mini", 32, layers=2)
+    ops = [*graph.ops, Op("ASSIGN_VARIABLE", (0,), ()), Op("CONV_2D", (0,), (len(graph.tensors),))]
+    tensors = [*graph.tensors, Tensor("made of nothing", (1, 8, 8, 3), "float32")]
+    model = tmp_path / "odd.tflite"
+    model.write_bytes(Graph(tensors, ops, graph.inputs, graph.outputs).to_bytes())
+    done = dt("inspect", model)
+    assert done.returncode == 0 and "ASSIGN_VARIABLE" in done.stdout, done.stderr
+
+
+@pytest.mark.skipif(not runtime().startswith("ai-edge-litert"), reason="the older runtime has its own ways to die")
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["verify", "{model}"],
+        ["gateway", "--listen", "127.0.0.1:0", "--model", "{model}"],
+        ["run", "{model}", "--source", "synthetic://?frames=1"],
+        ["demo", "--model", "{model}"],
+    ],
+    ids=lambda command: command[0],
+)
+def test_a_model_that_kills_the_runtime_ends_a_command_with_a_line(command: list[str], tmp_path: Path) -> None:
+    model = tmp_path / "crafted.tflite"
+    model.write_bytes(splitting(0).to_bytes())
+    done = dt(*(word.format(model=model) for word in command), "--grid", "2x2", "--cut", "1")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].endswith(
+        "the TFLite runtime dies of it (SIGSEGV in a child process): it is damaged, crafted, or too large"
+    )

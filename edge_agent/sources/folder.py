@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models import opencv
+from models.files import read_file
 from schemas.errors import PlanError
 
+MOST_BYTES = 256 << 20
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -67,11 +69,9 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
         PlanError: it cannot be read, is damaged, or OpenCV is missing.
     """
     cv2 = opencv.load(f"the picture {str(path)!r}")
+    data = read_file(path, MOST_BYTES, "picture")
     try:
-        data = path.read_bytes()
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and _png_holds(data) else None
-    except OSError as error:
-        raise PlanError(f"the picture {str(path)!r} cannot be read: {error.strerror}") from error
     except cv2.error:  # larger than OpenCV allows, for one
         image = None
     if image is None:

@@ -49,6 +49,9 @@ class Video:
             capture.release()
 
     def _read(self, capture: Any) -> NDArray[np.uint8] | None:
-        found, image = capture.read()
+        try:
+            found, image = capture.read()
+        except self._cv2.error:  # a damaged stream whose pictures claim more than there is memory
+            return None
         rgb: NDArray[np.uint8] | None = self._cv2.cvtColor(image, self._cv2.COLOR_BGR2RGB) if found else None
         return rgb

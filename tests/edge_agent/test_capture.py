@@ -130,3 +130,22 @@ def test_closing_ends_a_capture_that_waits_for_a_silent_camera(waiting: bool) ->
     assert inbox.empty() and not capture._thread.is_alive()
     ended.set()
     source.close()
+
+
+class Starved:
+    """A source whose first frame does not fit into memory."""
+
+    def frames(self) -> Iterator[Image]:
+        raise MemoryError
+        yield
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_frame_that_the_memory_does_not_hold_ends_the_source_with_a_reason() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    capture = Capture(Starved(), PIXELS, None, inbox)
+    ended = inbox.get(timeout=5)
+    assert isinstance(ended, Ended) and "more memory than there is" in str(ended.error)
+    capture.close()

@@ -1,5 +1,7 @@
+import struct
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -262,3 +264,31 @@ def test_the_digits_scene_knows_its_readings() -> None:
 def test_an_unknown_scene_is_refused() -> None:
     with pytest.raises(PlanError, match="there is no scene 'cats'; use shapes or digits"):
         open_source("synthetic://?scene=cats")
+
+
+def claiming(height: int, width: int) -> bytes:
+    """A PNG of one grey row that claims to have many."""
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    rows = zlib.compress(bytes(width + 1))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(("height", "width"), [(40_000, 40_000), (1, 70_000), (70_000, 1)])
+def test_a_picture_that_claims_to_be_giant_is_refused_before_it_takes_memory(
+    tmp_path: Path, cv2: Any, height: int, width: int
+) -> None:
+    (tmp_path / "giant.png").write_bytes(claiming(height, width))
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30));"
+    code = f"{limit} from edge_agent.sources import open_source; open_source({str(tmp_path / 'giant.png')!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr.splitlines()[-1].endswith("is damaged or no picture; repair or remove it")
+
+
+def test_a_file_that_is_too_large_for_a_picture_is_not_read(tmp_path: Path, cv2: Any) -> None:
+    with (tmp_path / "sparse.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(PlanError, match="larger than 268435456 bytes: no picture"):
+        open_source(str(tmp_path / "sparse.png"))

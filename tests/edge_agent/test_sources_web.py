@@ -1,6 +1,7 @@
 import base64
 import contextlib
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -301,3 +302,10 @@ def test_no_stream_makes_it_hold_more_than_one_picture() -> None:
             assert cutter.feed(b"y" * 100) == []
             assert len(cutter._held) < 6000
         assert cutter.feed(b"\r\n--cut\r\nContent-Length: 2\r\n\r\nok") == [b"ok"]
+
+
+def test_a_picture_of_padding_alone_is_given_up_soon() -> None:
+    begin = time.perf_counter()
+    for filling in (b"\xff", b"\xff\x01\x00\x00"):
+        assert jpeg.pixels(b"\xff\xd8" + filling * (jpeg.MOST_BYTES // len(filling))) == 0
+    assert time.perf_counter() - begin < 1

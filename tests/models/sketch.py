@@ -290,3 +290,18 @@ def wrong_cuts(graph: Graph, rows: int, cols: int, image: np.ndarray | None = No
             if not same_bits(made[t], b)
         ]
     return wrong
+
+
+def convolved() -> Sketch:
+    """One convolution of 8x8 pixels, which can be tiled."""
+    sketch = Sketch((1, 8, 8, 3))
+    weights, bias = sketch.constant(sketch.normal(4, 3, 3, 3)), sketch.constant(np.zeros(4, np.float32))
+    sketch.op("CONV_2D", [0, weights, bias], sketch.tensor((1, 8, 8, 4), "float32"), "Conv2D", stride_w=1, stride_h=1)
+    return sketch
+
+
+def splitting(parts: int) -> Graph:
+    """A convolution and a SPLIT of its channels. One that makes no parts kills ai-edge-litert 2.3.0 by SIGSEGV."""
+    sketch = convolved()
+    made, axis = len(sketch.tensors) - 1, sketch.constant(np.array(3, np.int32))
+    return sketch.graph(sketch.op("SPLIT", [axis, made], sketch.like(made), "Split", num_splits=parts))

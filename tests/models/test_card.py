@@ -1,5 +1,6 @@
 """Cards: read, guessed, completed by the graph, and refused with one line that names card, value and expectation."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -333,3 +334,47 @@ def test_scales_of_channels_are_applied_element_by_element() -> None:
         alone = pixels.model_copy(update={"scale": scale[channel], "offset": offset[channel]})
         assert (to_input(image, alone)[..., channel] == whole[..., channel]).all()
     assert (to_input(image[:, 2:4, 1:5], pixels) == whole[:, 2:4, 1:5]).all()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a = " + "[" * 5000, "nested too deep"),
+        ("a = " + "{b = " * 5000, "nested too deep"),
+        ("a" + ".a" * 5000 + " = 1", "more than 100 parts"),
+        ("decoder = []", "decoder"),
+        ("decoder = {}", "decoder"),
+        ('decoder = "raw"\ntop_k = ' + "9" * 5000, "too many digits"),
+        ('decoder = "raw"\ntop_k = 0x' + "9" * 5000, "a very long int"),
+        ('decoder = "raw"\nlabels = "a\\u0000b"', "no name of a file"),
+        ('decoder = "raw"\nlabels = "/dev/zero"', "no regular file"),
+        ('decoder = "raw"\n"a\\nb" = 3', r"a\\nb"),
+        ('decoder = "yolov2"\nanchors = [[1e300, 1]]', "less than or equal to 1000000"),
+    ],
+)
+def test_a_crafted_card_is_refused_soon_and_in_one_line(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "card.toml"
+    path.write_text(text)
+    begin = time.perf_counter()
+    with pytest.raises(PlanError, match=words) as caught:
+        read_card(path)
+    assert time.perf_counter() - begin < 5 and "\n" not in str(caught.value)
+
+
+def test_an_output_without_an_element_fits_no_decoder() -> None:
+    sketch = Sketch((1, 8, 8, 3))
+    sketch.op("SLICE", [0], sketch.like(0, shape=(1, 0, 8, 3)), "Slice")
+    with pytest.raises(PlanError, match=r"of shape \(1, 0, 8, 3\) is empty"):
+        check_card(Card(decoder="segmentation"), sketch.graph())
+
+
+def test_an_output_that_is_made_of_nothing_is_guessed_raw() -> None:
+    """Found by bench.fuzz: an operator without inputs, whose meaning was looked for in its first input."""
+    for kind in ("RANDOM_UNIFORM", "DEQUANTIZE", "ARG_MAX"):
+        for inputs in ([], [-1]):
+            sketch = Sketch((1, 8, 8, 3))
+            sketch.op(kind, inputs, sketch.tensor((4,), "float32"))
+            card = complete(guess(sketch.graph()), sketch.graph())
+            assert card.decoder == "raw" and card.logits is False
+            with pytest.raises(PlanError, match="does not fit output"):
+                check_card(Card(decoder="segmentation"), sketch.graph())

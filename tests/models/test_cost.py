@@ -8,6 +8,7 @@ import pytest
 from models.build import build
 from models.cluster import HEADER_BYTES, Cluster
 from models.cost import constant_bytes, flops_of, measure_speed, predict, rest_of, workload
+from models.graph import Op
 from models.partition import Partition
 from models.planner import cut_bytes, exchanged_bytes, make_plan
 from schemas.plan import Plan
@@ -125,3 +126,13 @@ def test_a_node_that_is_alone_computes_frames_whole_if_the_plan_lets_it(mini: Pa
 
 def test_this_machine_has_a_speed() -> None:
     assert 1e8 < measure_speed() < 1e13
+
+
+def test_operators_that_no_runtime_takes_are_counted_all_the_same() -> None:
+    sketch = Sketch((1, 8, 8, 3))
+    flat = sketch.constant(np.zeros(4, np.float32))
+    for kind, inputs in (("CONV_2D", [0]), ("CONV_2D", [0, flat]), ("FULLY_CONNECTED", [0]), ("RANDOM_UNIFORM", [])):
+        sketch.op(kind, inputs, sketch.like(0))
+    graph = sketch.graph()
+    graph = replace(graph, ops=[*graph.ops, Op("ASSIGN_VARIABLE", (0,), ())])
+    assert flops_of(graph, range(len(graph.ops))) == 4 * 8 * 8 * 3

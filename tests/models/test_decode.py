@@ -2,6 +2,7 @@
 
 import json
 import math
+import tracemalloc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -335,6 +336,54 @@ def test_a_value_that_is_no_number_is_an_error_that_names_the_output(decoder: st
     output[0, 3, 4, 5] = bad
     with pytest.raises(EngineError, match=r"output 'out0' holds 1 values of 1600 that are not finite numbers"):
         said(card(decoder=decoder), output)
+
+
+HUGE = float(np.finfo(np.float32).max)
+
+
+@pytest.mark.parametrize(
+    ("given", "outputs"),
+    [
+        (card(decoder="yolov5"), [np.full((1, 3, 8), HUGE, np.float32)]),
+        (card(decoder="yolov8"), [np.repeat(np.array([[[HUGE], [-HUGE], [-HUGE], [HUGE], [HUGE], [1], [1]]], "f4"), 9, 2)]),
+        (card(decoder="movenet"), [np.full((1, 1, 3, 3), HUGE, np.float32)]),
+    ],
+    ids=lambda given: given.decoder if isinstance(given, Card) else "",
+)
+def test_finite_outputs_that_lead_to_no_finite_place_are_an_error(given: Card, outputs: list[np.ndarray]) -> None:
+    with pytest.raises(EngineError, match="a place that is no finite number"):
+        said(given, *outputs, picture=(30, 40))
+
+
+@pytest.mark.parametrize("number", [-1.0, -HUGE, 2.0**20, 1e15, HUGE])
+def test_a_class_that_no_model_has_is_an_error(number: float) -> None:
+    outputs = [np.array([[[0, 0, 1, 1]]], "f4"), np.array([[number]], "f4"), np.array([[0.9]], "f4"), np.array([1], "f4")]
+    with pytest.raises(EngineError, match="the model gives classes"):
+        said(card(decoder="ssd"), *outputs)
+
+
+def test_a_strangers_word_of_a_giant_picture_takes_no_memory() -> None:
+    scores = np.zeros((1, 4, 4, 2), np.float32)
+    scores[0, :2, :, 1] = 1
+    tracemalloc.start()
+    result = said(card(decoder="segmentation", labels=["none", "cat"]), scores, picture=(65535, 65535))
+    assert tracemalloc.get_traced_memory()[1] < 2**24
+    tracemalloc.stop()
+    assert [(s.label, round(s.share, 3)) for s in result.segments] in (
+        [("none", 0.5), ("cat", 0.5)], [("cat", 0.5), ("none", 0.5)]
+    )  # fmt: skip
+
+
+@given(st.integers(1, 5), st.integers(1, 5), side, side, side, side, st.sampled_from(["letterbox", "stretch"]))
+def test_shares_are_those_of_the_map_of_the_source_image(
+    rows: int, cols: int, h: int, w: int, height: int, width: int, how: str
+) -> None:
+    classes = np.random.default_rng(h).integers(0, 4, (1, rows, cols), np.int32)
+    given, pixels = card(decoder="segmentation", max_detections=4), model_pixels(height, width, how)
+    shares = {s.index: s.share for s in said(given, classes, picture=(h, w), pixels=pixels).segments}
+    mask = segmentation_map(given, {"out0": classes}, {}, (h, w), pixels)
+    counted = {i: round(int((mask == i).sum()) / mask.size, 4) for i in range(4)}
+    assert shares == {i: share for i, share in counted.items() if share >= 0.0001}
 
 
 def test_a_missing_output_and_a_missing_opencv_are_named(monkeypatch: pytest.MonkeyPatch) -> None:

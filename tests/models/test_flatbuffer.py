@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from models import flatbuffer
 from models.build import build
-from models.graph import Graph, load, parse
+from models.graph import Graph, Tensor, load, parse
 from models.partition import Partition
 from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
@@ -318,6 +318,71 @@ def test_a_small_file_whose_references_all_lead_to_one_place_is_refused_soon_and
     assert time.perf_counter() - begin < 5
     assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     tracemalloc.stop()
+
+
+def refused(change: Callable[[Any], None], words: str) -> None:
+    """A small good file, read, changed and written again, is refused with these words."""
+    record = flatbuffer.read(small())
+    change(record)
+    with pytest.raises(PlanError, match=words):
+        parse(b"".join(flatbuffer.write(record)))
+
+
+def test_a_file_of_very_many_tables_is_refused_soon() -> None:
+    many: Any = {"buffers": [{}] * 200_001, "subgraphs": []}
+    begin = time.perf_counter()
+    with pytest.raises(PlanError, match="more than 200000 tables"):
+        flatbuffer.read(b"".join(flatbuffer.write(many)))
+    assert time.perf_counter() - begin < 10
+
+
+def test_more_operators_than_can_be_planned_are_refused() -> None:
+    def multiply(record: Any) -> None:
+        record["subgraphs"][0]["operators"] *= 10_001
+
+    refused(multiply, "operators: at most 10000")
+
+
+def test_shapes_that_no_memory_holds_are_refused() -> None:
+    def shape(*sizes: int) -> Callable[[Any], None]:
+        return lambda record: record["subgraphs"][0]["tensors"][0].update(shape=np.array(sizes, np.int32))
+
+    refused(shape(*[2**31 - 1] * 4), "larger than 2147483648 bytes")
+    refused(shape(0, *[2**31 - 1] * 4), "larger than 2147483648 bytes")  # what is empty has strides all the same
+    refused(shape(1, 2**30, 1, 3), "larger than")
+    refused(shape(*[1] * 17), "shape")
+    refused(shape(1, -1, 8, 3), "shape")
+
+
+def test_options_of_an_unknown_type_are_refused_even_if_there_are_none() -> None:
+    def unknown(record: Any) -> None:
+        operator = record["subgraphs"][0]["operators"][0]
+        operator.pop("builtin_options", None)
+        operator["builtin_options_type"] = 200
+
+    refused(unknown, "options of unknown type 200")
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf")])
+def test_a_scale_that_is_no_finite_number_is_refused(scale: float) -> None:
+    def spoil(record: Any) -> None:
+        record["subgraphs"][0]["tensors"][0]["quantization"] = {"scale": np.array([scale], np.float32)}
+
+    refused(spoil, "scale that is not finite")
+
+
+def test_names_that_move_a_cursor_are_read_in_one_line_and_stay_apart() -> None:
+    record = flatbuffer.read(small())
+    tensors = record["subgraphs"][0]["tensors"]
+    tensors[0]["name"], tensors[1]["name"] = "a\x1b[2J\nb", "a\x1b[2J\rb"
+    names = [t.name for t in parse(b"".join(flatbuffer.write(record))).tensors]
+    assert names[:2] == ["a [2J b", "a [2J b#1"] and all(name.isprintable() for name in names)
+
+
+@pytest.mark.parametrize("dtype", ["string", "resource", "int4", "bfloat16", "variant"])
+def test_tensors_of_any_dtype_have_a_size(dtype: str) -> None:
+    tensor = Tensor("x", (2, 3), dtype)
+    assert tensor.nbytes == 6 * tensor.itemsize > 0
 
 
 def test_a_table_that_is_its_own_part_is_a_plan_error() -> None:

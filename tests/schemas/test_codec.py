@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from schemas import codec, topics
 from schemas.codec import DTYPES, Rejects, decode, encode
 from schemas.errors import DecodeError, PlanError
-from schemas.messages import Accepted, ChunkHeader, Outcome, Register, ResultHeader, Status
+from schemas.messages import Accepted, ChunkHeader, Outcome, OverlapHeader, Register, ResultHeader, Status
 
 D = "0" * 32
 FRAME = "cam.01234567.7"
@@ -149,6 +149,20 @@ def test_claimed_shapes_only_raise_decode_errors(entries: list[dict[str, Any]]) 
     either_way(TOPIC, tensor_message(entries))
 
 
+def part(layer: int) -> bytes:
+    header = OverlapHeader(node="e1", epoch="01234567", plan=D, frame=FRAME, layer=layer, tile=1, maker=0)
+    return encode(topics.OVERLAP, header, {"x": np.zeros(4, np.uint8)})
+
+
+def ended() -> bytes:
+    outcome = Outcome(node="g", epoch="01234567", frame=FRAME, status="failed", reason="r", latency_s=0.5)
+    return encode(topics.OUTCOME, outcome)
+
+
+def numbered(seq: bytes) -> bytes:
+    return VALID[1][1].replace(b'"seq":1', b'"seq":' + seq)
+
+
 OTHER = json.loads(RESULT.model_copy(update={"plan": "f" * 32}).model_dump_json())
 LATER = json.loads(RESULT.model_dump_json()) | {"v": 2}
 STRANGER = json.loads(RESULT.model_copy(update={"frame": "cam.01234567.8"}).model_dump_json())
@@ -173,6 +187,16 @@ REJECTED = {
     "more than 64 tensors": (TOPIC, tensor_message([entry(str(i), shape=(0,)) for i in range(65)]), "form", "64"),
     "another plan": (TOPIC, tensor_message([], message=OTHER), "plan", "f" * 32),
     "another frame than the topic's": (TOPIC, tensor_message([], message=STRANGER), "topic", "cam.01234567.8"),
+    "another layer than the topic's": ("dt/overlap/1/1", part(layer=0), "topic", "layer '1', message '0'"),
+    "another tile than the topic's": ("dt/overlap/0/2", part(layer=0), "topic", "tile '2', message '1'"),
+    "a level that is the same number otherwise": ("dt/overlap/0/01", part(layer=0), "topic", "tile '01'"),
+    "another chunk than the topic's": (f"dt/model/{D}/1", VALID[2][1], "topic", "n '1', message '0'"),
+    "a source that the frame is not of": ("dt/source/other/outcome", ended(), "topic", "source 'other', message 'cam'"),
+    "another node's status": ("dt/node/x/status", encode(topics.STATUS, Status(node="e", epoch="01234567")), "topic", "'e'"),
+    "a number that JSON cannot carry": ("dt/register", numbered(b"9007199254740993"), "form", "seq"),
+    "a number of 4000 digits": ("dt/register", numbered(b"9" * 4000), "form", "seq"),
+    "half of a character": ("dt/register", VALID[1][1].replace(b"litert", rb"\ud800"), "form", "JSON"),
+    "a tensor that packing made larger": (TOPIC, tensor_message([entry() | {"packed": 4}], b"1234"), "tensor", "more bytes"),
     "another digest than the topic's": (f"dt/model/{'1' * 32}/0", VALID[2][1], "topic", "1" * 32),
     "a topic of another cluster": ("dt2/register", VALID[1][1], "topic", "dt2/register"),
     "a topic that is not in the table": ("dt/registers", VALID[1][1], "topic", "dt/registers"),
@@ -243,3 +267,23 @@ def test_packed_tensors_that_would_fill_the_memory_together_are_refused(monkeypa
     monkeypatch.setattr(codec, "TENSOR_BYTES", 100_000)
     with pytest.raises(DecodeError, match="2 tensors of more than 100000 bytes"):
         decode("dt", TOPIC, payload)
+
+
+@given(st.text(max_size=60))
+def test_words_for_people_keep_to_one_line_on_both_sides(text: str) -> None:
+    said = RESULT.model_copy(update={"error": text})  # as a stranger would send it, past our own checks
+    heard = decode("dt", TOPIC, encode(topics.RESULT, said)).message
+    assert isinstance(heard, ResultHeader) and len(heard.error) == len(text)
+    assert heard.error.isprintable() and (heard.error == text or not text.isprintable())
+
+
+def test_of_equal_keys_the_last_counts_for_every_reader() -> None:
+    twice = VALID[1][1].replace(b'"seq":1', b'"seq":1,"seq":2')
+    first, second = decode("dt", "dt/register", twice).message, decode("dt", "dt/register", twice).message
+    assert isinstance(first, Register) and first == second and first.seq == 2
+
+
+def test_only_the_receiver_of_a_message_is_not_tied_to_it() -> None:
+    assert {row.pattern for row in topics.TABLE if "<" in row.pattern and not row.binds} == {
+        "echo/<node>", "steal/<node>", "tile/<node>", "accepted/<node>"
+    }  # fmt: skip

@@ -52,6 +52,12 @@ def test_bytes_that_claim_another_size_are_refused_before_anything_is_allocated(
         unpack(memoryview(data), np.dtype(np.uint8), (100,))
 
 
+@pytest.mark.parametrize("after", [b"x", pack(np.zeros(9, np.uint8))])
+def test_bytes_after_the_packed_ones_are_refused(after: bytes) -> None:
+    with pytest.raises(DecodeError, match="damaged"):
+        unpack(memoryview(pack(np.zeros(9, np.uint8)) + after), np.dtype(np.uint8), (9,))
+
+
 def test_packing_pays_on_a_slow_link_and_not_on_a_fast_one() -> None:
     slow, fast = Pace(), Pace()
     for pace, rate in ((slow, 7e6), (fast, 5e9)):

@@ -65,4 +65,6 @@ def test_the_table_is_sound() -> None:
     assert len({row.pattern for row in TABLE}) == len(TABLE)
     for row in TABLE:
         assert row.qos in (0, 1)
-        assert not row.binds or (row.binds in params(row) and row.binds in row.payload.model_fields)
+        named = {"frame" if level == "source" else level for level in row.binds}
+        assert set(row.binds) <= set(params(row)) and named <= set(row.payload.model_fields)
+        assert set(params(row)) - set(row.binds) <= {"node"}, "what is not tied to the message names who hears it"

@@ -1,0 +1,206 @@
+"""What only the TFLite runtime can judge of a model is tried in a child process first: its death is an answer, not ours.
+
+The reader (``models.flatbuffer``, ``models.graph``) refuses what does not hold together; kernels may still crash on numbers
+that do. So the first time that a model comes here, a child loads every graph that this process would load by its plan and
+runs it once on zeros, with a limit of time and memory. The verdict is remembered in a folder, by the digest of the model
+and the runtime: a good one alone, since a lack of memory may pass. Another plan of a good model is made of its parts.
+"""
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+from models import engine, rewrite
+from models.bundle import Bundle, first_state
+from models.files import cache_folder
+from models.graph import Graph, load, parse
+from models.partition import Partition
+from models.runner import TileRunner
+from models.tensor import check, check_whole, part_shape
+from schemas.errors import DecodeError, DtError, EngineError
+from schemas.plan import Plan, digest
+
+LIMIT_S, SLOW_FLOPS_S, LONGEST_S = 60.0, 1e8, 600.0
+LEAST_MEMORY, TIMES_MEMORY = 2**30, 4  # bytes that every model may take, and how often those of its own tensors
+KEEP = 256  # verdicts
+_REFUSED = 3  # the child's exit code where it says why
+_CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from models.trial import child; child()"
+
+
+def try_bundle(bundle: Bundle, threads: int = 1, folder: Path | None = None, limit_s: float | None = None) -> None:
+    """Tries a model with its plan, unless ``folder`` (the user's cache) remembers that they are good.
+
+    Raises:
+        EngineError: the runtime refuses the model or dies of it, or takes too long.
+    """
+    memory = Verdicts(folder or cache_folder())
+    if memory.knows(bundle.plan.model):
+        return
+    with Trial(bundle.path, bundle.plan, threads, limit_s=limit_s) as trial:
+        verdict = trial.verdict(wait=True)
+    if verdict:
+        raise EngineError(f"{bundle.path}: {verdict}")
+    memory.add(bundle.plan.model)
+
+
+class Verdicts:
+    """The models that have been tried in ``folder``, as empty files."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "tried"
+
+    def knows(self, model: str) -> bool:
+        """Whether ``model`` (its digest) has been good, on the runtime that is installed now."""
+        path = self._path(model)
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path.is_file()
+
+    def add(self, model: str) -> None:
+        """It is good. A folder that cannot be written means that it is tried again."""
+        with contextlib.suppress(OSError):
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._path(model).touch()
+            for path in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEEP]:
+                path.unlink(missing_ok=True)
+
+    def _path(self, model: str) -> Path:
+        return self._folder / digest(f"{model} {engine.kernels()}".encode())
+
+
+class Trial:
+    """A child that tries a model: begun at once, ended with ``close``.
+
+    Without ``weights`` it tries all that a gateway or a command loads of a whole model; with that folder, what an edge
+    loads of the edges' model, whose packed weights it leaves there as ``models.runner`` would.
+    """
+
+    def __init__(
+        self, model: Path, plan: Plan, threads: int = 1, weights: Path | None = None, limit_s: float | None = None
+    ) -> None:
+        flops = sum(tile.flops for block in plan.blocks for tile in block.tiles)
+        self._limit_s = min(LIMIT_S + 4 * flops / SLOW_FLOPS_S, LONGEST_S) if limit_s is None else limit_s
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
+        with tempfile.TemporaryFile() as told:
+            told.write(plan.model_dump_json().encode())
+            told.seek(0)
+            command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), str(model), str(threads), str(self._limit_s)]
+            self._child = subprocess.Popen(
+                command + ([str(weights)] if weights is not None else []),
+                stdin=told,
+                stdout=self._said,
+                stderr=subprocess.DEVNULL,
+            )
+
+    def verdict(self, wait: bool = False) -> str | None:
+        """None while it runs (its own limit ends it), "" if the model is good, or what is wrong with it."""
+        try:
+            code = self._child.wait(self._limit_s + LIMIT_S) if wait else self._child.poll()
+        except subprocess.TimeoutExpired:  # its alarm has not ended it: it is stopped, or waits in the kernel
+            return f"trying it in a child process took more than {self._limit_s + LIMIT_S:.0f} s"
+        if code is None or code == 0:
+            return None if code is None else ""
+        if code == _REFUSED:
+            self._said.seek(0)
+            return self._said.read(1000).decode("utf-8", "replace").strip().replace("\n", " ")
+        if code == -signal.SIGALRM:
+            return f"trying it in a child process took more than {self._limit_s:.0f} s"
+        if code < 0:
+            name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
+            return f"the TFLite runtime dies of it ({name} in a child process): it is damaged, crafted, or too large"
+        return f"trying it in a child process ended with exit code {code}"
+
+    @property
+    def ended(self) -> bool:
+        """Whether no child is left."""
+        return self._child.returncode is not None
+
+    def close(self) -> None:
+        """Ends the child, if it still runs."""
+        self._child.kill()
+        self._child.wait()
+        self._said.close()
+
+    def __enter__(self) -> "Trial":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+# --- in the child ----------------------------------------------------------------------------------------------------
+
+
+def child() -> None:
+    """Model, threads, limit in seconds and maybe a folder for packed weights as arguments, the plan on stdin."""
+    model, threads, limit_s, *weights = sys.argv[1:]
+    signal.setitimer(signal.ITIMER_REAL, float(limit_s))  # whose signal ends the process, wherever it is
+    try:
+        plan, graph = Plan.model_validate_json(sys.stdin.buffer.read()), load(model)
+        _limit_memory(graph)
+        if weights:
+            _try_tiles(plan, graph, Path(weights[0]), int(threads))
+        else:
+            _try_whole(plan, graph, Path(model), int(threads))
+    except (DtError, MemoryError) as error:
+        print(str(error) or "there is not enough memory for it", flush=True)
+        os._exit(_REFUSED)
+    os._exit(0)  # what the runtime does at the end of a process is of no interest
+
+
+def _limit_memory(graph: Graph) -> None:
+    """No core file, and no more data than the graph's tensors explain or the machine has."""
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    explained = LEAST_MEMORY + TIMES_MEMORY * sum(tensor.nbytes for tensor in graph.tensors)
+    for which, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_DATA, min(machine, explained))):
+        with contextlib.suppress(ValueError, OSError):  # a lower limit holds already
+            resource.setrlimit(which, (most, most))
+
+
+def _try_whole(plan: Plan, whole: Graph, model: Path, threads: int) -> None:
+    partition = Partition(whole)
+    cut = partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
+    edges = rewrite.edge_graph(partition, cut).to_bytes()
+    tail = rewrite.tail_graph(partition, cut)
+    _run(partition.graph, model.read_bytes(), threads)
+    _run(parse(edges), edges, threads)
+    if tail is not None:
+        _run(tail, tail.to_bytes(), threads)
+    _try_tiles(plan, parse(edges), None, threads)
+
+
+def _run(graph: Graph, model: bytes, threads: int) -> None:
+    """One run on zeros. Shapes that the file does not tell (()) are the runtime's business."""
+    outputs = engine.load(model, threads).run([first_state(graph.tensors[t]) for t in graph.inputs])
+    for spec, array in zip((graph.tensors[t] for t in graph.outputs), outputs, strict=True):
+        if spec.shape and (array.shape, str(array.dtype)) != (spec.shape, spec.dtype):
+            found = f"{array.dtype}{array.shape}"
+            raise EngineError(f"the runtime makes {found} of output {spec.name!r}, its file says {spec.dtype}{spec.shape}")
+
+
+def _try_tiles(plan: Plan, model: Graph, weights: Path | None, threads: int) -> None:
+    """One tile of each class, and a frame undivided where the plan allows that."""
+    runner = TileRunner(plan, model, weights, threads)
+    try:
+        for index, block in enumerate(plan.blocks):
+            specs = {spec.name: spec for spec in block.inputs}
+            for tile in {tile.tile_class: tile for tile in reversed(block.tiles)}.values():
+                dtypes = {name: "uint8" if name == plan.pixels.tensor else specs[name].dtype for name in tile.inputs}
+                zeros = {name: np.zeros(part_shape(specs[name], r), dtypes[name]) for name, r in tile.inputs.items()}
+                check(plan, index, tile.index, runner.run(index, tile.index, zeros), inputs=False)
+        if plan.undivided and weights is not None:
+            image = plan.blocks[0].inputs[0]
+            check_whole(plan, len(plan.blocks) - 1, runner.run_whole({image.name: np.zeros(image.shape, np.uint8)}))
+    except DecodeError as error:
+        raise EngineError(f"the runtime makes other shapes than the model says: {error}") from None

@@ -1,0 +1,74 @@
+"""An edge's process and the model that it is sent: tried in a child first, once, and told in a line if it is bad."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gateway_agent.broker import BrokerProcess
+from models import engine
+from models.bundle import Bundle, make_bundle
+from models.graph import Graph
+from models.trial import Verdicts
+from schemas import messages as m
+from schemas import topics
+from schemas.link import Arrived
+from schemas.parcel import chunk_count, chunks
+from tests.models.sketch import splitting
+
+
+def publish(station: Any, root: str, graph: Graph, folder: Path) -> Bundle:
+    """What a gateway keeps retained for its edges."""
+    path = folder / "model.tflite"
+    path.write_bytes(graph.to_bytes())
+    bundle = make_bundle(path, (2, 2), "1")
+    link, head = station.link, {"node": "gateway", "epoch": "01234567"}
+    link.subscribe(topics.REGISTER)
+    link.connect()
+    model = bundle.edge_model
+    plan = bundle.plan.model_copy(update={"runtime": engine.kernels()})
+    for n, data in chunks(model):
+        header = m.ChunkHeader(**head, digest=plan.edge_model, n=n)  # type: ignore[arg-type]
+        assert link.publish(topics.MODEL, header, {"chunk": data}, digest=plan.edge_model, n=n)
+    wrong = m.PlanMessage(**head, plan=plan, chunks=7, model_bytes=len(model))  # type: ignore[arg-type]
+    assert link.publish(topics.PLAN, wrong), "garbage before the good one: it must not stand in its way"
+    said = m.PlanMessage(**head, plan=plan, chunks=chunk_count(len(model)), model_bytes=len(model))  # type: ignore[arg-type]
+    assert link.publish(topics.PLAN, said)
+    return bundle
+
+
+def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":
+    words = ["edge", "--gateway", broker.url, "--name", "e1", "--root", root, "--cache", str(cache)]
+    return subprocess.Popen(
+        [sys.executable, "-m", "dt_cli.main", *words], stderr=subprocess.PIPE, text=True, env={**os.environ}
+    )
+
+
+@pytest.mark.skipif(not engine.runtime().startswith("ai-edge-litert"), reason="the older runtime has its own ways to die")
+def test_a_model_that_kills_the_runtime_ends_the_edge_with_a_line_and_no_signal(
+    broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
+) -> None:
+    publish(station("gateway"), root, splitting(0), tmp_path)
+    with edge(broker, root, tmp_path / "cache") as process:
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 1 and "dies of it (SIGSEGV in a child process)" in said.splitlines()[-1]
+    assert "Traceback" not in said and not (tmp_path / "cache" / "tried").exists()
+
+
+def test_a_good_model_is_tried_before_the_edge_joins_and_remembered_beside_it(
+    broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
+) -> None:
+    gateway = station("gateway")
+    bundle = publish(gateway, root, splitting(1), tmp_path)
+    with edge(broker, root, tmp_path / "cache") as process:
+        try:
+            assert gateway.expect(Arrived, 60.0).topic.endswith("register")
+        finally:
+            process.terminate()
+            process.communicate(timeout=20)
+    assert process.returncode == 0
+    assert Verdicts(tmp_path / "cache").knows(bundle.plan.edge_model)

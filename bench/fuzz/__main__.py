@@ -90,8 +90,8 @@ def campaign(name: str, seconds: float, corpus: Path, found: Path) -> dict[str, 
         command = [sys.executable, "-m", "bench.fuzz.child", name, "--seconds", str(int(left))]
         command += ["--corpus", str(corpus), "--found", str(found)]
         log = found / "log.txt"
-        with log.open("wb") as said:
-            ended = run(command, said.fileno(), left + _SPARE_S)
+        with log.open("wb") as said, tempfile.TemporaryDirectory(prefix="dt-fuzz-") as room:  # it cleans up nothing itself
+            ended = run(command, said.fileno(), left + _SPARE_S, room)
         covered, kept = max((covered, kept), _progress(log))
         total.update(_counts(found))
         if ended != 0:  # the bytes are beside it: libFuzzer has written them
@@ -111,9 +111,10 @@ def campaign(name: str, seconds: float, corpus: Path, found: Path) -> dict[str, 
 _ARTIFACTS = ("timeout", "crash", "oom", "end")
 
 
-def run(command: list[str], output: int, limit_s: float) -> int:
-    """A child's exit code; it is killed after ``limit_s``."""
-    with subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=dict(os.environ)) as child:
+def run(command: list[str], output: int, limit_s: float, room: str) -> int:
+    """A child's exit code; it is killed after ``limit_s``. ``room``: the folder of its temporary files."""
+    environment = {**os.environ, "TMPDIR": room}
+    with subprocess.Popen(command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment) as child:
         try:
             return child.wait(limit_s)
         except subprocess.TimeoutExpired:

@@ -188,8 +188,8 @@ def _digest(text: str) -> str:
 
 def _changed(path: Path) -> bool:
     """Whether there is something that is not as it was written here."""
-    if not path.exists():
-        return False
+    if not path.is_file():
+        return path.exists()
     first, _, rest = path.read_text(errors="replace").partition("\n")
     return not first.startswith(_STAMP + _digest(rest))
 

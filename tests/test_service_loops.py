@@ -16,14 +16,16 @@ from models.bundle import make_bundle
 from schemas.config import EdgeOptions, GatewayOptions
 from schemas.service import Service
 
-PERIOD_S = 2.0
+PERIOD_S, WAIT_S = 2.0, 20.0
 
 
 def words(line: socket.socket, until: Callable[[list[str]], bool]) -> list[str]:
     """What the manager hears up to the moment of which ``until`` says so."""
-    line.settimeout(20.0)
+    line.settimeout(WAIT_S)
     heard: list[str] = []
+    deadline = time.monotonic() + WAIT_S
     while not until(heard):
+        assert time.monotonic() < deadline, heard
         heard.append(line.recv(4096).decode())
     return heard
 

@@ -102,14 +102,26 @@ def test_a_failure_half_way_leaves_everything_as_it_was(tmp_path: Path) -> None:
     assert tree(tmp_path) == {"etc/b": "a file where a folder should be"} and not (tmp_path / "etc/a").exists()
 
 
-def test_a_rename_that_fails_puts_the_files_before_it_back(tmp_path: Path) -> None:
+def test_a_rename_that_fails_puts_the_files_before_it_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write([File(Path("/etc/one"), "old")], tmp_path)
-    old = tree(tmp_path)
-    (tmp_path / "etc/two").mkdir()
-    (tmp_path / "etc/two/full").write_text("x")
-    with pytest.raises((DtError, OSError)):
-        write([File(Path("/etc/one"), "new"), File(Path("/etc/three"), "3"), File(Path("/etc/two"), "2")], tmp_path)
-    assert tree(tmp_path) == {**old, "etc/two/full": "x"}
+    old, rename = tree(tmp_path), Path.replace
+
+    def failing(self: Path, target: Path) -> Path:
+        if target.name == "three":
+            raise OSError(5, "Input/output error", str(target))
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", failing)
+    files = [File(Path(f"/etc/{name}"), "new") for name in ("one", "two", "three", "four")]
+    with pytest.raises(DtError, match=r"cannot write .*three: Input/output error: nothing was installed"):
+        write(files, tmp_path)
+    assert tree(tmp_path) == old
+
+
+def test_a_folder_where_a_file_should_be_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "etc/one").mkdir(parents=True)
+    with pytest.raises(DtError, match=r"etc/one was changed since"):
+        write([File(Path("/etc/one"), "new")], tmp_path)
 
 
 def test_nothing_is_removed_that_was_not_written_here(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ Level = Literal["good", "note", "bad"]
 Holder = Literal["nobody", "gateway", "other"]
 DISK_BYTES = 300_000_000  # models, their rewritten parts and a weight cache
 MEMORY_BYTES = 400_000_000
+SKEW_S = 2.0
 HOT_C = 80.0  # a Pi slows down from here
 _NOW = {0: "too little voltage", 1: "its frequency is capped", 2: "it is throttled", 3: "it is too hot"}
 _POWER = "use the board's own power supply and a short cable; give it a heat sink or a fan"
@@ -109,11 +110,16 @@ def cameras(root: Path, may_use: Callable[[Path], bool] = lambda path: os.access
     return Finding("camera", "good", names)
 
 
-def clock(synchronised: bool | None, now_s: float, built_s: float) -> Finding:
-    """``synchronised``: whether the kernel's clock follows a time server; times in seconds since 1970."""
+def clock(synchronised: bool | None, now_s: float, built_s: float, behind_s: float | None = None) -> Finding:
+    """``synchronised``: whether the kernel's clock follows a time server; times in seconds since 1970; ``behind_s``: how
+    far it is behind the gateway's, if that said so.
+    """
     remedy = "timedatectl set-ntp true: a Pi has no battery for its clock"
     if now_s < built_s:
         return Finding("clock", "bad", "it is before this program was made: certificates will not be valid", remedy)
+    if behind_s is not None and abs(behind_s) > SKEW_S:
+        side = "behind" if behind_s > 0 else "ahead of"
+        return Finding("clock", "note", f"{abs(behind_s):.0f} s {side} the gateway's: logs of the two do not match", remedy)
     if synchronised is False:
         return Finding("clock", "note", "it follows no time server: times in Home Assistant and in logs may be wrong", remedy)
     return Finding("clock", "good", "follows a time server" if synchronised else "plausible")

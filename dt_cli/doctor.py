@@ -11,6 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
@@ -18,6 +19,7 @@ from rich.markup import escape
 import schemas
 from dt_cli import checks
 from dt_cli.output import console, table
+from dt_cli.view import GATEWAY
 from gateway_agent.mosquitto import installed
 from models.files import cache_folder
 from schemas import topics
@@ -26,10 +28,25 @@ from schemas.config import ROOT, Settings, is_loopback, parse_listen
 from schemas.discovery import Found, Search, reachable
 from schemas.errors import DecodeError, DtError
 from schemas.link import Address, Arrived, Link
-from schemas.messages import PlanMessage, new_epoch
+from schemas.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
 
 SEARCH_S, PLAN_S = 2.0, 3.0
 _ADJTIMEX_ERROR = 5  # TIME_ERROR: the clock is not synchronised (adjtimex(2))
+
+
+@dataclass
+class Visit:
+    """What was found at a gateway's broker. ``behind_s``: how far this machine's clock is behind the gateway's."""
+
+    error: str = ""
+    plan: PlanMessage | None = None
+    behind_s: float | None = None
+
+    def hear(self, message: Message) -> None:
+        if isinstance(message, PlanMessage):
+            self.plan = message
+        elif isinstance(message, Status) and message.vitals.clock_s is not None:
+            self.behind_s = message.vitals.clock_s - time.time()
 
 
 def doctor(settings: Settings, json: bool) -> int:
@@ -52,19 +69,19 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     yield checks.python(sys.version_info[:3], struct.calcsize("P") * 8)
     found, has_mdns = _gateways()
     url, cluster = _address(settings, found)
-    error, plan = _visit(url, cluster) if url else ("", None)
-    yield checks.runtime(_kernels(), plan.plan.runtime if plan else None)
+    visit = _visit(url, cluster) if url else Visit()
+    yield checks.runtime(_kernels(), visit.plan.plan.runtime if visit.plan else None)
     yield checks.memory(root)
     yield checks.memory_limits(root)
     yield checks.throttling(root)
     yield checks.cameras(root)
-    yield checks.clock(_synchronised(), time.time(), Path(schemas.__file__).stat().st_mtime)
+    yield checks.clock(_synchronised(), time.time(), Path(schemas.__file__).stat().st_mtime, visit.behind_s)
     yield checks.disk(*_cache(settings.edge.cache or cache_folder()))
     yield checks.mosquitto(installed())
     yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found))
     yield checks.mdns(has_mdns, found)
-    yield checks.gateway(url, error, plan is not None)
-    if url and not error and not is_loopback(Address.parse(url).host):
+    yield checks.gateway(url, visit.error, visit.plan is not None)
+    if url and not visit.error and not is_loopback(Address.parse(url).host):
         yield checks.interface(root, *_way(Address.parse(url)))
 
 
@@ -94,24 +111,25 @@ def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
     return None, root or ROOT
 
 
-def _visit(url: str, root: str) -> tuple[str, PlanMessage | None]:
-    """What went wrong, and the plan that the gateway keeps at its broker."""
+def _visit(url: str, root: str) -> Visit:
+    """Look at the gateway's broker: the plan that it keeps there, and what it says of its machine when asked."""
     inbox: queue.Queue[object] = queue.Queue(64)
+    visit, name = Visit(), f"doctor-{new_epoch()}"
     try:
-        with Link(url, root, f"doctor-{new_epoch()}", inbox) as link:
+        with Link(url, root, name, inbox) as link:
             link.subscribe(topics.PLAN)
+            link.subscribe(topics.STATUS, node=GATEWAY)
             link.connect(PLAN_S)
+            link.publish(topics.STATUS_REQ, StatusRequest(node=name, epoch=new_epoch()))
             deadline = time.monotonic() + PLAN_S
-            while (left := deadline - time.monotonic()) > 0:
+            while (left := deadline - time.monotonic()) > 0 and (visit.plan is None or visit.behind_s is None):
                 with contextlib.suppress(queue.Empty, DecodeError):
                     event = inbox.get(timeout=left)
                     if isinstance(event, Arrived):
-                        message = decode(root, event.topic, event.payload).message
-                        if isinstance(message, PlanMessage):
-                            return "", message
+                        visit.hear(decode(root, event.topic, event.payload).message)
     except DtError as error:
-        return str(error), None
-    return "", None
+        visit.error = str(error)
+    return visit
 
 
 def _kernels() -> str | None:
@@ -143,8 +161,8 @@ def _holder(listen: str, found: list[Found]) -> checks.Holder:
     host, port = parse_listen(listen)
     if not port or not _answers("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port):
         return "nobody"
-    _, plan = _visit(f"mqtt://127.0.0.1:{port}", next((f.root for f in found if f.port == port), ROOT))
-    return "gateway" if plan else "other"
+    visit = _visit(f"mqtt://127.0.0.1:{port}", next((f.root for f in found if f.port == port), ROOT))
+    return "gateway" if visit.plan else "other"
 
 
 def _answers(host: str, port: int) -> bool:

@@ -249,7 +249,8 @@ class ChunkHeader(Message):
 class Vitals(Record):
     """The machine of a node: ``cpu`` is the share of all its cores in use, ``memory_bytes`` what this process occupies.
 
-    What a machine does not tell is None. ``throttled``: it slows down for heat or lack of power.
+    What a machine does not tell is None. ``throttled``: it slows down for heat or lack of power. ``clock_s``: its time when
+    this was said, in seconds since 1970, to see whether clocks agree; nothing is decided by it.
     """
 
     cpu: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -257,6 +258,7 @@ class Vitals(Record):
     memory_bytes: Count | None = None
     throttled: bool | None = None
     uptime_s: Seconds = 0.0
+    clock_s: Rate | None = None
 
 
 class StatusRequest(Message):

@@ -28,6 +28,7 @@ class Reader:
             memory_bytes=int(pages[1]) * os.sysconf("SC_PAGE_SIZE") if len(pages) > 1 else None,
             throttled=None if throttled is None else bool(throttled & _NOW),
             uptime_s=time.monotonic() - self._started,
+            clock_s=time.time(),
         )
 
     def _cpu(self) -> float | None:

@@ -64,6 +64,7 @@ def test_limits_hold_on_both_cgroup_versions(tmp_path: Path) -> None:
     put(tmp_path / "2", "proc/cgroups", STOCK_PI)
     assert checks.memory_limits(tmp_path / "1").level == checks.memory_limits(tmp_path / "2").level == "good"
     put(tmp_path / "2", "sys/fs/cgroup/cgroup.controllers", "cpuset cpu")
+    put(tmp_path / "2", "proc/cgroups", STOCK_PI.replace("70\t0", "70\t1"))  # what version 2 has, counts
     finding = checks.memory_limits(tmp_path / "2")
     assert finding.level == "note" and "cgroup_enable=memory" in finding.remedy
 
@@ -98,3 +99,9 @@ def test_a_camera_is_named_and_codecs_are_none(tmp_path: Path) -> None:
 def test_a_slow_cable_is_noticed(tmp_path: Path) -> None:
     assert checks.interface(put(tmp_path, "sys/class/net/eth0/speed", "10\n"), "eth0", "10.0.0.2").level == "note"
     assert checks.interface(tmp_path, "eth1", "10.0.0.2").level == "good"
+
+
+def test_a_clock_that_differs_from_the_gateway_s_is_noticed() -> None:
+    assert checks.clock(True, 9.0, 1.0, 1.5).level == checks.clock(True, 9.0, 1.0, -1.5).level == "good"
+    assert checks.clock(True, 9.0, 1.0, 61.0).text.startswith("61 s behind the gateway's")
+    assert checks.clock(True, 9.0, 1.0, -61.0).text.startswith("61 s ahead of the gateway's")

@@ -212,7 +212,7 @@ OF_EACH = {
     },
     "gateway-agent.service": {
         "LoadCredential=secrets.toml:deepthings-gateway.toml", "ConfigurationDirectory=deepthings deepthings/gateway",
-        "CacheDirectory=deepthings-gateway", "StateDirectory=deepthings-gateway", "PrivateDevices=yes", "CPUWeight=80",
+        "CacheDirectory=deepthings-gateway", "StateDirectory=deepthings-gateway", "PrivateDevices=yes", "PrivateUsers=yes", "CPUWeight=80",
     },
 }  # fmt: skip
 

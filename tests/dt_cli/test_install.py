@@ -212,7 +212,8 @@ OF_EACH = {
     },
     "gateway-agent.service": {
         "LoadCredential=secrets.toml:deepthings-gateway.toml", "ConfigurationDirectory=deepthings deepthings/gateway",
-        "CacheDirectory=deepthings-gateway", "StateDirectory=deepthings-gateway", "PrivateDevices=yes", "PrivateUsers=yes", "CPUWeight=80",
+        "CacheDirectory=deepthings-gateway", "StateDirectory=deepthings-gateway", "CPUWeight=80", "PrivateDevices=yes",
+        "PrivateUsers=yes",
     },
 }  # fmt: skip
 

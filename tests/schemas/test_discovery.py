@@ -1,6 +1,7 @@
 """Gateways are heard by mDNS, on loopback here; and which of them an edge joins."""
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 
@@ -63,3 +64,9 @@ def test_the_address_that_takes_a_connection_is_dialled() -> None:
 def test_no_loopback_address_is_told_to_others() -> None:
     assert addresses("10.1.2.3") == ["10.1.2.3"]
     assert not any(found.startswith("127.") for found in addresses("0.0.0.0"))
+
+
+def test_without_zeroconf_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "zeroconf", None)
+    with pytest.raises(PlanError, match=r"pip install 'deepthings-mqtt\[mdns\]', or name the address"):
+        Search()

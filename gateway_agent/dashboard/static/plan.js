@@ -106,7 +106,7 @@ function figures(one) {
     ["latency", seconds(told.latency_s), seconds(median), "Predicted for a frame alone; measured: median of the last frames"],
     ["best latency", `${seconds(told.bound_s)} (bound)`, seconds(frames[0] ?? null), "No plan of these tiles can be faster than the bound"],
     ["frames/s", number(told.fps, 2), number(store.state.totals.fps, 2), "A slow camera gives fewer frames than the cluster could take"],
-    ["redundant work", told.redundancy == null ? "–" : `${number((told.redundancy - 1) * 100, 1)} %`, "", "Operations of all tiles beyond those of the undivided network"],
+    ["redundant work", told.redundancy == null ? "–" : `${number((told.redundancy - 1) * 100, 1)} %`, "", "Operations of all tiles beyond those of the undivided network; reuse on a node saves some of them"],
     ["bytes a frame", bytes(told.wire_bytes), bytes(perFrame()), "Over all nodes"],
   ];
   keyed(byId("figures"), rows, (row) => row[0], (row) => el("tr", { title: row[3] }, el("th", { scope: "row", text: row[0] }), el("td"), el("td")), (tr, row) => {

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from gateway_agent.dashboard import stream
 from tests.gateway_agent.dashboard.played import Site
 
 playwright = pytest.importorskip("playwright.sync_api", reason="the page is tested with playwright")
@@ -203,16 +204,32 @@ def test_nothing_is_wider_than_the_screen_in_the_light(browser: Any, site: Site,
 
 
 def test_a_gateway_that_ends_is_told_and_the_page_comes_back_by_itself(screen: Screen) -> None:
-    screen.play(joined=True, frames=1)
-    screen.wait("document.querySelector('#link-text').textContent === 'live'")
+    screen.play(joined=True, frames=3)
+    screen.wait("document.querySelectorAll('#strip [role=option]').length === 3")
     screen.site.dashboard.close()
     screen.wait("document.body.dataset.link === 'lost'")
     assert "does not answer" in screen.text("#lost")
     screen.shot("lost")
     with screen._lock:
         screen.site.reopen()
+    screen.play(joined=True, frames=2)
     screen.wait("document.querySelector('#link-text').textContent === 'live'")
+    screen.wait("document.querySelectorAll('#strip [role=option]').length === 2")  # none of the gateway before
     screen.errors = [error for error in screen.errors if "Failed to load" not in error]  # while it was away
+
+
+def test_a_page_that_finds_no_room_tries_again(
+    browser: Any, site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stream, "READERS", 0)
+    screen = Screen(browser, site, tmp_path)
+    try:
+        with screen.page.expect_response(lambda answer: answer.status == 503):
+            screen.page.goto(site.dashboard.url)
+        monkeypatch.setattr(stream, "READERS", 1)
+        screen.wait("document.querySelector('#link-text').textContent === 'live'")
+    finally:
+        screen.close()
 
 
 CONTRAST = """() => {

@@ -95,7 +95,7 @@ def serve_dashboard(app: "Gateway", http: str, root: str) -> None:
         raise PlanError(f"--http needs {error.name}: pip install 'deepthings-mqtt[dashboard]'") from None
     dashboard = Dashboard(app, *parse_listen(http), root)
     app.watch(dashboard, PICTURES_S)
-    print(f"dashboard at {dashboard.url}", flush=True)
+    print(f"dashboard at {dashboard.url}{dashboard.hint}", flush=True)
 
 
 def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:

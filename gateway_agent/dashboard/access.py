@@ -1,7 +1,8 @@
 """Who may see the dashboard, and who may set something.
 
-On loopback whoever is on this machine. Beyond it whoever has the token, which stands in a link that is printed and in a
-file of the state folder: as ``Authorization: Bearer TOKEN`` (Prometheus), or as the cookie that a login with it gives.
+On loopback whoever is on this machine. Beyond it whoever has the token, which stands in a file of the state folder, and
+in the link that is printed when it is made: as ``Authorization: Bearer TOKEN`` (Prometheus), or as the cookie that a
+login with it gives.
 Three laws hold everywhere: a request for a name that is not this machine's is refused (a page elsewhere cannot point a
 name of its own here: DNS rebinding), so is one that would set something and does not come from our page (CSRF), and no
 answer may be framed or run a script that is not ours.
@@ -82,8 +83,8 @@ def own_names() -> frozenset[str]:
     return frozenset({"localhost", name, name.partition(".")[0], f"{name.partition('.')[0]}.local"})
 
 
-def kept_token(folder: Path) -> str:
-    """The token in ``folder``, which is made on the first call and stays the same over restarts.
+def kept_token(folder: Path) -> tuple[str, bool]:
+    """The token in ``folder``, the same over restarts, and whether it has just been made.
 
     Raises:
         DtError: the folder cannot be written, or the file holds something else.
@@ -93,8 +94,8 @@ def kept_token(folder: Path) -> str:
     if data is None:
         token = secrets.token_urlsafe(24)
         state.write(path, token.encode())
-        return token
+        return token, True
     token = data.decode(errors="replace").strip()
     if len(token) < 16 or not token.isascii() or not token.isprintable():
         raise DtError(f"{path} holds no token: delete it, and a new one is made")
-    return token
+    return token, False

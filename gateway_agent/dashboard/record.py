@@ -7,29 +7,29 @@ clock. Times are monotonic seconds inside; what leaves is UTC, by the ``wall`` s
 import json
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway_agent.board import FRAMES, Board, Event, NodeView, Rate, SourceView, Timeline
+from gateway_agent.board import FRAMES, Board, Rate, SourceView
 from gateway_agent.controls import State
+from gateway_agent.dashboard.views import (
+    event_view,
+    frame_view,
+    node_view,
+    picture_view,
+    plan_view,
+    reason_class,
+    rounded,
+    status_view,
+    totals,
+)
 from models.bundle import Bundle
-from models.draw import class_colour, node_colour
-from models.geometry import halo_boxes, tile_boxes
-from models.readings import read_panels
-from schemas.messages import Outcome, Picture, Status, frame_source
-from schemas.results import Result, sentence
+from schemas.messages import Outcome, Picture, frame_source
 
 EVENTS = 100
 VIEWS = 16  # sizes of pictures that tiles are drawn on
 BUCKETS_S: Final = (0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
-REASONS: Final = {  # how reasons begin -> their class: text of an engine's error would be a label of its own each time
-    "source lost": "source lost",
-    "source restarted": "source lost",
-    "deadline": "deadline",
-    "model error": "model error",
-    "the plan has changed": "plan changed",
-}
 
 
 @dataclass(frozen=True)
@@ -144,8 +144,8 @@ class Recorder:
         self._renew_plan(bundle)
         state = {
             "at": now + wall,
-            "gateway": {"name": board.name, **about, **_status_view(board.status)},
-            "totals": _totals(board, now),
+            "gateway": {"name": board.name, **about, **status_view(board.status)},
+            "totals": totals(board, now),
             "nodes": [node_view(view, now, wall) for _, view in sorted(board.nodes.items())],
             "flows": [
                 {"from": a, "to": b, "tiles": flow.tiles, "rate": round(flow.rate.per_second(now), 3)}
@@ -177,7 +177,7 @@ class Recorder:
             "dropped": status.missed if status else 0,
             "still": status.still if status else 0,
             "fps": round(view.rate.per_second(now), 3),
-            "latency_s": _rounded(view.latency_s),
+            "latency_s": rounded(view.latency_s),
             "degraded": view.degraded,
             "picture": None if shown is None else picture_view(view.name, shown.outcome),
         }
@@ -188,135 +188,6 @@ class Recorder:
         if made_of != self._plan_of:
             self._plan_of = made_of
             self._plan = Entry(self._plan.number + 1, _json(plan_view(bundle, self._sizes)))
-
-
-def node_view(view: NodeView, now: float, wall: float) -> dict[str, Any]:
-    """A node for people. Rates are per second; what is not known is None."""
-    return {
-        "name": view.name,
-        "colour": hexadecimal(node_colour(view.name)),
-        "online": view.online,
-        "since": view.since + wall,
-        "camera": view.camera,
-        "runtime": view.runtime,
-        "waiting": view.waiting,
-        "computed": view.computed,
-        "stolen": view.stolen,
-        "flops_s": view.flops_s,
-        "bytes_s": view.bytes_s,
-        "rate": round(view.tiles.per_second(now), 3) if view.online else 0.0,
-        **_status_view(view.status),
-    }
-
-
-def _status_view(status: Status | None) -> dict[str, Any]:
-    if status is None:
-        return {"status": False}
-    vitals = status.vitals
-    return {
-        "status": True, "version": status.version, "tile_s": status.tile_s, "lent": status.lent,
-        "cpu": vitals.cpu, "temperature_c": vitals.temperature_c, "memory_bytes": vitals.memory_bytes,
-        "throttled": vitals.throttled, "uptime_s": vitals.uptime_s, "bytes_in": status.bytes_in,
-        "bytes_out": status.bytes_out, "rejected": dict(status.dropped),
-    }  # fmt: skip
-
-
-def _totals(board: Board, now: float) -> dict[str, Any]:
-    return {
-        "frames": board.frames, "failed": board.failed, "tiles": board.tiles, "stolen": board.stolen,
-        "fps": round(board.rate.per_second(now), 3), "latency_s": _rounded(board.latency_s()),
-        "online": len(board.online), "nodes": len(board.nodes),
-    }  # fmt: skip
-
-
-def frame_view(timeline: Timeline, number: int, wall: float) -> dict[str, Any]:
-    """A frame and its tiles: ``tiles`` are [tile, node, stolen, start, end], in seconds since its first word."""
-    outcome = timeline.outcome
-    source, _, count = frame_source(outcome.frame)
-    return {
-        "number": number, "frame": outcome.frame, "source": source, "count": count, "at": timeline.at + wall,
-        "status": outcome.status, "reason": outcome.reason, "latency_s": _rounded(outcome.latency_s),
-        "tiles": [[s.tile, s.node, s.stolen, _rounded(s.start), _rounded(s.end)] for s in timeline.spans],
-        "workers": outcome.workers, "stolen": outcome.stolen_tiles,
-        "says": says(outcome.result) if outcome.result is not None else "",
-    }  # fmt: skip
-
-
-def event_view(event: Event, wall: float) -> dict[str, Any]:
-    """An event for people."""
-    at = event.at + wall
-    return {"number": event.number, "at": at, "kind": event.kind, "about": event.about, "text": event.text}
-
-
-def picture_view(source: str, outcome: Outcome) -> dict[str, Any]:
-    """Where a picture is, its frame's size, and what is seen in it, in pixels of that size."""
-    height, width = outcome.picture
-    return {
-        "url": f"picture/{source}?frame={outcome.frame}", "frame": outcome.frame, "width": width, "height": height,
-        "seen": seen(outcome.result) if outcome.result is not None else None,
-    }  # fmt: skip
-
-
-def seen(result: Result) -> dict[str, Any]:
-    """A result with the colours of its classes and one line that says it."""
-    view = result.model_dump()
-    for kind in ("detections", "classes", "segments"):
-        for one in view[kind]:
-            one["colour"] = hexadecimal(class_colour(one["index"]))
-    return {**view, "says": says(result)}
-
-
-def says(result: Result) -> str:
-    """A result in a few words: readings, or how many of each label; other tasks as everywhere."""
-    if result.task != "detect":
-        return sentence(result)
-    labels = Counter(detection.label for detection in result.detections)
-    if labels and all(len(label) == 1 and label in "0123456789" for label in labels):
-        return "reads " + ", ".join(read_panels(result.detections))
-    return (
-        ", ".join(f"{count} {label}" if count > 1 else label for label, count in labels.most_common()) or "nothing seen"
-    )
-
-
-def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
-    """The plan: its tiles, and for each size of picture (``WxH``) their shares and halos in its pixels."""
-    plan = bundle.plan
-    first, last = plan.blocks[0], plan.blocks[-1]
-    return {
-        "digest": plan.digest(), "model": bundle.path.stem, "task": bundle.card.task, "undivided": plan.undivided,
-        "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
-        "blocks": [
-            {"cut": "+".join(spec.name for spec in block.cut), "reuse": block.reuse,
-             "flops": sum(tile.flops for tile in block.tiles)}
-            for block in plan.blocks
-        ],
-        "flops": [sum(block.tiles[i].flops for block in plan.blocks) for i in range(len(last.tiles))],
-        "views": {
-            f"{size[1]}x{size[0]}": {
-                "shares": _boxes(tile_boxes(last, plan.pixels, size)),
-                "halos": _boxes(halo_boxes(first, plan.pixels, size)),
-            }
-            for size in sizes
-        },
-    }  # fmt: skip
-
-
-def _boxes(boxes: Iterable[tuple[float, ...]]) -> list[list[float]]:
-    return [[round(value, 1) for value in box] for box in boxes]
-
-
-def reason_class(reason: str) -> str:
-    """One of few words for why a frame failed."""
-    return next((kind for start, kind in REASONS.items() if reason.startswith(start)), "other")
-
-
-def hexadecimal(colour: tuple[int, int, int]) -> str:
-    """RGB as the page's ``#rrggbb``."""
-    return "#{:02x}{:02x}{:02x}".format(*colour)
-
-
-def _rounded(seconds: float | None) -> float | None:
-    return None if seconds is None else round(seconds, 4)
 
 
 def _json(value: object) -> str:

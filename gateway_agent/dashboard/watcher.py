@@ -8,7 +8,7 @@ from typing import Protocol
 
 from gateway_agent.board import Board
 from gateway_agent.controls import Request, State
-from gateway_agent.dashboard.access import Access, kept_token
+from gateway_agent.dashboard.access import TOKEN_FILE, Access, kept_token
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.record import Recorder
 from gateway_agent.dashboard.server import Server
@@ -41,11 +41,17 @@ class Watched(Protocol):
 
 
 class Dashboard:
-    """A watcher of the gateway. ``url`` is where people find it, with the token if one is asked for."""
+    """A watcher of the gateway. ``url`` is where people find it, with the token when that is new; ``hint`` says where
+    an older one is.
+    """
 
     def __init__(self, gateway: Watched, host: str, port: int, root: str, state: Path | None = None) -> None:
         """Raises PlanError if the port cannot be had, DtError if the token cannot be kept."""
-        token = None if is_loopback(host) else kept_token(state_folder(state, root))
+        token, is_new, self.hint = None, False, ""
+        if not is_loopback(host):
+            folder = state_folder(state, root)
+            token, is_new = kept_token(folder)
+            self.hint = "" if is_new else f" (token: {folder / TOKEN_FILE})"
         self._gateway, self._root = gateway, root
         self.recorder = Recorder(gateway.board)
         self.hub = Hub()
@@ -57,7 +63,7 @@ class Dashboard:
         shown, number = self._server.address
         if shown in ("0.0.0.0", "::"):
             shown = socket.gethostname()
-        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#token={token}" if token else "")
+        self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#token={token}" if is_new else "")
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """A frame has ended; the board knows."""

@@ -45,8 +45,8 @@ def test_a_request_that_sets_something_is_ours_only_from_our_page() -> None:
 
 
 def test_a_token_is_made_once_and_read_by_nobody_else(tmp_path: Path) -> None:
-    token = kept_token(tmp_path)
-    assert len(token) >= 32 and kept_token(tmp_path) == token
+    token, is_new = kept_token(tmp_path)
+    assert len(token) >= 32 and is_new and kept_token(tmp_path) == (token, False)
     (file,) = tmp_path.iterdir()
     assert file.stat().st_mode & 0o777 == 0o600
     file.write_text("short")

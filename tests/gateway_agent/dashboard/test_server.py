@@ -136,6 +136,15 @@ def test_beyond_loopback_the_token_is_asked_for(closed_site: Site) -> None:
     assert site.ask("/metrics", headers={"authorization": f"Bearer {token}"})[0] == 200
 
 
+def test_the_token_is_told_once_and_then_where_it_is(closed_site: Site, tmp_path: Path) -> None:
+    again = Dashboard(Played(), "0.0.0.0", 0, "dt", tmp_path)
+    try:
+        assert "token" in closed_site.dashboard.url and closed_site.dashboard.hint == ""
+        assert "token" not in again.url and str(tmp_path / "dashboard-token") in again.hint
+    finally:
+        again.close()
+
+
 class Events:
     """A reader of ``/events``: (name, data) one by one."""
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from gateway_agent.board import Board
@@ -18,6 +19,7 @@ from gateway_agent.painter import Painted, Painter
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
+from models.card_file import Card
 from models.engine import kernels
 from models.planner import parse_grid
 from models.trial import try_bundle
@@ -62,6 +64,11 @@ def main(settings: Settings) -> int:
         objective = options.objective or ("fixed" if given else "latency")
         if objective != "fixed":
             app.replan(objective)
+        app.models = find_models(options.models) if options.models else {}
+        if options.ha or options.ha_broker:
+            from gateway_agent.homeassistant.watcher import PICTURES_S, HomeAssistant, settings_of
+
+            app.watch(HomeAssistant(app, settings_of(options, url)), PICTURES_S)
         on_end(app.stop)
         if options.http is not None:
             serve_dashboard(app, options.http, options.root)
@@ -108,6 +115,18 @@ def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:
     if name == "mosquitto" or (name == "auto" and installed()):
         return MosquittoProcess(host, port)
     return BrokerProcess(host, port) if name in (None, "amqtt", "auto") else None
+
+
+def find_models(folder: Path) -> dict[str, Path]:
+    """The models of a folder, by their files' stems.
+
+    Raises:
+        PlanError: there is none.
+    """
+    found = {path.stem: path for path in sorted(folder.glob("*.tflite"))}
+    if not found:
+        raise PlanError(f"--models {folder}: there is no .tflite file in it")
+    return found
 
 
 def bind(bundle: Bundle) -> Bundle:
@@ -160,6 +179,7 @@ class Gateway:
         self._link = Link(url, options.root, NAME, self._inbox)
         self._tail = TailThread(bundle, self._inbox, options.threads)
         self.board = Board()
+        self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self._watchers: list[Watcher] = []
         self._painter: Painter | None = None
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
@@ -203,6 +223,21 @@ class Gateway:
             self._inbox.put_nowait(request)
         except queue.Full:
             request.answer("the gateway is overloaded: try again")
+
+    @property
+    def card(self) -> Card:
+        """Of the model that runs."""
+        return self._bundle.card
+
+    @property
+    def address(self) -> str:
+        """The broker's, without secrets."""
+        return str(self._link.address)
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker is there."""
+        return self._link.connected
 
     @property
     def controls(self) -> State:
@@ -367,17 +402,32 @@ class Gateway:
         if verb == "detection" and isinstance(value, bool):
             self._detection = value
             self._node.paused = not value or self._next is not None
-        elif verb == "threshold" and isinstance(value, int | float) and 0.0 <= value <= 1.0:
+        elif verb == "threshold" and isinstance(value, float) and 0.0 <= value <= 1.0:
             if self.controls.threshold is None:
                 return f"{self._bundle.path.stem} has no threshold: its task is {self._bundle.card.task}"
             self._tail.threshold = float(value)
         elif verb == "grid" and isinstance(value, str):
             path = self._bundle.path
             return self.plan_anew(lambda: make_bundle(path, parse_grid(value)), request)
+        elif verb == "model" and isinstance(value, str):
+            if value not in self.models:
+                return f"there is no model {value[:100]!r}; there are: {', '.join(self.models) or 'none'} (--models DIR)"
+            chosen, now_grid = self.models[value], parse_grid(self.controls.grid)
+            return self.plan_anew(lambda: make_bundle(chosen, now_grid), request)
+        elif verb == "remove" and isinstance(value, str):
+            return self._remove(value)
         elif verb == "restart":
             self.stop()
         else:
             return f"{verb} cannot be {value!r}"
+        return ""
+
+    def _remove(self, node: str) -> str:
+        if node in self._node.ring.nodes:
+            return f"{node} is here: stop it first"
+        if node not in self.board.nodes:
+            return f"there is no node {node[:100]!r}"
+        self.board.forget(node)
         return ""
 
     def plan_anew(self, make: Callable[[], Bundle | None], request: Request | None = None) -> str | None:
@@ -407,6 +457,8 @@ class Gateway:
         elif planned.error and planned.request is None:
             _log.error("no new plan: %s", planned.error)
         if planned.request is not None:
+            if planned.request.verb == "grid" and not planned.error:
+                self._replanner = None  # whoever chooses by hand wants that
             self._answer(planned.request, planned.error, now)
 
     def _swap(self, bundle: Bundle, now: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias, get_args
 
-Verb: TypeAlias = Literal["detection", "threshold", "grid", "restart"]
+Verb: TypeAlias = Literal["detection", "threshold", "grid", "model", "remove", "restart"]
 VERBS: tuple[Verb, ...] = get_args(Verb)
 Value: TypeAlias = bool | float | str | None
 
@@ -16,7 +16,9 @@ Value: TypeAlias = bool | float | str | None
 @dataclass(frozen=True)
 class Request:
     """``detection``: bool, whether sources open frames; ``threshold``: least score of a detection, 0 to 1; ``grid``: tiles
-    such as "3x3", planned again; ``restart``: the process ends with success and its service starts it again.
+    such as "3x3", planned again and kept; ``model``: one of the gateway's folder of models, by its file's stem, with the
+    grid of now; ``remove``: a node that is gone, shown no more; ``restart``: the process ends with success and its service
+    starts it again.
     """
 
     verb: Verb

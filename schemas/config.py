@@ -55,9 +55,16 @@ def _grid(text: str) -> str:
     return text
 
 
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[^+#/\0]+(/[^+#/\0]+)*", text):
+        raise ValueError("give the beginning of a topic, such as homeassistant")
+    return text
+
+
 NodeName = Annotated[str, AfterValidator(_name)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Grid = Annotated[str, AfterValidator(_grid)]
+Prefix = Annotated[str, AfterValidator(_prefix)]
 Level = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
@@ -90,6 +97,18 @@ class GatewayOptions(Record):
         None,
         "Plan again for latency, throughput or traffic when nodes join, leave or turn slow; or keep the plan: fixed. "
         "[default: latency, or fixed where a grid, a cut or a plan is given]",
+    )
+    models: Path | None = option(None, "A folder of .tflite files to choose from while it runs.")
+    ha: bool = option(False, "Show the cluster in Home Assistant, by MQTT discovery.")
+    ha_broker: str | None = option(
+        None, "Home Assistant's broker, mqtt://USER:PASSWORD@HOST; implies --ha. [default: the cluster's]"
+    )
+    ha_prefix: Prefix = option("homeassistant", "Home Assistant's discovery prefix.")
+    ha_discovery: Literal["device", "component"] = option(
+        "device", "device: one message for each device; component: one for each entity."
+    )
+    ha_labels: str | None = option(
+        None, "Labels with an occupancy of their own, joined by commas. [default: all; of more than 16 those seen]"
     )
 
 

@@ -131,7 +131,8 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
         if self._link is not None:
-            self._link.close(0.0)
+            self._link.clear(topics.BRIDGE_STATE)  # on a broker of yours nothing of this cluster stays
+            self._link.close()
 
     def _start(self) -> None:
         """Gateway first, then the edges without a camera, then those with one, so that all have a share."""

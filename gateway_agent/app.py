@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway_agent.board import Board
+from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
-from gateway_agent.controls import Request, State
+from gateway_agent.controls import VERBS, Request, State
 from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.painter import Painted, Painter
@@ -39,6 +40,7 @@ from schemas.vitals import Reader
 NAME = "gateway"
 STATUS_S = 2.0
 VITALS_S = 10.0  # without news, so often
+LABELS = 200  # that the bridge names
 DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
 _log = logging.getLogger(__name__)
 
@@ -176,7 +178,9 @@ class Gateway:
         self._inbox: queue.Queue[object] = queue.Queue(512)
         self._epoch = m.new_epoch()
         self._node = self._new_node()
+        self._bridge = Bridge(NAME, self._epoch)
         self._link = Link(url, options.root, NAME, self._inbox)
+        self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, options.threads)
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
@@ -202,7 +206,6 @@ class Gateway:
     def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
         """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
         self._watchers.append(watcher)
-        self._link.subscribe(topics.STATUS)
         if pictures_s and self._painter is None:
             self._painter = Painter(self._inbox)
             self._link.subscribe(topics.PICTURE)
@@ -269,7 +272,8 @@ class Gateway:
             self._inbox.put_nowait(None)
 
     def run(self) -> int:
-        for topic in (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT, topics.STATUS_REQ):
+        heard = (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT, topics.STATUS, topics.STATUS_REQ, topics.BRIDGE_REQUEST)
+        for topic in heard:
             self._link.subscribe(topic)
         self._link.connect()
         plan = self._bundle.plan
@@ -301,6 +305,8 @@ class Gateway:
             self._swap(self._next, now)
         self._replan(now)
         self.board.alive(self._node.ring.nodes, now)
+        for said in self._bridge.tick(self.board, self._about, now):
+            self._link.send(said)
         for watcher in self._watchers:
             watcher.tick(now)
         if now >= self._status_at + STATUS_S:
@@ -362,6 +368,7 @@ class Gateway:
                 watcher.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._publish_model()
+            self._bridge.connected()
         elif isinstance(event, Disconnected):
             _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
         return []
@@ -378,6 +385,11 @@ class Gateway:
             return []
         if isinstance(message, m.StatusRequest):
             self._status_at = self._status_sent_at = 0.0
+            return []
+        if isinstance(message, m.BridgeRequest):
+            request = self._bridge.asked(incoming.levels["verb"], message, self._link.send)
+            if request is not None:
+                self._control(request, now)
             return []
         said = self._node.hear(incoming, now)
         if self._replanner is not None and isinstance(message, m.Register):
@@ -402,7 +414,7 @@ class Gateway:
         if verb == "detection" and isinstance(value, bool):
             self._detection = value
             self._node.paused = not value or self._next is not None
-        elif verb == "threshold" and isinstance(value, float) and 0.0 <= value <= 1.0:
+        elif verb == "threshold" and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
             if self.controls.threshold is None:
                 return f"{self._bundle.path.stem} has no threshold: its task is {self._bundle.card.task}"
             self._tail.threshold = float(value)
@@ -421,6 +433,15 @@ class Gateway:
         else:
             return f"{verb} cannot be {value!r}"
         return ""
+
+    def _about(self) -> dict[str, Any]:
+        """The configuration that may be known."""
+        now = self.controls
+        return {
+            "version": version(), "broker": self.address, "plan": self._node.digest, "deadline_s": self._options.deadline,
+            "models": tuple(self.models), "labels": self.card.labels[:LABELS], "verbs": VERBS,
+            "model": now.model, "grid": now.grid, "detection": now.detection, "threshold": now.threshold,
+        }  # fmt: skip
 
     def _remove(self, node: str) -> str:
         if node in self._node.ring.nodes:
@@ -517,11 +538,14 @@ class Gateway:
             self._link.publish(topics.STATUS, status.model_copy(update={"vitals": self._vitals.read()}), node=NAME)
 
     def _close(self) -> None:
-        """Nothing stays retained for a gateway that is gone."""
+        """Nothing stays retained for a gateway that is gone but the word that it is."""
         self._service.stopping()
         for watcher in self._watchers:
             watcher.close()
         self._clear_model()
+        for topic in (topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
+            self._link.clear(topic)
+        self._link.send(self._bridge.state("offline"))
         self._publish_status()
         self._link.close()
         self._tail.close()

@@ -174,6 +174,11 @@ class Link:
         """Bytes a second that leave here, as measured; 0: not known."""
         return self._publishes.pace.rate
 
+    def set_will(self, said: Publish) -> None:
+        """Before ``connect``: what the broker is to say when this process is lost."""
+        path = said.topic.path(self.root, **said.levels)
+        self._client.will_set(path, encode(said.topic, said.message), said.topic.qos, said.topic.retained)
+
     def subscribe(self, topic: Topic, **levels: str | int) -> None:
         """Subscribe to ``topic`` at the table's QoS, now and after every reconnect; levels not given match any."""
         pattern = topic.filter(self.root, **levels)

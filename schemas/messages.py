@@ -292,3 +292,75 @@ class Status(Message):
     messages_in: Count = 0
     dropped: dict[str, Count] = {}
     finished: bool = False
+
+
+class BridgeState(Message):
+    """``dt/bridge/state``, gateway -> all, retained: whether the gateway is there; offline also by its last will."""
+
+    state: Literal["online", "offline"]
+
+
+class BridgeInfo(Message):
+    """``dt/bridge/info``, gateway -> all, retained: version and configuration, without secrets; what may be requested."""
+
+    version: str
+    broker: str
+    model: str
+    models: tuple[str, ...]
+    plan: Digest
+    grid: str
+    detection: bool
+    threshold: Annotated[float, Field(ge=0, le=1)] | None
+    deadline_s: Seconds
+    labels: tuple[str, ...]
+    verbs: tuple[str, ...]
+
+
+class BridgeNode(Record):
+    """One node of ``BridgeNodes``. ``source`` is its address without secrets."""
+
+    name: Name
+    online: bool
+    camera: bool
+    version: str
+    runtime: str
+    source: str
+
+
+class BridgeNodes(Message):
+    """``dt/bridge/nodes``, gateway -> all, retained: all that were here and were not removed."""
+
+    nodes: Annotated[tuple[BridgeNode, ...], Field(max_length=100)]
+
+
+class BridgeHealth(Message):
+    """``dt/bridge/health``, gateway -> all, retained, every 10 s: ``degraded`` names the sources whose last frame failed,
+    and why."""
+
+    frames: Count
+    failed: Count
+    frames_per_second: Seconds
+    latency_s: Seconds | None
+    nodes_online: Count
+    degraded: dict[str, str]
+
+
+class BridgeRequest(Message):
+    """``dt/bridge/request/<verb>``, anybody -> gateway: ``{"value": 0.4, "transaction": "7"}`` is enough.
+
+    ``verb`` and ``value`` as in ``gateway_agent.controls``.
+    """
+
+    node: Name = "somebody"
+    epoch: Epoch = "00000000"
+    value: bool | float | Annotated[str, Field(max_length=200)] | None = None
+    transaction: Annotated[str, Field(max_length=100)] | None = None
+
+
+class BridgeResponse(Message):
+    """``dt/bridge/response/<verb>``, gateway -> all: what became of a request with this ``transaction``."""
+
+    status: Literal["ok", "error"]
+    error: str = ""
+    value: bool | float | str | None = None
+    transaction: str | None = None

@@ -64,10 +64,16 @@ PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "g
 OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True, binds=("source",))
 STATUS_REQ = Topic("status/req", m.StatusRequest, 0, False, "all", "node")
 STATUS = Topic("node/<node>/status", m.Status, 0, False, "node", "all", binds=("node",))
+BRIDGE_STATE = Topic("bridge/state", m.BridgeState, 1, True, "gateway", "all")
+BRIDGE_INFO = Topic("bridge/info", m.BridgeInfo, 1, True, "gateway", "all")
+BRIDGE_NODES = Topic("bridge/nodes", m.BridgeNodes, 1, True, "gateway", "all")
+BRIDGE_HEALTH = Topic("bridge/health", m.BridgeHealth, 1, True, "gateway", "all")
+BRIDGE_REQUEST = Topic("bridge/request/<verb>", m.BridgeRequest, 1, False, "anybody", "gateway")
+BRIDGE_RESPONSE = Topic("bridge/response/<verb>", m.BridgeResponse, 1, False, "gateway", "all")
 
 TABLE = (
     REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE, OUTPUT,
-    STATUS_REQ, STATUS,
+    STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST, BRIDGE_RESPONSE,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 from gateway_agent.board import Board
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
-from gateway_agent.controls import VERBS, Request, State
+from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.painter import Painted, Painter
@@ -188,8 +188,10 @@ class Gateway:
         self._painter: Painter | None = None
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
         self._detection, self._planning = True, False
+        self._planning_for: Request | None = None
+        self._wanted: tuple[Callable[[], Bundle | None], Request] | None = None
         self._replanner: Replanner | None = None
-        self._objective = ""
+        self._objective = "latency"
         self._next: Bundle | None = None  # to run as soon as no frame is in flight, or at _swap_at
         self._swap_at = float("inf")
         self._rejects = Rejects(options.root)
@@ -217,7 +219,7 @@ class Gateway:
         self._node.pictures_s = min((every for every in self._wanted_s.values() if every), default=0.0)
 
     def replan(self, objective: str, replanner: Replanner | None = None) -> None:
-        """Before ``run``: plan again by ``objective`` when nodes join, leave or turn out slower."""
+        """From now on: plan again by ``objective`` when nodes join, leave or turn out slower."""
         self._replanner, self._objective = replanner or Replanner(), objective
 
     def ask(self, request: Request) -> None:
@@ -249,7 +251,8 @@ class Gateway:
         has_threshold = card.task == "detect"
         threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
         grid = f"{block.rows}x{block.cols}"
-        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.path.stem)
+        automatic = self._replanner is not None
+        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.path.stem, automatic)
 
     @property
     def connected(self) -> bool:
@@ -418,6 +421,8 @@ class Gateway:
             if self.controls.threshold is None:
                 return f"{self._bundle.path.stem} has no threshold: its task is {self._bundle.card.task}"
             self._tail.threshold = float(value)
+        elif verb == "grid" and value == AUTO:
+            self.replan(self._objective)
         elif verb == "grid" and isinstance(value, str):
             path = self._bundle.path
             return self.plan_anew(lambda: make_bundle(path, parse_grid(value)), request)
@@ -454,11 +459,15 @@ class Gateway:
     def plan_anew(self, make: Callable[[], Bundle | None], request: Request | None = None) -> str | None:
         """Run what ``make`` returns (None: the same as before) as soon as the frames in flight have ended.
 
-        Sources open no frame until then. ``make`` runs in a thread of its own. Why not, or None: it is under way.
+        Sources open no frame until then. ``make`` runs in a thread of its own. Why not, or None: it is under way. A plan
+        that somebody asks for comes instead of one that nobody did.
         """
+        if self._planning and request is not None and self._planning_for is None and self._wanted is None:
+            self._wanted = (make, request)
+            return None
         if self._planning:
             return "another plan is being made: try again"
-        self._planning = True
+        self._planning, self._planning_for = True, request
 
         def work() -> None:
             try:
@@ -472,6 +481,10 @@ class Gateway:
 
     def _planned(self, planned: "Planned", now: float) -> None:
         self._planning = False
+        wanted, self._wanted = self._wanted, None
+        if wanted is not None:
+            self.plan_anew(*wanted)
+            return
         if planned.bundle is not None:
             self._next, self._swap_at = planned.bundle, now + DRAIN_S
             self._node.paused = True

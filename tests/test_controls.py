@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.app import Edge
-from gateway_agent.app import Gateway, bind
+from gateway_agent.app import Gateway, bind, find_models
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import Request, Value, Verb
 from gateway_agent.replan import Replanner
@@ -17,6 +17,7 @@ from models.build import build
 from models.bundle import make_bundle
 from schemas import messages as m
 from schemas.config import EdgeOptions, GatewayOptions
+from schemas.errors import PlanError
 
 WAIT_S = 60.0
 
@@ -134,7 +135,9 @@ def test_a_threshold_above_every_score_leaves_no_detection(running: Running) -> 
     running.until(lambda outcome: outcome.result is not None and not outcome.result.detections)
 
 
-@pytest.mark.parametrize(("verb", "value"), [("detection", "on"), ("threshold", 1.5), ("grid", 3.0), ("grid", "3by2")])
+@pytest.mark.parametrize(
+    ("verb", "value"), [("detection", "on"), ("threshold", 1.5), ("threshold", True), ("grid", 3.0), ("grid", "3by2")]
+)
 def test_what_cannot_be_is_refused_with_its_value(running: Running, verb: Verb, value: Value) -> None:
     before = running.gateway.controls
     assert str(value) in running.ask(verb, value)
@@ -157,3 +160,57 @@ def test_a_watcher_is_told_of_the_end(tmp_path: Path) -> None:
         with Running(tmp_path, broker) as running:
             assert running.ask("restart", None) == ""
         assert running.seen.closed
+
+
+def test_a_plan_that_somebody_asks_for_comes_instead_of_one_that_nobody_did(running: Running) -> None:
+    running.until(lambda outcome: True)
+    wait = threading.Event()
+
+    def think() -> None:
+        wait.wait(WAIT_S)
+
+    running.gateway.plan_anew(think)  # as the gateway does by itself
+    answers: queue.Queue[str] = queue.Queue()
+    running.gateway.ask(Request("grid", "3x1", answers.put))
+    second: queue.Queue[str] = queue.Queue()
+    running.gateway.ask(Request("grid", "1x3", second.put))
+    assert "try again" in second.get(timeout=WAIT_S)
+    wait.set()
+    assert answers.get(timeout=WAIT_S) == ""
+    running.until(lambda outcome: len(outcome.workers) == 3)
+    assert running.gateway.controls.grid == "3x1"
+
+
+def test_a_model_of_the_folder_is_chosen_by_name(running: Running, tmp_path: Path) -> None:
+    other = tmp_path / "other.tflite"
+    other.write_bytes(build("mini", size=64).to_bytes())
+    running.gateway.models = find_models(tmp_path)
+    assert sorted(running.gateway.models) == ["mini", "other"]
+    running.until(lambda outcome: True)
+    assert "mini, other" in running.ask("model", "third")
+    assert running.ask("model", "other") == ""
+    running.until(lambda outcome: running.gateway.controls.model == "other")
+    assert running.gateway.controls.grid == "2x2"
+    assert running.until(lambda outcome: True)[0].status == "ok"
+
+
+def test_a_folder_without_models_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match=str(tmp_path)):
+        find_models(tmp_path)
+
+
+def test_only_a_node_that_is_gone_can_be_removed(running: Running) -> None:
+    running.until(lambda outcome: running.gateway.board.online == ("edge1", "edge2"))
+    assert "stop it first" in running.ask("remove", "edge2")
+    assert "no node" in running.ask("remove", "edge9")
+    running.edges[1].stop()
+    while running.ask("remove", "edge2"):
+        running.until(lambda outcome: True)
+    assert list(running.gateway.board.nodes) == ["edge1"]
+
+
+def test_a_grid_by_hand_ends_planning_by_itself_until_it_is_asked_for(running: Running) -> None:
+    assert running.ask("grid", "auto") == ""
+    assert running.gateway.controls.automatic
+    assert running.ask("grid", "2x1") == ""
+    assert not running.gateway.controls.automatic

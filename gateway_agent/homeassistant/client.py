@@ -65,6 +65,7 @@ class Client:
         client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.max_queued_messages_set(MOST_QUEUED)
         client.reconnect_delay_set(1, 30)
+        client.connect_timeout = 3.0
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         client.on_connect_fail = lambda *_: self._put(Down("it does not answer"))

@@ -1,14 +1,15 @@
 """The gateway as a device: how the cluster fares, and its controls."""
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from gateway_agent.board import Board
-from gateway_agent.controls import VERBS, Value, Verb
+from gateway_agent.controls import AUTO, VERBS, Value, Verb
 from gateway_agent.homeassistant.discovery import NAME, Component, Device, Tree, value
 from gateway_agent.homeassistant.facts import Facts
 
 GATEWAY = "gateway"
-GRIDS = ("1x1", "2x2", "2x3", "3x3", "4x4", "5x5")
+GRIDS = (AUTO, "1x1", "2x2", "2x3", "3x3", "4x4", "5x5")
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
 _CONFIG = {"entity_category": "config"}
 
@@ -24,16 +25,25 @@ def state(board: Board, facts: Facts, now: float) -> dict[str, Any]:
         "failed": board.failed,
         "tiles_stolen": board.stolen,
         "broker": "ON" if facts.connected else "OFF",
+        "tiles": facts.controls.grid,
     }
 
 
-def controls(facts: Facts) -> dict[str, Any]:
-    """What the controls are set to."""
+def controls(facts: Facts, options: Mapping[str, Collection[str]]) -> dict[str, Any]:
+    """What the controls are set to. What is not yet among the ``options`` that Home Assistant knows is None: it would
+    log an error.
+    """
     of = facts.controls
+    chosen = {"grid": AUTO if of.automatic else of.grid, "model": of.model}
+    known = {key: value if value in options.get(key, ()) else None for key, value in chosen.items()}
     return {
-        "detection": "ON" if of.detection else "OFF", "threshold": of.threshold, "grid": of.grid, "model": of.model,
-        "broker_address": facts.broker,
+        "detection": "ON" if of.detection else "OFF", "threshold": of.threshold, "broker_address": facts.broker, **known,
     }  # fmt: skip
+
+
+def options(device: Device) -> dict[str, Collection[str]]:
+    """What the selects of a gateway's device offer."""
+    return {c.key: c.options["options"] for c in device.components if c.platform == "select"}
 
 
 def update(board: Board, facts: Facts) -> dict[str, Any]:
@@ -45,6 +55,7 @@ def update(board: Board, facts: Facts) -> dict[str, Any]:
 def device(facts: Facts, tree: Tree) -> Device:
     """The gateway and what it can be told."""
     states, set_to = tree.of(GATEWAY, "state"), tree.of(GATEWAY, "controls")
+    grids = GRIDS if facts.controls.automatic else tuple(dict.fromkeys((*GRIDS, facts.controls.grid)))
     components = [
         _sensor(states, "fps", "Frames per second", unit_of_measurement="fps", state_class="measurement", icon="mdi:filmstrip"),
         Component("broker", "binary_sensor", "Broker", {
@@ -65,7 +76,8 @@ def device(facts: Facts, tree: Tree) -> Device:
             "state_topic": set_to, "value_template": value("detection"), "command_topic": tree.set("detection"),
             "icon": "mdi:eye",
         }),
-        _select(set_to, tree, "grid", "Plan", tuple(dict.fromkeys((*GRIDS, facts.controls.grid)))),
+        _select(set_to, tree, "grid", "Plan", grids),
+        _sensor(states, "tiles", "Tiles of a frame", icon="mdi:grid", **_DIAGNOSTIC),
         Component("restart", "button", "Restart", {
             "command_topic": tree.set("restart"), "device_class": "restart", **_CONFIG,
         }),

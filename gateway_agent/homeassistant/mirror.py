@@ -9,7 +9,7 @@ socket, thread or clock.
 
 import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -74,19 +74,25 @@ class Mirror:
         self._announced_at: dict[str, float] = {}
         self._outbox: list[Said] = []
         self._pictured_at: dict[str, float] = {}
+        self._options: Mapping[str, Collection[str]] = {}  # of the selects, that Home Assistant knows
+        self._offered: Mapping[str, Collection[str]] = {}  # that it has been told of just now
         self._model = ""
-        self._connected, self._learning = False, True
+        self._up, self._learning = False, True
         self._begin_at = self._resend_at = float("inf")
         self._grace_until = self._beat_at = self._look_at = self._next_at = 0.0
         self._looking = False
 
     def connected(self, now: float) -> None:
         """The broker is there, perhaps without what it had retained."""
-        self._sent.clear()
-        self._outbox.clear()
-        if not self._connected:
+        self._forget()
+        self._up = True
+        if self._begin_at == float("inf"):
             self._begin_at, self._grace_until = now + LEARN_S, now + LEARN_S + GRACE_S
-        self._connected = True
+
+    def lost(self) -> None:
+        """Nothing leaves any more: what happens until the broker is back is not told afterwards."""
+        self._up = False
+        self._outbox.clear()
 
     def learn(self, payload: bytes) -> None:
         """Our roster as the broker retained it. One that is broken, or comes late, says nothing."""
@@ -113,7 +119,7 @@ class Mirror:
         source = m.frame_source(outcome.frame)[0]
         changes = self._scene(source).outcome(outcome, facts, now)
         topic = self.tree.of(f"source/{source}", "event")
-        if self._announced(f"source/{source}"):
+        if self._up and f"source/{source}" in self._entries:
             self._outbox += [Said(topic, _json(sources.event(c, outcome.frame)), retain=False) for c in changes]
 
     def pictured(self, frame: str, jpeg: bytes, now: float) -> None:
@@ -121,18 +127,17 @@ class Mirror:
         source = m.frame_source(frame)[0]
         for what, every_s, wanted in (("camera", CAMERA_S, True), ("image", IMAGE_S, self._scene(source).shows(frame))):
             topic = self.tree.of(f"source/{source}", what)
-            if wanted and now >= self._pictured_at.get(topic, float("-inf")) + every_s:
+            if self._up and wanted and now >= self._pictured_at.get(topic, float("-inf")) + every_s:
                 self._pictured_at[topic] = now
                 self._outbox.append(Said(topic, jpeg, qos=0))
 
     def tick(self, board: Board, facts: Facts, now: float, utc: datetime) -> list[Said]:
         """What is due now. ``utc``: the same moment on the wall clock."""
-        if now < self._begin_at or now < self._next_at:
+        if not self._up or now < self._begin_at or now < self._next_at:
             return []
         self._next_at = now + TICK_S
         if now >= self._resend_at:
-            self._sent.clear()
-            self._resend_at = float("inf")
+            self._forget()
         self._follow(facts)
         self._remember(board)
         self._looking = now >= self._look_at
@@ -155,6 +160,12 @@ class Mirror:
     def close(self) -> list[Said]:
         """The gateway ends: nothing of it is available."""
         return [Said(self.tree.of(GATEWAY, "availability"), b"offline")]
+
+    def _forget(self) -> None:
+        """All is due again, in its order."""
+        self._sent.clear()
+        self._announced_at.clear()
+        self._resend_at = float("inf")
 
     def _follow(self, facts: Facts) -> None:
         """Another model sees other objects."""
@@ -180,9 +191,13 @@ class Mirror:
     def _say_gateway(self, board: Board, facts: Facts, now: float, beat: bool) -> None:
         states = {"state": cluster.state(board, facts, now), "update": cluster.update(board, facts)}
         self._beat(GATEWAY, states, beat)
-        self._say(self.tree.of(GATEWAY, "controls"), _json(cluster.controls(facts)))
+        device = cluster.device(facts, self.tree)
+        if self._offered and now >= self._announced_at.get(GATEWAY, now) + SETTLE_S:
+            self._options, self._offered = self._offered, {}
+        self._say(self.tree.of(GATEWAY, "controls"), _json(cluster.controls(facts, self._options)))
         self._say(self.tree.of(GATEWAY, "availability"), b"online")
-        self._announce(cluster.device(facts, self.tree), facts, now)
+        if self._announce(device, facts, now):
+            self._offered = cluster.options(device)
 
     def _say_node(
         self, view: NodeView, board: Board, facts: Facts, now: float, utc: datetime, beat: bool
@@ -202,12 +217,13 @@ class Mirror:
         key, view, scene, node = f"source/{name}", board.sources[name], self._scene(name), board.nodes.get(name)
         if not (node and node.online) and now < self._grace_until:
             return
-        before = self._entries.get(key, Entry()).labels
-        labels = labels_of(facts, self._settings.labels, scene.labels | set(before))
+        labels = labels_of(facts, self._settings.labels, scene.labels | set(self._entries.get(key, Entry()).labels))
         if scene.result is not None:
             state = sources.state(scene.tracker.counts, labels, scene.result, facts.reads)
             self._known.setdefault(key, set()).update(k for k, v in state.items() if v is not None)
-            self._say(self.tree.of(key, "state"), _json(state))
+            announced = self._entries.get(key, Entry()).components  # perhaps of the model before
+            before = {k: None for k in announced if k.startswith(("occupancy_", "count_"))}
+            self._say(self.tree.of(key, "state"), _json({**before, **state}))
         missed = node.status.missed if node and node.status else 0
         self._beat(key, {"stats": sources.stats(view, missed, now)}, beat)
         reason, seeing = scene.judge(view, node, facts, now)
@@ -222,14 +238,11 @@ class Mirror:
             if beat or topic not in self._sent:
                 self._say(topic, _json(state))
 
-    def _announced(self, key: str) -> bool:
-        return key in self._announced_at
-
-    def _announce(self, device: Device, facts: Facts, now: float, labels: tuple[str, ...] = ()) -> None:
+    def _announce(self, device: Device, facts: Facts, now: float, labels: tuple[str, ...] = ()) -> bool:
         """The device's document, if it is new or has changed and its time has come."""
         key, entry = device.device, self._entries.get(device.device, Entry())
         if not self._looking or (device.via and now < self._announced_at.get(device.via, now) + SETTLE_S):
-            return
+            return False
         known = self._known.get(key, set())
         all_keys = {c.key for c in device.components}
         shown = tuple(c for c in device.components if not c.needs or c.needs in known or c.key in entry.components)
@@ -242,16 +255,17 @@ class Mirror:
                 self._outbox.append(Said(topic, b""))
             self._entries[key] = entry.model_copy(update={"topics": tuple(t for t in entry.topics if t not in stale)})
             self._announced_at[key] = now
-            return
+            return False
         payloads = {topic: _json(document) if document else b"" for topic, document in documented.items()}
         changed = any(self._sent.get(topic) != payload for topic, payload in payloads.items())
         if not changed or now < self._announced_at.get(key, float("-inf")) + CONFIG_S:
-            return
+            return False
         for topic, payload in payloads.items():
             self._say(topic, payload)
         self._announced_at[key] = now
         components = {**gone, **{c.key: c.platform for c in shown}}
         self._entries[key] = Entry(topics=tuple(documented), components=components, labels=labels)
+        return True
 
     def _clear(self, board: Board) -> None:
         """What is not on the board any more."""

@@ -21,7 +21,8 @@ class Scene:
         self.tracker = Tracker()
         self.labels: set[str] = set()
         self.result: Result | None = None
-        self._seen_at: float | None = None
+        self._fresh = False  # the last result still says something
+        self._ill_since: float | None = None
         self._sign: tuple[int, ...] = ()
         self._sign_at = 0.0
         self._shown: dict[str, bool] = {}  # frame -> whether anything is on it
@@ -30,7 +31,7 @@ class Scene:
         """A frame has ended. One that failed says nothing of what is there."""
         if outcome.result is None:
             return []
-        self.result, self._seen_at = outcome.result, now
+        self.result, self._fresh = outcome.result, True
         seen = sights(outcome.result, facts.threshold)
         self._shown[outcome.frame] = bool(seen)
         while len(self._shown) > PICTURES:
@@ -47,9 +48,12 @@ class Scene:
         """Why the source is degraded (empty if it is not), and whether what was seen may still be shown."""
         reason = self._reason(view, node, facts, now)
         if (reason and reason != view.degraded) or not facts.controls.detection:
-            self._seen_at = None
-        held = self._seen_at is not None and (not reason or now < self._seen_at + HOLD_S)
-        return reason, held
+            self._fresh = False
+        if not reason:
+            self._ill_since = None
+        elif self._ill_since is None:
+            self._ill_since = now
+        return reason, self._fresh and (self._ill_since is None or now < self._ill_since + HOLD_S)
 
     def _reason(self, view: SourceView, node: NodeView | None, facts: Facts, now: float) -> str:
         if node is None or not node.online:

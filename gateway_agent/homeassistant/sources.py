@@ -1,7 +1,7 @@
 """A camera as a device: what is seen, counted and read, pictures, events, and whether that may be believed.
 
 The law: a picture that failed is never an empty result. ``degraded`` turns on with the first frame that fails and says
-why; what was seen stays as it was, and becomes unavailable once nothing has been seen for ``HOLD_S``, never "clear".
+why; what was seen stays as it was, and becomes unavailable when frames have failed for ``HOLD_S``, never "clear".
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,12 +23,12 @@ _DIAGNOSTIC = {"entity_category": "diagnostic"}
 def state(counts: Mapping[str, int], labels: Sequence[str], result: Result, reads: bool) -> dict[str, Any]:
     """What is seen: ``counts`` of the objects that are there, of which ``labels`` have entities."""
     readings = read_panels(result.detections) if reads else []
-    told: dict[str, Any] = {"objects": sum(counts.values())}
+    told: dict[str, Any] = {"objects": sum(counts.values()), "reading": None, "readings": readings}
     for label in labels:
         told[f"occupancy_{slug(label)}"] = "ON" if counts.get(label) else "OFF"
         told[f"count_{slug(label)}"] = counts.get(label, 0)
-    if reads:
-        told |= {"reading": ", ".join(readings)[:LONGEST] or None, "readings": readings}
+    if readings:
+        told["reading"] = ", ".join(readings)[:LONGEST]
     return told
 
 

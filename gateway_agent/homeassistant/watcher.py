@@ -56,8 +56,6 @@ class HomeAssistant:
                 self._hear(self._client.heard.get_nowait(), now)
             except queue.Empty:
                 break
-        if not self._up:
-            return
         for said in self._mirror.tick(self._gateway.board, self._facts(), now, datetime.now(timezone.utc)):
             if not self._client.say(said):
                 self._mirror.unsent(said.topic)
@@ -81,6 +79,7 @@ class HomeAssistant:
             if self._up is not False:
                 _log.warning("no line to Home Assistant's broker at %s: %s; trying again", self._client.address, event.reason)
             self._up = False
+            self._mirror.lost()
         elif event.topic == self._birth:
             if event.payload == b"online" and not event.retained:
                 self._mirror.birth(now + random.uniform(*BIRTH_S))

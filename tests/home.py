@@ -81,6 +81,11 @@ class Home:
     def states(self) -> dict[str, Any]:
         return {unique_id: self.state(unique_id) for unique_id in self.entities}
 
+    @property
+    def configured(self) -> set[str]:
+        """Topics whose configuration is retained."""
+        return set(self._of_topic)
+
     def state(self, unique_id: str) -> Any:
         """What is shown: "unavailable", None for unknown, or the value of the template."""
         entity = self.entities[unique_id]

@@ -70,6 +70,7 @@ def device(view: SourceView, labels: Sequence[str], facts: Facts, tree: Tree) ->
         return Component(key, "sensor", name, {"state_topic": topic, "value_template": value(key), **options}, key)
 
     count = {"state_class": "measurement", "icon": "mdi:counter"}
+    each = _DIAGNOSTIC if facts.reads else {}  # where the reading is what matters, single digits stand back
     always: dict[str, Any] = {"availability": [alive]}
     components = [
         Component("degraded", "binary_sensor", "Degraded", {
@@ -97,9 +98,9 @@ def device(view: SourceView, labels: Sequence[str], facts: Facts, tree: Tree) ->
         ))  # fmt: skip
     for label in labels:
         occupied = f"occupancy_{slug(label)}"
-        about = {"state_topic": states, "value_template": value(occupied), "device_class": "occupancy"}
+        about = {"state_topic": states, "value_template": value(occupied), "device_class": "occupancy", **each}
         components.append(Component(occupied, "binary_sensor", f"{label} occupancy", about, occupied))
-        components.append(sensor(states, f"count_{slug(label)}", f"{label} count", **count))
+        components.append(sensor(states, f"count_{slug(label)}", f"{label} count", **count, **each))
         components.append(_trigger(tree.of(key, "event"), "appeared", label))
     return Device(key, f"{view.name} source", "Source", tuple(components), f"node/{view.name}", "", (alive, seeing))
 

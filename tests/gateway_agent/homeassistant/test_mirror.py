@@ -53,7 +53,8 @@ class Play:
     def join(self, name: str, camera: bool = False, vitals: m.Vitals = VITALS, epoch: str = "11111111", **status: Any) -> None:
         self.nodes.add(name)
         self.board.hear(m.Register(node=name, epoch=epoch, seq=1, runtime="t", camera=camera), self.at)
-        self.board.hear(m.Status(node=name, epoch=epoch, vitals=vitals, version="0.1.0", tile_s=0.05, **status), self.at)
+        about = {"version": "0.1.0", "tile_s": 0.05, "vitals": vitals, **status}
+        self.board.hear(m.Status.model_validate({"node": name, "epoch": epoch, **about}), self.at)
 
     def run(self, seconds: float) -> list[Said]:
         """Time goes on; what was said."""
@@ -142,6 +143,18 @@ def test_what_a_machine_does_not_tell_makes_no_entity(play: Play) -> None:
     play.join("cam", camera=True, vitals=VITALS.model_copy(update={"temperature_c": 51.5, "throttled": False}))
     play.run(CONFIG_S + BEAT_S)
     assert (play.state("node_cam", "temperature"), play.state("node_cam", "throttled")) == (51.5, "OFF")
+
+
+def test_the_newest_version_of_the_cluster_is_the_update(play: Play) -> None:
+    def update() -> Any:
+        return json.loads(play.home.retained["deepthings/dt-1/gateway/update"])
+
+    assert update() == {"installed_version": "0.1.0", "latest_version": "0.1.0"}
+    play.join("old", version="0.0.9")
+    play.join("new", version="0.10.0")
+    play.join("newer", version="0.9.0")
+    play.run(BEAT_S)
+    assert update() == {"installed_version": "0.1.0", "latest_version": "0.10.0"}
 
 
 def test_a_node_that_is_gone_is_off_and_the_rest_of_it_not_available(play: Play) -> None:
@@ -380,7 +393,9 @@ def occupancies(play: Play) -> set[str]:
 def test_another_model_takes_the_entities_of_the_one_before_away(play: Play) -> None:
     play.facts = replace(FACTS, labels=("cat", "dog"), controls=State(True, None, "3x3", "other"))
     play.run(2)
-    play.see("cat")
+    assert play.state("source_cam", "objects") == "unavailable"  # those of the model before say nothing
+    play.see("cat", frames=2)
+    assert play.state("source_cam", "objects") == 1
     play.run(CONFIG_S + 2)
     assert occupancies(play) == {"occupancy_cat", "occupancy_dog"}
     assert play.state("source_cam", "occupancy_cat") == "ON"

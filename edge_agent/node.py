@@ -29,6 +29,7 @@ from schemas.topics import Publish
 HEARTBEAT_S = 2.0
 HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
+SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured tile times, for each block
 
 Tensors = Mapping[str, np.ndarray]
@@ -88,6 +89,7 @@ class EdgeNode:
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
+        self._suspects: dict[str, float] = {}  # thieves that let a lease expire, and until when they get no other
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
         self.machine = ""  # which machine this is, whatever it is called
@@ -104,11 +106,6 @@ class EdgeNode:
     def wants_frame(self) -> bool:
         """Whether the source may add a frame."""
         return not self._paused and len(self.tiles.frames) < self.window
-
-    @property
-    def listening(self) -> tuple[int, ...]:
-        """Tiles whose parts this node subscribes to."""
-        return tuple(sorted(self._listening))
 
     def source_ended(self) -> None:
         """There will be no more frames: this node is a helper now."""
@@ -206,7 +203,8 @@ class EdgeNode:
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
-        for frame, _, _ in self.tiles.expire(now):
+        for (frame, _, _), thief in self.tiles.expire(now).items():
+            self._suspects[thief] = now + SUSPECT_S
             if self._last and frame in self._expired:  # not the lane alone: what it waited for may be lost
                 self.tiles.restart(frame)
             self._expired.add(frame)
@@ -214,6 +212,7 @@ class EdgeNode:
             self.counts["lane stuck"] += 1
             if frame in self.tiles.frames:
                 self.tiles.restart(frame)
+        self._suspects = {thief: until for thief, until in self._suspects.items() if now < until}
         said: list[Action] = self._deal(now) if self._hands else []
         said += self._settle(now)
         if now >= self._echoed_at + (MISSED_ECHOES + 1) * HEARTBEAT_S:
@@ -252,7 +251,7 @@ class EdgeNode:
         self._alone = self.plan.undivided and echo.helpers < echo.cameras
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
-            self.tiles.requeue()
+            self.tiles.requeue(whole=self._last > 0)
             self.outbox.requeue(now)
             self._hands.clear()
         self._gateway = echo.epoch
@@ -268,7 +267,8 @@ class EdgeNode:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""
         self._hands.pop(steal.thief, None)
         said = self._lend(steal, now)
-        if said is None and self._only_camera and not steal.ahead and not self._shares:
+        keeps = self._only_camera and not self._shares and steal.thief not in self._suspects
+        if said is None and keeps and not steal.ahead:
             self._hands[steal.thief] = (steal, now)
             return []
         return [said or self._tile_message(steal)]
@@ -287,6 +287,8 @@ class EdgeNode:
 
     def _lend(self, steal: m.Steal, now: float) -> Publish | None:
         """The tile for a thief; None: nothing is waiting."""
+        if now < self._suspects.get(steal.thief, now):
+            return None
         lease_s, prefer = self._lease_s, self._knows.get(steal.thief)
         key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers)
         if key is None:
@@ -330,8 +332,8 @@ class EdgeNode:
                 self._stolen[key] = (tensors, header.picture)
 
     def _accept(self, accepted: m.Accepted) -> None:
-        if self._gateway and accepted.epoch != self._gateway:
-            self.counts["accepted by a gateway that is gone"] += 1
+        if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
+            self.counts["accepted by another gateway"] += 1
             return
         if accepted.ended:
             self._images.pop(accepted.frame, None)
@@ -381,8 +383,9 @@ class EdgeNode:
                     (frame, self._last, 0), {self.plan.pixels.tensor: self._images[frame][0]}, True
                 )
                 return [self._computing]
-            said += self._open(now)
-            work = self.lanes.take()
+            while work is None and (self._stolen or self.tiles.waiting):  # a lane that is here already may lack parts
+                said += self._open(now)
+                work = self.lanes.take()
         if work is not None:
             self._computing = Compute(*work, reuse=self._reuses(work[0]))
             said.insert(0, self._computing)

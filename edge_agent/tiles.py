@@ -2,11 +2,12 @@
 
     Waiting --take--> Computing --computed--> Sent --accept--> Done --accept(ended)--> gone
        |  ^--put_back--'  ^------put_back------'                 |
-       |  ^-----------------requeue (gateway restarted)----------'
-       +--lend--> Lent --expire or requeue--> Waiting
+       |  ^------------requeue (gateway restarted), restart------'
+       +--lend--> Lent --expire, requeue, restart--> Waiting
 
-``accept`` leads from every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state
-and leaves only with its whole frame, when the gateway has named its outcome; so everything can be computed again.
+``computed`` leads to Sent from Waiting and Lent, too, when a lane outlives the restart of its frame. ``accept`` leads from
+every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state and leaves only with its
+whole frame, when the gateway has named its outcome; so everything can be computed again.
 The own engine takes from the front of the oldest frame, thieves from its back: they meet as late as possible.
 """
 
@@ -113,7 +114,7 @@ class TileQueue:
 
     def computed(self, key: Key) -> bool:
         """The own engine is through with ``key``. False: nobody needs the result, a thief was first."""
-        if not isinstance(self.state(key), Computing):
+        if not isinstance(self.state(key), Computing | Waiting | Lent):  # the latter two: its frame was restarted meanwhile
             self.ignored["computed too late"] += 1
             return False
         self._set(key, Sent())
@@ -125,7 +126,7 @@ class TileQueue:
 
     def restart(self, frame: str) -> None:
         """Every tile of the frame waits again: what one of them made for its neighbours is lost."""
-        self._frames[frame] = dict.fromkeys(self._frames[frame], Waiting())
+        self._frames[frame].update(dict.fromkeys(self._frames[frame], Waiting()))
 
     def put_back(self, key: Key) -> None:
         """The own engine failed, or the outbox dropped the result: the tile waits again."""
@@ -148,18 +149,24 @@ class TileQueue:
         if ended:
             del self._frames[frame]
 
-    def expire(self, now: float) -> list[Key]:
-        """Tiles whose lease has ended unanswered; they wait again."""
-        expired = [key for key, state in self._all() if isinstance(state, Lent) and state.until <= now]
+    def expire(self, now: float) -> dict[Key, str]:
+        """Tiles whose lease has ended unanswered, and who had them; they wait again."""
+        expired = {key: state.thief for key, state in self._all() if isinstance(state, Lent) and state.until <= now}
         for key in expired:
             self._set(key, Waiting())
         return expired
 
-    def requeue(self) -> None:
-        """The gateway restarted and has forgotten every result: only what this edge still holds need not wait again."""
-        for key, state in list(self._all()):
-            if isinstance(state, Lent | Done):
-                self._set(key, Waiting())
+    def requeue(self, whole: bool = False) -> None:
+        """The gateway restarted and has forgotten every result: only what this edge still holds need not wait again.
+
+        ``whole``: what the tiles of a frame made for each other is used up, so that one of them needs them all again.
+        """
+        for frame, tiles in self._frames.items():
+            if whole and any(isinstance(state, Done) for state in tiles.values()):
+                self.restart(frame)
+            for key, state in tiles.items():
+                if isinstance(state, Lent | Done):
+                    self._set(key, Waiting())
 
     def deadline(self) -> float | None:
         """When the earliest lease ends."""

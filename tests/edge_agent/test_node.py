@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
-from edge_agent.node import HAND_S, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import HAND_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
@@ -381,3 +381,48 @@ def test_where_tiles_are_shared_out_a_node_takes_them_unasked_and_asks_for_none(
     )  # fmt: skip
     (work,) = [a for a in node.hear(heard(topics.TILE, header, pixels), 1.0) if isinstance(a, Compute)]
     assert work.key == ("edge1.11111111.0", 0, 3)
+
+
+def test_a_thief_that_lets_a_lease_expire_gets_no_tile_for_a_while() -> None:
+    node = joined()
+    node.frame(IMAGE, 1.0)
+    lease_s = steal(node, "0000000a").lease_s
+    node.tick(1.0 + lease_s)
+    assert steal(node, "0000000b", now=2.0 + lease_s).frame is None
+    assert steal(node, "0000000c", now=1.0 + lease_s + SUSPECT_S).frame is not None
+
+
+def test_what_a_gateway_accepts_that_has_not_answered_is_not_believed() -> None:
+    node = EdgeNode("edge1", "11111111", PLAN, "test kernels")
+    node.connected(0.0)
+    (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    node.computed(work.key, outputs(PLAN, work.key[2]), 0.5, 1.0)
+    accepted = m.Accepted(**GATEWAY, frame=work.key[0], tiles=(work.key[2],))
+    node.hear(heard(topics.ACCEPTED, accepted), 1.1)
+    assert work.key in node.outbox
+    echoed(node, 1, 1.2)
+    node.hear(heard(topics.ACCEPTED, accepted), 1.3)
+    assert work.key not in node.outbox
+
+
+def test_a_lane_that_outlives_the_restart_of_its_frame_is_not_computed_again() -> None:
+    node = camera(1, 1, BLOCKS)
+    said, results = node.frame(BIG, 1.0), []
+    for _ in range(3):  # one tile's first block, and others'
+        (work,) = [a for a in said if isinstance(a, Compute)]
+        said = node.computed(work.key, block_outputs(work.key), 0.1, 1.0)
+    node.tiles.restart(work.key[0])
+    while following := next((a for a in said if isinstance(a, Compute)), None):
+        said = node.computed(following.key, block_outputs(following.key), 0.1, 1.0)
+        results += published(said, topics.RESULT)
+    assert sorted(r.message.tile for r in results) == list(range(6))
+
+
+def test_the_engine_takes_another_tile_where_a_lane_that_is_here_waits_for_parts() -> None:
+    node = camera(1, 1, BLOCKS)
+    (work,) = [a for a in node.frame(BIG, 1.0) if isinstance(a, Compute)]
+    leases = [idle(node, f"edge{i + 2}", 1.0) for i in range(5)]
+    assert all(told.message.frame for (told,) in leases)
+    node.computed(work.key, block_outputs(work.key), 0.1, 1.1)  # its lane waits for parts of the others
+    node.tiles.restart(work.key[0])
+    assert [a for a in node.tick(1.2) if isinstance(a, Compute)]

@@ -49,8 +49,8 @@ def test_a_request_ahead_never_takes_the_last_waiting_tile(queue: TileQueue) -> 
 def test_expired_lease_is_queued_again(queue: TileQueue) -> None:
     queue.lend("thief", "r1", False, 1.0, 10.0)
     assert queue.deadline() == 11.0
-    assert queue.expire(10.999) == []
-    assert queue.expire(11.0) == [key(1)]
+    assert queue.expire(10.999) == {}
+    assert queue.expire(11.0) == {key(1): "thief"}
     assert queue.state(key(1)) == Waiting() and queue.deadline() is None
     assert [queue.take(11.0) for _ in range(3)] == [key(2), key(0), key(1)]
 
@@ -133,3 +133,17 @@ def test_tiles_that_are_cheaper_here_are_lent_last() -> None:
     queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(5)])
     lent = [queue.lend("thief", f"r{n}", False, 0.0, 1.0, keep={2, 4}) for n in range(4)]
     assert [key and key[2] for key in lent] == [3, 1, 4, 2]
+
+
+def test_a_result_counts_though_its_frame_was_restarted_meanwhile(queue: TileQueue) -> None:
+    assert queue.take(0.0) == key(2)
+    queue.restart(key(2)[0])
+    assert queue.computed(key(2)) and queue.state(key(2)) == Sent()
+    assert not queue.computed(key(2)), "once"
+
+
+def test_a_restarted_gateway_needs_all_tiles_of_a_frame_whose_tiles_need_each_other(queue: TileQueue) -> None:
+    queue.accept(key(0)[0], 0, (0,), False)
+    queue.take(0.0)
+    queue.requeue(whole=True)
+    assert queue.state(key(2)) == queue.state(key(0)) == Waiting()

@@ -153,7 +153,7 @@ class Run:
         with Hosts(cores | {"w": None}, options.rate) as hosts:
             url = f"{hosts.address('g')}:{PORT}"
             gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}"]
-            gateway += ["--broker", options.broker]
+            gateway += ["--broker", options.broker, "--state", str(self._room / "state")]
             self._dt(hosts, "g", *gateway, "--deadline", str(ALONE_S))
             self._await("g.log", "gateway ready")
             watch = [sys.executable, "-m", "bench.watch", url, str(self._room / "heard")]

@@ -40,7 +40,7 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         with contextlib.ExitStack() as stack:
             stack.callback(self._stop_all)
-            plan = ["--model", str(self._model), "--grid", self._grid, "--cut", self._cut]
+            plan = ["--model", str(self._model), "--grid", self._grid, "--cut", self._cut, "--state", str(self._room / "state")]
             self._spawn("gateway", ["dt_cli.main", "gateway", *plan, "--listen", "127.0.0.1:0", "--root", ROOT])
             self.url = self._wait_for_url()
             link = Link(self.url, ROOT, "bench", self._inbox)

@@ -82,7 +82,11 @@ class Edge:
         self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
-        self._link = self._new_link()
+        self._link = Link(self._url, self._root, name, self._inbox)
+        for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
+            self._link.subscribe(topic)
+        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
+            self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None
         self._parcel: Parcel | None = None
@@ -119,18 +123,6 @@ class Edge:
             self._close()
         return 0
 
-    def _new_link(self) -> Link:
-        """A line to the broker, with all that this node listens to."""
-        link = Link(self._url, self._root, self._name, self._inbox)
-        link.subscribe(topics.PLAN)
-        link.subscribe(topics.OVERLAP_REQ)
-        link.subscribe(topics.STATUS_REQ)
-        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
-            link.subscribe(topic, node=self._name)
-        for tile in self._node.listening if self._node else ():
-            link.subscribe(topics.OVERLAP, tile=tile)
-        return link
-
     def _step(self) -> None:
         now = time.monotonic()
         deadline = min(self._status_at + STATUS_S, self._node.deadline() if self._node else float("inf"))
@@ -162,9 +154,7 @@ class Edge:
                 self._link.subscribe(topics.OVERLAP, tile=action.tile)
             elif isinstance(action, Reconnect):
                 _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
-                self._link.close(0.0)
-                self._link = self._new_link()
-                self._link.start()
+                self._link.renew()
             else:
                 self._link.send(action)
 

@@ -14,8 +14,9 @@ from gateway_agent.board import Board
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import AUTO, VERBS, Request, State
+from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.mosquitto import MosquittoProcess, installed
-from gateway_agent.node import Finish, GatewayNode
+from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
@@ -34,7 +35,7 @@ from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
 from schemas.process import log_to_stderr, on_end, version
 from schemas.service import Service
-from schemas.topics import Publish
+from schemas.state import state_folder
 from schemas.vitals import Reader
 
 NAME = "gateway"
@@ -57,11 +58,13 @@ def main(settings: Settings) -> int:
     own = own_broker(options.broker, host, port)
     if own is not None and not is_loopback(host):
         _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
+    journal = Journal(state_folder(options.state, options.root) / JOURNAL)
     with contextlib.ExitStack() as stack:
+        stack.callback(journal.close)
         url = stack.enter_context(own).url if own is not None else options.broker or ""
         if options.announce:
             _announce(stack, options.root, host if own is not None else "", url)
-        app = Gateway(options, bundle, url, own, service)
+        app = Gateway(options, bundle, url, own, service, journal)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
         if objective != "fixed":
@@ -172,9 +175,12 @@ class Gateway:
         url: str,
         broker: BrokerProcess | None,
         service: Service | None = None,
+        journal: Journal | None = None,
     ) -> None:
         self._options, self._root, self._service = options, options.root, service or Service()
         self._bundle, self._broker = bundle, broker
+        self._journal = journal
+        self._saying: list[str] = []  # frames whose outcome the broker has not acknowledged
         self._inbox: queue.Queue[object] = queue.Queue(512)
         self._epoch = m.new_epoch()
         self._node = self._new_node()
@@ -203,7 +209,8 @@ class Gateway:
 
     def _new_node(self) -> GatewayNode:
         ordered = bool(self._bundle.card.state)
-        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered)
+        before = self._journal.before if self._journal is not None else NOTHING_BEFORE
+        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered, before)
 
     def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
         """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
@@ -304,6 +311,9 @@ class Gateway:
             event = None
         now = time.monotonic()
         self._act(self._handle(event, now) + self._node.tick(now), now)
+        if self._journal is not None and self._saying and self._link.flush(0.0):
+            self._journal.heard(tuple(self._saying))
+            self._saying.clear()
         if self._next is not None and (not self._node.assembly.frames or now >= self._swap_at):
             self._swap(self._next, now)
         self._replan(now)
@@ -328,14 +338,21 @@ class Gateway:
             bundle, objective = self._bundle, self._objective
             self.plan_anew(lambda: better(bundle, members, objective))
 
-    def _act(self, actions: Sequence[Publish | Finish], now: float) -> None:
+    def _act(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
             if isinstance(action, Finish):
                 self._tail.submit(action)
-                continue
-            self._link.send(action)
-            if isinstance(action.message, m.Outcome):
-                self._tell(action.message, now)
+            elif isinstance(action, Keep):
+                if self._journal is not None:
+                    self._journal.keep(action.outcome)
+            elif isinstance(action, Reconnect):
+                _log.warning("nobody is heard: connecting to %s anew", self._link.address)
+                self._link.renew()
+            else:
+                self._link.send(action)
+                if isinstance(action.message, m.Outcome):
+                    self._saying.append(action.message.frame)
+                    self._tell(action.message, now)
 
     def _tell(self, outcome: m.Outcome, now: float) -> None:
         if outcome.status == "failed":
@@ -348,7 +365,7 @@ class Gateway:
         for watcher in self._watchers:
             watcher.outcome(outcome, now)
 
-    def _handle(self, event: object, now: float) -> list[Publish | Finish]:
+    def _handle(self, event: object, now: float) -> list[Action]:
         if isinstance(event, Arrived):
             try:
                 return self._hear(decode(self._root, event.topic, event.payload, self._node.digest), now)
@@ -370,13 +387,14 @@ class Gateway:
             for watcher in self._watchers:
                 watcher.pictured(event.frame, now)
         elif isinstance(event, Connected):
+            self._node.connected(now)
             self._publish_model()
             self._bridge.connected()
         elif isinstance(event, Disconnected):
             _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
         return []
 
-    def _hear(self, incoming: Incoming, now: float) -> list[Publish | Finish]:
+    def _hear(self, incoming: Incoming, now: float) -> list[Action]:
         message = incoming.message
         if isinstance(message, m.PictureHeader):
             own = m.frame_source(message.frame)[0] == message.node == incoming.levels["source"]

@@ -10,7 +10,7 @@ lists no longer (a gateway before this one ended it) is a leftover: it may compl
 """
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -119,7 +119,7 @@ class Assembly(Generic[P]):
         if block >= len(self._tiles) or tile >= self._tiles[block]:
             self.ignored["result: no such tile"] += 1
             return Verdict(accepted=False)
-        if self._has_ended(frame):
+        if self.has_ended(frame):
             self.ignored["result: frame has ended"] += 1
             return Verdict(accepted=True, ended=True)
         state = self._frames.setdefault(frame, Open(now, announced=False))
@@ -165,6 +165,25 @@ class Assembly(Generic[P]):
         heard = [state.first_heard for state in self._frames.values() if isinstance(state, Open)]
         return min(heard) + self._deadline_s if heard else None
 
+    def has_ended(self, frame: str) -> bool:
+        """Whether it has its outcome, as far as is remembered."""
+        source, epoch, number = frame_source(frame)
+        known = frame in self._ended or number <= self._forgotten.get((source, epoch), -1)
+        return known and frame not in self._frames
+
+    def lacks(self, frame: str, block: int, tile: int) -> bool:
+        """Whether the frame is open and nobody's result for this tile is here."""
+        state = self._frames.get(frame)
+        return isinstance(state, Open) and (block, tile) not in state.parts
+
+    def remember(self, ended: Iterable[str], forgotten: Iterable[str] = ()) -> None:
+        """Frames that ended under a gateway before this one; of ``forgotten`` ones those before them in their epoch, too."""
+        for frame in forgotten:
+            source, epoch, number = frame_source(frame)
+            self._forget((source, epoch), number)
+        for frame in ended:
+            self._end(frame)
+
     @property
     def frames(self) -> tuple[str, ...]:
         """Frames heard of that have not ended."""
@@ -175,7 +194,7 @@ class Assembly(Generic[P]):
         if frame_source(frame)[:2] != (source, epoch):
             self.ignored["announced: not its frame"] += 1
             return True
-        if self._has_ended(frame):
+        if self.has_ended(frame):
             return False
         state = self._frames.setdefault(frame, Open(now, announced=True))
         if isinstance(state, Open) and not state.announced:
@@ -200,13 +219,8 @@ class Assembly(Generic[P]):
                 del self._frames[frame]
         return failed
 
-    def _has_ended(self, frame: str) -> bool:
-        source, epoch, number = frame_source(frame)
-        known = frame in self._ended or number <= self._forgotten.get((source, epoch), -1)
-        return known and frame not in self._frames
-
     def _end(self, frame: str) -> None:
-        del self._frames[frame]
+        self._frames.pop(frame, None)
         self._ended[frame] = None
         while len(self._ended) > self._memory:
             oldest = next(iter(self._ended))

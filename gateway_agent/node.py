@@ -2,11 +2,14 @@
 
 It joins the machines of this room and keeps one law: every frame that it has heard of ends exactly once, as a result or
 as a failure that says why. It knows no socket, thread or clock; every method takes ``now`` and returns what to do.
+
+How a frame ended is kept (``Keep``) before it is said, so that a gateway that takes up after a killed one says the same.
+Which frames the killed one has said, their source knows: it lists a frame until it hears that it has ended.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,13 +36,47 @@ class Finish:
     picture: tuple[int, int] = (0, 0)
 
 
-Action = Publish | Finish
+@dataclass(frozen=True)
+class Keep:
+    """To be written to where it outlives this process, before what follows is said."""
+
+    outcome: m.Outcome
+
+
+@dataclass(frozen=True)
+class Reconnect:
+    """Everybody is silent: the broker may have lost our subscriptions."""
+
+
+@dataclass(frozen=True)
+class Before:
+    """What gateways before this one have ended: oldest first, each with its words if they may not have been heard.
+
+    Of ``forgotten`` frames those with lower numbers of the same source and epoch have ended, too.
+    """
+
+    ended: Mapping[str, m.Outcome | None] = field(default_factory=dict)
+    forgotten: tuple[str, ...] = ()
+
+
+Action = Publish | Finish | Keep | Reconnect
+NOTHING_BEFORE = Before()
+ALONE_S, LONGEST_ALONE_S = 15.0, 960.0
+STATES = 64  # sources whose state the tail of a recurrent model remembers
 
 
 class GatewayNode:
     """The gateway of one plan. ``ordered``: frames of one source are finished in order, for the tail keeps state."""
 
-    def __init__(self, name: str, epoch: str, plan: Plan, deadline_s: float = 120.0, ordered: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        epoch: str,
+        plan: Plan,
+        deadline_s: float = 120.0,
+        ordered: bool = False,
+        before: Before = NOTHING_BEFORE,
+    ) -> None:
         self.name, self.epoch, self.plan, self._ordered = name, epoch, plan, ordered
         self.digest = plan.digest()
         self.ring = VictimRing()
@@ -54,6 +91,10 @@ class GatewayNode:
         self._speeds: dict[str, float] = {}  # of the living, as they say
         self.paused = False  # sources open no frame
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
+        self.assembly.remember(before.ended, before.forgotten)
+        self._unheard = {frame: outcome for frame, outcome in before.ended.items() if outcome is not None}
+        self._streams: dict[tuple[str, str], None] = {}  # sources, and their epochs, whose frames it has followed
+        self._alone_s, self._alone_at = ALONE_S, float("inf")  # how long to believe the silence, and until when
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
         """A message of a node.
@@ -102,12 +143,22 @@ class GatewayNode:
         """Fail every frame that is open; ``reason`` says why."""
         return [action for frame in self.assembly.frames for action in self.failed(frame, reason, now)]
 
+    def connected(self, now: float) -> None:
+        """The broker is there: from now on there should be something to hear."""
+        if not self.ring.nodes:
+            self._alone_at = now + self._alone_s
+
     def tick(self, now: float) -> list[Action]:
         """The deadline has come: dead nodes, frames that took too long."""
         said: list[Action] = []
-        for node in self.ring.expire(now):
+        dead = self.ring.expire(now)
+        for node in dead:
             self._speeds.pop(node, None)
             said += self._failures(self.assembly.source_lost(node, now))
+        if (dead and not self.ring.nodes) or now >= self._alone_at:
+            self._alone_s = min(2 * self._alone_s, LONGEST_ALONE_S)
+            said.append(Reconnect())
+            self._alone_at = now + self._alone_s
         said += self._failures(self.assembly.expire(now))
         for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
             del self._pictures[frame]
@@ -115,13 +166,15 @@ class GatewayNode:
 
     def deadline(self) -> float | None:
         """When ``tick`` is due."""
-        return min((d for d in (self.ring.deadline(), self.assembly.deadline()) if d is not None), default=None)
+        dues = (self.ring.deadline(), self.assembly.deadline(), self._alone_at)
+        return min((d for d in dues if d is not None and d != float("inf")), default=None)
 
     def _head(self) -> dict[str, Any]:
         return {"node": self.name, "epoch": self.epoch}
 
     def _register(self, register: m.Register, now: float) -> list[Action]:
         refused = self._refusal(register)
+        self._alone_s, self._alone_at = ALONE_S, float("inf")
         steals: list[Action] = []
         if not refused and not register.leaving:
             waiting, camera = register.waiting, register.camera
@@ -141,15 +194,45 @@ class GatewayNode:
                 said += self._failures(self.assembly.source_lost(register.node, now))
             return said
         self._machines[register.node] = register.machine
-        announced = self.assembly.announce(register.node, register.epoch, register.frames, now)
-        said += [self._accepted(register.node, frame, ended=True) for frame in announced.ended]
-        return said + self._failures(announced.failed) + self._dealt()
+        return said + self._announced(register, now)
+
+    def _announced(self, register: m.Register, now: float) -> list[Action]:
+        """A source's list of open frames: what has ended it hears again, and the others, if they never have."""
+        source, said = register.node, list[Action]()
+        announced = self.assembly.announce(source, register.epoch, register.frames, now)
+        for frame in announced.ended:
+            if outcome := self._unheard.pop(frame, None):
+                again = outcome.model_copy(update=self._head())
+                said.append(Publish(topics.OUTCOME, again, {"source": source}))
+            said.append(self._accepted(source, frame, ended=True))
+        for frame in [f for f in self._unheard if _passed(f, register)]:
+            del self._unheard[frame]
+        said += self._failures(announced.failed)
+        if self._ordered:
+            said += self._follow(register, now)
+        return said + self._dealt()
 
     def _dealt(self) -> list[Action]:
         """By the baseline's schedule: the next frame's tiles for everybody."""
         if self._dealer is None:
             return []
         return self._steals(self._dealer.deal(self.assembly.frames, self.ring.epochs))
+
+    def _follow(self, register: m.Register, now: float) -> list[Action]:
+        """The first frames of a source whose state this gateway does not have fail, unless they are its very first."""
+        stream, said = (register.node, register.epoch), list[Action]()
+        frames = [frame for frame in register.frames if not self.assembly.has_ended(frame)]
+        if not frames:
+            return []
+        if stream not in self._streams and min(m.frame_source(frame)[2] for frame in frames) > 0:
+            reason = f"gateway restarted: what the model remembers of {register.node} begins anew with its next frame"
+            for frame in frames:
+                said += self.failed(frame, reason, now)
+        self._streams.pop(stream, None)
+        self._streams[stream] = None
+        for old in list(self._streams)[:-STATES]:
+            del self._streams[old]
+        return said + self._release(register.node)
 
     def _refusal(self, register: m.Register) -> str:
         """Why a node may not be here; one that has restarted on its machine may, at once."""
@@ -181,24 +264,40 @@ class GatewayNode:
             self.counts["result of a node that is not here"] += 1  # it registers again and resends
             return []
         if header.error:
-            return self.failed(header.frame, f"model error on {header.node}: {header.error}", now)
+            return self._fault(header, now)
         tiles = self._tiles(header, tensors)
-        for tile, outputs in tiles.items():
-            verdict = self.assembly.result(
-                header.frame, header.block, tile, header.node, header.stolen, outputs, now
-            )  # fmt: skip
-        if not verdict.accepted:
+        verdicts = [
+            self.assembly.result(header.frame, header.block, tile, header.node, header.stolen, outputs, now)
+            for tile, outputs in tiles.items()
+        ]
+        if not verdicts[-1].accepted:
             return []
-        if not verdict.ended:
+        ended = verdicts[-1].ended
+        if not ended:
             self._pictures[header.frame] = header.picture
         source = m.frame_source(header.frame)[0]
         said: list[Action] = [
-            self._accepted(node, header.frame, verdict.ended, header.block, tuple(tiles))
+            self._accepted(node, header.frame, ended, header.block, tuple(tiles))
             for node in dict.fromkeys((header.node, source))
         ]
-        if verdict.complete:
-            self._held[header.frame] = Finish(verdict.complete, self._pictures.pop(header.frame, (0, 0)))
+        for complete in [verdict.complete for verdict in verdicts if verdict.complete]:  # not of the last tile, perhaps
+            self._held[header.frame] = Finish(complete, self._pictures.pop(header.frame, (0, 0)))
             said += self._release(source)
+        return said
+
+    def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
+        """An engine failed, and so does the frame, unless another node's result for this tile is here.
+
+        What is said of an unheard frame only its source need repeat, for that frame will be announced.
+        """
+        frame = header.frame
+        known = frame in self.assembly.frames or self.assembly.has_ended(frame)
+        said: list[Action] = []
+        if self.assembly.lacks(frame, header.block, header.tile):
+            said += self.failed(frame, f"model error on {header.node}: {header.error}", now)
+        if known or header.stolen:
+            ended = self.assembly.has_ended(frame)
+            said.append(self._accepted(header.node, frame, ended, header.block, (header.tile,)))
         return said
 
     def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[int, Tensors]:
@@ -216,6 +315,8 @@ class GatewayNode:
         """Whole frames of ``source`` that may be finished now: all, or as long as none before them is incomplete."""
         released: list[Action] = []
         own = [f for f in self.assembly.frames if m.frame_source(f)[0] == source]
+        if self._ordered:
+            own = [f for f in own if m.frame_source(f)[:2] in self._streams]
         for frame in sorted(own, key=m.frame_source):
             if frame in self._held:
                 self._finishing[frame] = self._held.pop(frame)
@@ -242,8 +343,16 @@ class GatewayNode:
         source = m.frame_source(outcome.frame)[0]
         self._pictures.pop(outcome.frame, None)
         return [
+            Keep(outcome),
             Publish(topics.OUTCOME, outcome, {"source": source}),
             self._accepted(source, outcome.frame, ended=True),
             *self._release(source),
             *self._dealt(),
         ]
+
+
+def _passed(frame: str, register: m.Register) -> bool:
+    """Whether the source has heard that ``frame`` ended: it lists later ones without it. If it has died, it need not."""
+    source, epoch, number = m.frame_source(frame)
+    later = [m.frame_source(f)[2] > number for f in register.frames]
+    return source == register.node and (epoch != register.epoch or any(later))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from gateway_agent.node import Finish
+from gateway_agent.node import STATES, Finish
 from models.bundle import Bundle, Tail, next_state
 from models.decode import decode, quantization_of
 from models.tensor import stitch
@@ -20,8 +20,6 @@ from schemas.errors import DtError
 from schemas.messages import frame_source
 from schemas.plan import digest
 from schemas.results import Result
-
-STATES = 64  # sources whose state is remembered
 
 Tensors = Mapping[str, np.ndarray]
 

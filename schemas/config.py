@@ -90,6 +90,9 @@ class GatewayOptions(Record):
     root: NodeName = option(ROOT, _ROOT)
     announce: bool = option(True, "Let edges find this gateway by mDNS where it listens beyond loopback.")
     deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1)
+    state: Path | None = option(
+        None, "Folder for what outlives a restart. [default: the service's, or ~/.local/state/deepthings/ROOT]"
+    )
     threads: int = option(1, _THREADS, ge=1, le=64)
     http: Listen | None = option(None, "HOST:PORT of the dashboard, such as 127.0.0.1:8099.")
     outputs: bool = option(False, "Publish the final tensors, too, not only what they say.")

@@ -258,6 +258,10 @@ class Link:
         self._client.connect_async(self.address.host, self.address.port, KEEPALIVE_S)
         self._client.loop_start()
 
+    def renew(self) -> None:
+        """Cut the connection; it is made again, with every subscription. What waits to be sent is kept."""
+        _cut(self._client.socket())
+
     def close(self, flush_s: float = 1.0) -> None:
         """Wait at most ``flush_s`` for what was published, then disconnect and end the network thread."""
         if self._client.is_connected():

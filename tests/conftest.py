@@ -24,6 +24,15 @@ def cache_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _no_state_of_this_user(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Gateways that tests start keep nothing in the home folder, and meet nothing there."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        patch.delenv("STATE_DIRECTORY", raising=False)
+        yield
+
+
 @pytest.fixture(scope="session")
 def broker() -> Iterator[BrokerProcess]:
     """One broker process on a free port; tests share it and keep apart by ``root``."""

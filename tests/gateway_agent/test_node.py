@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
-from gateway_agent.node import Finish, GatewayNode
+from gateway_agent.node import Before, Finish, GatewayNode, Keep, Reconnect
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import DecodeError
+from schemas.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()
@@ -153,6 +154,8 @@ def test_a_leaving_source_fails_what_it_leaves_behind() -> None:
 def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state() -> None:
     node = GatewayNode("gateway", "aaaaaaaa", PLAN, deadline_s=30.0, ordered=True)
     frames = ("edge1.11111111.9", "edge1.11111111.10")
+    register(node, "edge1", "11111111", 4, ("edge1.11111111.0",))
+    node.failed("edge1.11111111.0", "lost", 0.0)
     register(node, "edge1", "11111111", 4, frames)
     register(node, "edge2", "22222222")
     for tile in range(4):
@@ -161,9 +164,10 @@ def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state()
         )
         said = node.hear(heard(topics.RESULT, header, outputs(PLAN, tile)), 1.0)
         assert not [a for a in said if isinstance(a, Finish)]
-    (outcome, ended, finish) = node.failed(frames[0], "lost", 2.0)
+    (keep, outcome, ended, finish) = node.failed(frames[0], "lost", 2.0)
     assert isinstance(finish, Finish) and finish.complete.frame == frames[1] and finish.picture == (48, 64)
-    del outcome, ended
+    assert isinstance(keep, Keep) and isinstance(outcome, Publish) and keep.outcome == outcome.message
+    del ended
 
 
 def test_an_undivided_frame_is_whole_with_one_result() -> None:
@@ -246,3 +250,117 @@ def test_of_two_processes_with_one_name_on_a_machine_the_first_is_told() -> None
     assert not refusal(register(node, "edge1", "22222222", now=1.0, machine="aa"))
     assert "another process on this machine" in refusal(register(node, "edge1", "11111111", now=2.0, machine="aa"))
     assert not refusal(register(node, "edge1", "22222222", now=3.0, machine="aa"))
+
+
+def error(node: GatewayNode, tile: int, worker: str, epoch: str, stolen: bool, frame: str = FRAME) -> list[object]:
+    header = m.ResultHeader(
+        node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, stolen=stolen, error="out of memory"
+    )
+    return list(node.hear(heard(topics.RESULT, header), 2.0))
+
+
+def test_an_undivided_frame_fills_in_what_thieves_have_not_computed() -> None:
+    node = running()
+    result(node, 3)
+    maps = {s.name: np.zeros(s.shape, s.dtype) for s in PLAN.blocks[0].cut}
+    header = m.ResultHeader(
+        node="edge1", epoch="11111111", plan=node.digest, frame=FRAME, block=0, tile=0, whole=True
+    )  # fmt: skip
+    (finish,) = [a for a in node.hear(heard(topics.RESULT, header, maps), 1.0) if isinstance(a, Finish)]
+    assert finish.complete.computed == {"edge1": 3, "edge2": 1}
+
+
+def test_who_failed_at_a_tile_hears_that_the_frame_has_ended_and_so_does_who_fails_later() -> None:
+    node = running()
+    register(node, "edge3", "33333333")
+    for worker, epoch in (("edge2", "22222222"), ("edge3", "33333333")):
+        told = published(error(node, 1, worker, epoch, stolen=True), topics.ACCEPTED)
+        assert [a.message.ended for a in told if a.levels == {"node": worker}] == [True]
+
+
+def test_a_failure_at_a_tile_that_another_has_computed_is_no_failure_of_the_frame() -> None:
+    node = running()
+    result(node, 1)
+    said = error(node, 1, "edge1", "11111111", stolen=False)
+    assert not published(said, topics.OUTCOME) and published(said, topics.ACCEPTED)
+    for tile in (0, 2, 3):
+        said = result(node, tile)
+    assert [a for a in said if isinstance(a, Finish)]
+    assert not published(error(node, 1, "edge1", "11111111", stolen=False), topics.OUTCOME)
+    assert published(node.finished(FRAME, {}, 3.0), topics.OUTCOME)
+
+
+def test_a_failure_at_a_frame_that_nobody_announced_is_repeated_by_its_source_alone() -> None:
+    node, other = running(), "edge1.11111111.7"
+    assert not error(node, 1, "edge1", "11111111", stolen=False, frame=other)
+    (accepted,) = published(error(node, 1, "edge2", "22222222", stolen=True, frame=other), topics.ACCEPTED)
+    assert accepted.message.tiles == (1,) and not accepted.message.ended
+
+
+def test_how_a_frame_ends_is_kept_before_it_is_said() -> None:
+    (keep, outcome, _) = running().failed(FRAME, "lost", 2.0)
+    assert isinstance(keep, Keep) and isinstance(outcome, Publish) and keep.outcome == outcome.message
+
+
+def after(ended: m.Outcome | None) -> GatewayNode:
+    """A gateway that takes up after one that had ended ``FRAME``."""
+    return GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, before=Before({FRAME: ended}))
+
+
+def outcome() -> m.Outcome:
+    return m.Outcome(node="gateway", epoch="aaaaaaaa", frame=FRAME, status="failed", reason="lost", latency_s=1.0)
+
+
+def test_a_frame_that_ended_before_the_restart_never_opens_again() -> None:
+    node = after(None)
+    said = register(node, "edge1", "11111111", 4, (FRAME,))
+    assert not published(said, topics.OUTCOME)
+    (ended,) = published(said, topics.ACCEPTED)
+    assert ended.message.ended and node.assembly.frames == ()
+    (accepted,) = published(result(node, 1, "edge1", "11111111"), topics.ACCEPTED)
+    assert accepted.message.ended
+
+
+def test_what_a_killed_gateway_could_not_say_is_said_once_when_the_source_still_waits_for_it() -> None:
+    node = after(outcome())
+    (said,) = published(register(node, "edge1", "11111111", 4, (FRAME,)), topics.OUTCOME)
+    assert said.message == outcome().model_copy(update={"epoch": "bbbbbbbb"})
+    assert not published(register(node, "edge1", "11111111", 4, (FRAME,)), topics.OUTCOME)
+
+
+def test_what_the_source_has_heard_is_not_said_again() -> None:
+    node = after(outcome())
+    register(node, "edge1", "11111111", 0, ())  # says nothing of it: this may be an old heartbeat
+    register(node, "edge1", "11111111", 4, ("edge1.11111111.1",))
+    assert not published(register(node, "edge1", "11111111", 4, (FRAME,)), topics.OUTCOME)
+
+
+def test_the_state_of_a_source_that_is_lost_fails_its_open_frames_by_name_and_begins_anew() -> None:
+    node = GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, ordered=True, before=Before({FRAME: outcome()}))
+    frames = tuple(f"edge1.11111111.{number}" for number in (1, 2))
+    register(node, "edge1", "11111111", 0, (FRAME,))  # this one has ended: it does not count
+    said = published(register(node, "edge1", "11111111", 4, frames), topics.OUTCOME)
+    assert [a.message.frame for a in said] == list(frames)
+    assert all(a.message.reason.startswith("gateway restarted: what the model remembers of edge1") for a in said)
+    assert not published(register(node, "edge1", "11111111", 4, ("edge1.11111111.3",)), topics.OUTCOME)
+    assert node.assembly.frames == ("edge1.11111111.3",)
+
+
+def test_no_frame_of_a_recurrent_model_is_finished_before_its_source_is_known() -> None:
+    node = GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, ordered=True)
+    register(node, "edge2", "22222222")
+    assert not [a for tile in range(4) for a in result(node, tile) if isinstance(a, Finish)]
+    assert [a for a in register(node, "edge1", "11111111", 4, (FRAME,)) if isinstance(a, Finish)]
+
+
+def test_silence_of_everybody_is_doubted_ever_less_often() -> None:
+    node, reconnects = gateway(), []
+    node.connected(0.0)
+    while (now := node.deadline() or 1e9) < 300.0:
+        reconnects += [now for a in node.tick(now) if isinstance(a, Reconnect)]
+    assert reconnects == [15.0, 45.0, 105.0, 225.0]
+    register(node, "edge1", "11111111", now=300.0)
+    (said,) = [a for a in node.tick(306.0) if isinstance(a, Reconnect)]  # the last node is gone: is it us?
+    register(node, "edge1", "11111111", now=307.0)
+    register(node, "edge1", "11111111", now=308.0, leaving=True)
+    assert said == Reconnect() and node.deadline() is None

@@ -1,4 +1,4 @@
-"""What the gateway keeps on disk over its restarts: where that folder is, and how a file gets there whole.
+"""What a gateway or an edge keeps on disk over its restarts: where that folder is, and how a file gets there whole.
 
 It keeps two laws: a name holds all of what was written last, or all of what was there before, whatever is killed or full
 in between; and nobody but this user reads it, for keys lie here, too.
@@ -13,9 +13,9 @@ from pathlib import Path
 from schemas.errors import DtError
 
 
-def state_folder(given: Path | None, root: str) -> Path:
-    """The folder of the cluster ``root``, made if it is missing (0700): ``given``, else $STATE_DIRECTORY (systemd's),
-    else ``deepthings/<root>`` in $XDG_STATE_HOME or ~/.local/state.
+def state_folder(given: Path | None, root: str, make: bool = True) -> Path:
+    """The folder of the cluster ``root``: ``given``, else $STATE_DIRECTORY (systemd's), else ``deepthings/<root>`` in
+    $XDG_STATE_HOME or ~/.local/state. ``make``: it is made (0700) if it is missing.
 
     Raises:
         DtError: it cannot be made.
@@ -23,8 +23,9 @@ def state_folder(given: Path | None, root: str) -> Path:
     service = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
     home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
     folder = given or (Path(service) if service else Path(home) / "deepthings" / root)
-    with told(folder):
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if make:
+        with told(folder):
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     return folder
 
 
@@ -41,6 +42,9 @@ def write(path: Path, data: bytes) -> None:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
+            if os.geteuid() == 0:  # 'sudo dt enroll' beside a gateway that runs as another user
+                owner = path.parent.stat()
+                os.chown(name, owner.st_uid, owner.st_gid)
             Path(name).replace(path)
         except BaseException:
             Path(name).unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Where the gateway's folder is, and that a file there is whole or as it was before."""
+"""Where what outlives a process lies, and that a file there is whole or as it was before."""
 
 import resource
 import stat
@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from gateway_agent.state import read, state_folder, write
 from schemas.errors import DtError
+from schemas.state import read, state_folder, write
 
 
 def test_the_folder_is_the_named_one_then_systemd_s_then_the_user_s(
@@ -44,7 +44,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 from pathlib import Path
-from gateway_agent.state import write
+from schemas.state import write
 from schemas.errors import DtError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {resource.RLIM_INFINITY}))

@@ -1,0 +1,144 @@
+"""How frames ended, on disk: what a gateway that takes up after a killed one must not say otherwise.
+
+One JSON line a frame, written before its outcome is published; ``heard`` lines follow when the broker has it. It keeps two
+laws: a line is whole or not there, and the file is bounded. A line is not synced: it outlives the process, not the machine's
+power (a card in a Pi bears no write a frame), and after a power cut the last seconds' frames may end again.
+"""
+
+import fcntl
+import logging
+import os
+from collections import OrderedDict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from gateway_agent.node import Before
+from schemas.errors import DtError, PlanError
+from schemas.messages import FrameId, Outcome, frame_source
+from schemas.plan import Record
+from schemas.state import read, told, write
+
+JOURNAL = "ended.jsonl"
+KEEP = 1024  # frames by name; of older ones the last number of each source and epoch
+SOURCES = 256
+LINES = 8 * KEEP
+_log = logging.getLogger(__name__)
+
+
+class Line(Record):
+    """A frame that ended, and how; or frames whose outcome the broker has; or those before which all have ended."""
+
+    ended: FrameId | None = None
+    outcome: Outcome | None = None
+    heard: Annotated[tuple[FrameId, ...], Field(max_length=LINES)] = ()
+    forgotten: Annotated[tuple[FrameId, ...], Field(max_length=SOURCES)] = ()
+
+
+class Journal:
+    """The frames that ended, oldest first, in ``path``. No other process may have one in this folder.
+
+    A disk that is full or gone costs the memory, not the work: it is told once, and tried again with the next frame.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._folder = path, _claim(path.parent)
+        self._ended: OrderedDict[str, Outcome | None] = OrderedDict()
+        self._forgotten: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._lines = 0
+        self._told = False
+        for line in (read(path) or b"").splitlines():
+            self._take(line)
+        self._rewrite()
+
+    @property
+    def before(self) -> Before:
+        """What the gateways before this one have ended."""
+        forgotten = tuple(f"{source}.{epoch}.{number}" for (source, epoch), number in self._forgotten.items())
+        return Before(dict(self._ended), forgotten)
+
+    def close(self) -> None:
+        """Another gateway may have the folder."""
+        os.close(self._folder)
+
+    def keep(self, outcome: Outcome) -> None:
+        """A frame ends like this; to be called before that is said."""
+        self._append(Line(ended=outcome.frame, outcome=outcome))
+
+    def heard(self, frames: tuple[str, ...]) -> None:
+        """The broker has the outcomes of these frames."""
+        self._append(Line(heard=frames))
+
+    def _append(self, line: Line) -> None:
+        self._remember(line)
+        if self._lines >= LINES:
+            return self._rewrite()
+        data = line.model_dump_json(exclude_defaults=True).encode() + b"\n"
+        self._try(lambda: self._write(data))
+        self._lines += 1
+
+    def _write(self, data: bytes) -> None:
+        """At the end of the file; what a full disk took half of is taken back."""
+        with told(self._path.parent), self._path.open("ab", buffering=0) as file:
+            size = file.tell()
+            try:
+                if file.write(data) != len(data):
+                    raise OSError(28, os.strerror(28))
+            except OSError:
+                file.truncate(size)
+                raise
+
+    def _rewrite(self) -> None:
+        """Only what counts, in place of the file."""
+        lines = [Line(forgotten=self.before.forgotten)]
+        lines += [Line(ended=frame, outcome=outcome) for frame, outcome in self._ended.items()]
+        data = b"".join(line.model_dump_json(exclude_defaults=True).encode() + b"\n" for line in lines)
+        self._try(lambda: write(self._path, data))
+        self._lines = len(lines)
+
+    def _try(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except DtError as error:
+            if not self._told:
+                _log.error("%s; until then a restart of this gateway may say again how a frame ended", error)
+            self._told = True
+        else:
+            self._told = False
+
+    def _take(self, data: bytes) -> None:
+        try:
+            self._remember(Line.model_validate_json(data))
+        except ValidationError:
+            _log.warning("%s: a line is damaged: passed over", self._path)
+
+    def _remember(self, line: Line) -> None:
+        for frame in line.forgotten:
+            self._forget(frame)
+        for frame in line.heard:
+            if frame in self._ended:
+                self._ended[frame] = None
+        if line.ended:
+            self._ended[line.ended] = line.outcome
+        while len(self._ended) > KEEP:
+            self._forget(self._ended.popitem(last=False)[0])
+
+    def _forget(self, frame: str) -> None:
+        source, epoch, number = frame_source(frame)
+        self._forgotten[source, epoch] = max(number, self._forgotten.pop((source, epoch), -1))
+        while len(self._forgotten) > SOURCES:
+            self._forgotten.popitem(last=False)
+
+
+def _claim(folder: Path) -> int:
+    """A handle that keeps other gateways out of the folder until it is closed, or this process is dead."""
+    with told(folder):
+        handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise PlanError(f"another gateway runs with the state folder {folder}: choose another --root or --state DIR") from None
+    return handle

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from gateway_agent import state
+from schemas import state
 from schemas.errors import DtError
 
 COOKIE = "dt_session"

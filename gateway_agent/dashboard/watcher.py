@@ -12,11 +12,11 @@ from gateway_agent.dashboard.access import TOKEN_FILE, Access, kept_token
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.record import Recorder
 from gateway_agent.dashboard.server import Server
-from gateway_agent.state import state_folder
 from models.bundle import Bundle
 from schemas.config import is_loopback
 from schemas.messages import Outcome
 from schemas.process import version
+from schemas.state import state_folder
 
 WATCHED_S = 0.5  # from one snapshot to the next while somebody looks
 UNWATCHED_S = 2.0

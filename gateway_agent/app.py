@@ -242,16 +242,6 @@ class Gateway:
         return self._bundle.card
 
     @property
-    def address(self) -> str:
-        """The broker's, without secrets."""
-        return str(self._link.address)
-
-    @property
-    def connected(self) -> bool:
-        """Whether the broker is there."""
-        return self._link.connected
-
-    @property
     def controls(self) -> State:
         """What the controls are set to."""
         block, card = self._bundle.plan.blocks[0], self._bundle.card

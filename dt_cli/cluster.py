@@ -131,8 +131,15 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self.stop()
         if self._link is not None:
-            self._link.clear(topics.BRIDGE_STATE)  # on a broker of yours nothing of this cluster stays
-            self._link.close()
+            self._link.close(0.0)
+        if self._url and self.setup.broker not in (None, *OWN_BROKERS):
+            self._sweep()
+
+    def _sweep(self) -> None:
+        """On a broker of yours nothing of this cluster stays, not even that its gateway is gone."""
+        with contextlib.suppress(DtError), Link(self._url, self._root, "watcher", queue.Queue(16)) as link:
+            link.connect(3.0)
+            link.clear(topics.BRIDGE_STATE)
 
     def _start(self) -> None:
         """Gateway first, then the edges without a camera, then those with one, so that all have a share."""

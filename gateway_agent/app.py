@@ -21,7 +21,6 @@ from gateway_agent.painter import Painted, Painter
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
-from models.card_file import Card
 from models.engine import kernels
 from models.planner import parse_grid
 from models.trial import try_bundle
@@ -237,11 +236,6 @@ class Gateway:
             request.answer("the gateway is overloaded: try again")
 
     @property
-    def card(self) -> Card:
-        """Of the model that runs."""
-        return self._bundle.card
-
-    @property
     def controls(self) -> State:
         """What the controls are set to."""
         block, card = self._bundle.plan.blocks[0], self._bundle.card
@@ -452,7 +446,7 @@ class Gateway:
         now = self.controls
         return {
             "version": version(), "broker": self.address, "plan": self._node.digest, "deadline_s": self._options.deadline,
-            "models": tuple(self.models), "labels": self.card.labels[:LABELS], "verbs": VERBS,
+            "models": tuple(self.models), "labels": self._bundle.card.labels[:LABELS], "verbs": VERBS,
             "model": now.model, "grid": now.grid, "detection": now.detection, "threshold": now.threshold,
         }  # fmt: skip
 

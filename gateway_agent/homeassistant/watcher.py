@@ -65,7 +65,7 @@ class HomeAssistant:
 
     def _facts(self) -> Facts:
         gateway = self._gateway
-        card = gateway.card
+        card = gateway.bundle.card
         threshold = WHOLE if card.score_threshold is None else card.score_threshold
         return Facts(gateway.controls, tuple(gateway.models), card.task, _labels(card), threshold, gateway.address,
                      gateway.connected, version())  # fmt: skip

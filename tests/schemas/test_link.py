@@ -15,7 +15,8 @@ from schemas import topics
 from schemas.codec import decode
 from schemas.errors import PlanError, UnreachableError
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.messages import Register, ResultHeader, Status, Steal
+from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
+from schemas.topics import Publish
 
 D = "0" * 32
 FRAME = "cam.01234567.7"
@@ -176,6 +177,23 @@ def test_close_ends_the_thread_and_says_goodbye(station: Make) -> None:
     assert threading.active_count() == before
     edge.link.close()
     assert edge.expect(Disconnected)
+
+
+def test_the_will_of_a_lost_link_is_said_and_stays(station: Make, root: str) -> None:
+    lost, watch, late = station("gw"), station("w"), station("l")
+    offline = BridgeState(node="gw", epoch="01234567", state="offline")
+    lost.link.set_will(Publish(topics.BRIDGE_STATE, offline))
+    lost.link.connect()
+    for one in (watch, late):
+        one.link.subscribe(topics.BRIDGE_STATE)
+    watch.link.connect()
+    line = lost.link._client.socket()
+    lost.link._client.loop_stop()  # so that it does not come back
+    line.shutdown(socket.SHUT_RDWR)
+    heard = watch.expect(Arrived)
+    late.link.connect()
+    assert late.expect(Arrived) == heard
+    assert decode(root, heard.topic, heard.payload).message == offline
 
 
 def test_a_refused_connection_is_unreachable_at_once(station: Make) -> None:

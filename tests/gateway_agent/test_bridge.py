@@ -55,6 +55,7 @@ def test_health_names_a_degraded_source_and_why() -> None:
     board.outcome(
         m.Outcome(node="gateway", epoch="aaaaaaaa", frame="edge1.11111111.0", status="failed", reason="lost", latency_s=1), 0.5
     )
+    board.source("edge2")
     health = bridge.tick(board, lambda: ABOUT, 1.0)[-1].message
     assert isinstance(health, m.BridgeHealth)
     assert (health.failed, health.degraded, health.latency_s) == (1, {"edge1": "lost"}, None)

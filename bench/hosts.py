@@ -111,6 +111,26 @@ class Hosts:
                 (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
                 (group / "cpu.cfs_quota_us").write_text(str(int(cores * PERIOD_US)))
 
+    def port(self, wanted: int) -> int:
+        """Every host has all ports."""
+        return wanted
+
+    def plug(self, name: str, up: bool) -> None:
+        """The host's cable in or out."""
+        _run("ip", "link", "set", self._veth(name), "up" if up else "down")
+
+    def rate(self, name: str, mbit: float) -> None:
+        """Another bandwidth, up and down."""
+        bucket = ("root", "tbf", "rate", f"{mbit:g}mbit", "burst", "16kb", "latency", "100ms")
+        _run("tc", "-n", self._namespace(name), "qdisc", "replace", "dev", "eth0", *bucket)
+        _run("tc", "qdisc", "replace", "dev", self._veth(name), *bucket)
+
+    def share(self, name: str, cores: float | None) -> None:
+        """Another share of a core; None: no limit."""
+        group = self._group(name, "cpu")
+        (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+        (group / "cpu.cfs_quota_us").write_text("-1" if cores is None else str(int(cores * PERIOD_US)))
+
     def spawn(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start a process on a host; what it prints goes to ``log``."""
         space = os.open(NAMESPACES / self._namespace(name), os.O_RDONLY)

@@ -85,7 +85,7 @@ class Edge:
         self._link = Link(self._url, self._root, name, self._inbox)
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
-        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.ACCEPTED):
+        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED):
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None

@@ -85,6 +85,9 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return iter(self._lanes)
+
     def start(self, frame: str, tile: int, inputs: Tensors, now: float, picture: tuple[int, int] = (0, 0)) -> None:
         """Begin a lane with its crop of the image; ``picture``: the size that the image came in."""
         if (frame, tile) in self._lanes:

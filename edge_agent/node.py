@@ -154,6 +154,9 @@ class EdgeNode:
             said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
         elif isinstance(message, m.Accepted):
             self._accept(message)
+        elif isinstance(message, m.Return):
+            for tile in message.tiles:
+                self.tiles.hand_back((message.frame, self._last, tile), message.node)
         else:
             self.counts["unexpected message"] += 1
         return said + self._settle(now)
@@ -228,8 +231,19 @@ class EdgeNode:
         return self._settle(now)
 
     def leave(self, now: float) -> list[Action]:
-        """Good-bye: the gateway forgets this node at once."""
-        return [self._register(now, leaving=True)]
+        """Good-bye: what is lent to this node goes back to its sources, and the gateway forgets it at once."""
+        lent = {(frame, tile) for frame, _, tile in self._stolen} | set(self.lanes)
+        if self._computing is not None:
+            lent.add((self._computing.key[0], self._computing.key[2]))
+        back: dict[str, list[int]] = {}
+        for frame, tile in sorted(lent):
+            if m.frame_source(frame)[0] != self.name:
+                back.setdefault(frame, []).append(tile)
+        said: list[Action] = []
+        for frame, tiles in back.items():
+            message = m.Return(**self._head(), plan=self.digest, frame=frame, tiles=tuple(tiles))
+            said.append(Publish(topics.RETURN, message, {"node": m.frame_source(frame)[0]}))
+        return [*said, self._register(now, leaving=True)]
 
     def deadline(self) -> float:
         """When ``tick`` is due."""

@@ -3,7 +3,7 @@
     Waiting --take--> Computing --computed--> Sent --accept--> Done --accept(ended)--> gone
        |  ^--put_back--'  ^------put_back------'                 |
        |  ^------------requeue (gateway restarted), restart------'
-       +--lend--> Lent --expire, requeue, restart--> Waiting
+       +--lend--> Lent --expire, hand_back, requeue, restart--> Waiting
 
 ``computed`` leads to Sent from Waiting and Lent, too, when a lane outlives the restart of its frame. ``accept`` leads from
 every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state and leaves only with its
@@ -155,6 +155,14 @@ class TileQueue:
         for key in expired:
             self._set(key, Waiting())
         return expired
+
+    def hand_back(self, key: Key, thief: str) -> None:
+        """The thief leaves and will not compute ``key``: it waits again."""
+        state = self.state(key)
+        if isinstance(state, Lent) and state.thief == thief:
+            self._set(key, Waiting())
+        else:
+            self.ignored["handed back: not lent"] += 1
 
     def requeue(self, whole: bool = False) -> None:
         """The gateway restarted and has forgotten every result: only what this edge still holds need not wait again.

@@ -155,10 +155,10 @@ class Assembly(Generic[P]):
         """Frames that are not whole ``deadline_s`` after the first word of them."""
         return self._give_up(now, "deadline passed", lambda _, state: state.first_heard + self._deadline_s <= now)
 
-    def source_lost(self, source: str, now: float) -> list[Failed]:
+    def source_lost(self, source: str, now: float, reason: str = "source lost") -> list[Failed]:
         """The source is dead or has left: its frames that are not whole fail. Which epoch comes next is open again."""
         self._sources.pop(source, None)
-        return self._give_up(now, "source lost", lambda f, state: state.announced and frame_source(f)[0] == source)
+        return self._give_up(now, reason, lambda f, state: state.announced and frame_source(f)[0] == source)
 
     def deadline(self) -> float | None:
         """When the next frame fails."""

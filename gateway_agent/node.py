@@ -191,7 +191,9 @@ class GatewayNode:
             return said
         if register.leaving:
             if self.ring.leave(register.node, register.epoch):
-                said += self._failures(self.assembly.source_lost(register.node, now))
+                if register.frames:  # it may have opened one since
+                    said += self._announced(register, now)
+                said += self._failures(self.assembly.source_lost(register.node, now, "source left"))
             return said
         self._machines[register.node] = register.machine
         return said + self._announced(register, now)

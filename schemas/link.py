@@ -289,7 +289,7 @@ class Link:
         if self.address.tls:
             client.tls_set()
         client.max_queued_messages_set(MAX_QUEUED)
-        client.reconnect_delay_set(0.5, 30)
+        client.reconnect_delay_set(0.5, 2)  # a gateway that restarts is missed
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)

@@ -135,6 +135,14 @@ class TileHeader(Message):
     picture: Picture = (0, 0)
 
 
+class Return(Message):
+    """``dt/return/<victim>``, thief -> victim: it leaves and will not compute these tiles, which were lent to it."""
+
+    plan: Digest
+    frame: FrameId
+    tiles: Annotated[tuple[Count, ...], Field(max_length=4096)]
+
+
 class ResultHeader(Message):
     """``dt/result/<frame>``, worker -> gateway: the output tensors of one tile. The first one for a tile counts.
 

@@ -53,6 +53,7 @@ ECHO = Topic("echo/<node>", m.Echo, 0, False, "gateway", "edge")
 VICTIM_REQ = Topic("victim/req", m.VictimRequest, 0, False, "thief", "gateway")
 STEAL = Topic("steal/<node>", m.Steal, 1, False, "gateway", "victim")
 TILE = Topic("tile/<node>", m.TileHeader, 1, False, "victim", "thief", tensors=True)
+RETURN = Topic("return/<node>", m.Return, 1, False, "thief", "victim")
 RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", tensors=True, binds=("frame",))
 ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
 OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds=("layer", "tile"))
@@ -72,8 +73,8 @@ BRIDGE_REQUEST = Topic("bridge/request/<verb>", m.BridgeRequest, 1, False, "anyb
 BRIDGE_RESPONSE = Topic("bridge/response/<verb>", m.BridgeResponse, 1, False, "gateway", "all")
 
 TABLE = (
-    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE, OUTPUT,
-    STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST, BRIDGE_RESPONSE,
+    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE,
+    OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST, BRIDGE_RESPONSE,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 

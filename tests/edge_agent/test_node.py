@@ -426,3 +426,23 @@ def test_the_engine_takes_another_tile_where_a_lane_that_is_here_waits_for_parts
     node.computed(work.key, block_outputs(work.key), 0.1, 1.1)  # its lane waits for parts of the others
     node.tiles.restart(work.key[0])
     assert [a for a in node.tick(1.2) if isinstance(a, Compute)]
+
+
+def test_a_leaving_thief_hands_back_what_it_has_not_computed_and_the_source_need_not_wait_for_the_lease() -> None:
+    source, thief = joined("edge1"), EdgeNode("edge2", "22222222", PLAN, "test kernels")
+    thief.connected(0.0)
+    (ask,) = published(echoed(thief, 1, 0.0), topics.VICTIM_REQ)
+    source.frame(IMAGE, 1.0)
+    message = m.Steal(
+        **GATEWAY, plan=source.digest, thief="edge2", thief_epoch="22222222", request=ask.message.request
+    )  # fmt: skip
+    (lent,) = published(source.hear(heard(topics.STEAL, message), 1.0), topics.TILE)
+    thief.hear(heard(topics.TILE, lent.message, lent.tensors), 1.0)
+    waiting = source.tiles.waiting
+    *back, bye = thief.leave(1.5)
+    (handed,) = published(back, topics.RETURN)
+    assert handed.levels == {"node": "edge1"} and handed.message.tiles == (lent.message.tile,)
+    assert published([bye], topics.REGISTER)[0].message.leaving
+    source.hear(heard(topics.RETURN, handed.message), 1.6)
+    source.hear(heard(topics.RETURN, handed.message), 1.7)
+    assert source.tiles.waiting == waiting + 1

@@ -13,10 +13,11 @@ from tests.simulation.pictures import PLANS, Pictures
 from tests.simulation.processes import GATEWAY, EdgeProcess, GatewayProcess, Process
 from tests.simulation.world import Network, Weather, World
 
-REASONS = ("source lost with", "source restarted with", "deadline passed with", "model error on", "gateway restarted: what")
+REASONS = ("source lost with", "source left with", "source restarted with", "deadline passed with", "model error on",
+           "gateway restarted: what")  # fmt: skip
 FAULTS = (
     "kill edge", "kill gateway", "kill broker", "kill gateway and broker", "freeze edge", "sleep edge", "freeze gateway",
-    "unplug edge", "unplug gateway", "deaf edge", "deaf gateway", "slow edge", "broken engine", "bad weather",
+    "unplug edge", "unplug gateway", "deaf edge", "deaf gateway", "slow edge", "broken engine", "bad weather", "leave",
 )  # fmt: skip
 
 
@@ -119,6 +120,9 @@ class Cluster:
             self._kill(name if kind == "kill edge" else GATEWAY, seconds, fault.fuse)
         elif kind == "kill broker":
             self.network.stop(seconds)
+        elif kind == "leave":
+            process.leave()
+            self.world.after(seconds, self._start, process)
         elif kind == "kill gateway and broker":
             self._kill(GATEWAY, seconds, -1)
             self.network.stop(seconds)

@@ -163,6 +163,13 @@ class EdgeProcess(Process):
         self.captured.append(frame)
         self.happen(lambda now: self.node.frame(self.pictures.image(frame), now, PICTURE))
 
+    def leave(self) -> None:
+        """SIGTERM: it says good-bye and ends, once that has left."""
+        if self.alive and not self.frozen:
+            self.act(self.node.leave(self.clock()))
+            self.alive = False
+            self.world.after(0.1, self.kill)
+
     def due(self) -> float | None:
         return self.node.deadline()
 

@@ -34,8 +34,8 @@ def test_after_any_faults_every_frame_has_its_one_outcome(setup: Setup, day: lis
     cluster.heal()
     kinds = {fault.kind for _, fault in day}
     causes = {
-        "source": {"kill edge", "freeze edge", "sleep edge", "unplug edge", "deaf edge", "unplug gateway", "kill broker",
-                   "deaf gateway", "bad weather", "freeze gateway", "kill gateway and broker"},
+        "source": {"leave", "kill edge", "freeze edge", "sleep edge", "unplug edge", "deaf edge", "unplug gateway",
+                   "kill broker", "deaf gateway", "bad weather", "freeze gateway", "kill gateway and broker"},
         "model": {"broken engine"},
         "gateway": {"kill gateway", "kill gateway and broker"},
         "deadline": set(),

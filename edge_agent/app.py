@@ -301,6 +301,7 @@ class Edge:
         runner = TileRunner(plan, graph.load(path), self._weights(), self._options.threads, self._options.keep)
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None)
         self._node.machine = self._machine
+        self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._worker = Worker(runner, self._inbox)
         if self._source is not None:

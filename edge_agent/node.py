@@ -94,6 +94,8 @@ class EdgeNode:
         self._only_camera = self._alone = self._paused = False
         self.machine = ""  # which machine this is, whatever it is called
         self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
+        self.deadline_s: float | None = None  # of the own source's frames; None: the gateway's
+        self.priority = 0
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
         self._gateway = ""
@@ -435,7 +437,7 @@ class EdgeNode:
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
-            flops_s=self.flops_s, bytes_s=self.bytes_s,
+            flops_s=self.flops_s, bytes_s=self.bytes_s, deadline_s=self.deadline_s, priority=self.priority,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

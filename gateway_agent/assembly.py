@@ -30,10 +30,11 @@ class Part(Generic[P]):
 
 @dataclass(frozen=True)
 class Open(Generic[P]):
-    """Tiles are missing. ``announced``: its source listed it in its last heartbeat."""
+    """Tiles are missing. ``announced``: its source listed it in its last heartbeat; it fails after ``deadline_s``."""
 
     first_heard: float
     announced: bool
+    deadline_s: float
     parts: dict[tuple[int, int], Part[P]] = field(default_factory=dict)
 
 
@@ -98,8 +99,13 @@ class Assembly(Generic[P]):
         self._forgotten: dict[tuple[str, str], int] = {}  # (source, epoch): the highest ended number not in _ended
         self._sources: dict[str, tuple[str, str]] = {}  # the epoch of each, and the one before it, which is stale
 
-    def announce(self, source: str, epoch: str, frames: Sequence[str], now: float) -> Announced:
-        """A source's heartbeat: all frames that it has open. Those of an epoch before this one fail."""
+    def announce(
+        self, source: str, epoch: str, frames: Sequence[str], now: float, deadline_s: float | None = None
+    ) -> Announced:
+        """A source's heartbeat: all frames that it has open. Those of an epoch before this one fail.
+
+        ``deadline_s``: what the source wants instead of the default.
+        """
         current, before = self._sources.get(source, (epoch, ""))
         if epoch == before:
             self.ignored["announced: stale epoch"] += 1
@@ -109,7 +115,7 @@ class Assembly(Generic[P]):
         for frame, state in self._frames.items():
             if isinstance(state, Open) and state.announced and frame_source(frame)[:2] == (source, epoch):
                 self._frames[frame] = replace(state, announced=frame in frames)
-        ended = [frame for frame in frames if not self._hear(source, epoch, frame, now)]
+        ended = [frame for frame in frames if not self._hear(source, epoch, frame, now, deadline_s)]
         return Announced(tuple(ended), tuple(failed))
 
     def result(
@@ -122,7 +128,7 @@ class Assembly(Generic[P]):
         if self.has_ended(frame):
             self.ignored["result: frame has ended"] += 1
             return Verdict(accepted=True, ended=True)
-        state = self._frames.setdefault(frame, Open(now, announced=False))
+        state = self._frames.setdefault(frame, Open(now, False, self._deadline_s))
         if isinstance(state, Finishing) or (block, tile) in state.parts:
             self.ignored["result: repeated"] += 1
             return Verdict(accepted=True)
@@ -152,8 +158,17 @@ class Assembly(Generic[P]):
         return Failed(frame, reason, now - state.first_heard)
 
     def expire(self, now: float) -> list[Failed]:
-        """Frames that are not whole ``deadline_s`` after the first word of them."""
-        return self._give_up(now, "deadline passed", lambda _, state: state.first_heard + self._deadline_s <= now)
+        """Frames that are not whole in time after the first word of them."""
+        late = {s.deadline_s for s in self._frames.values() if isinstance(s, Open) and s.first_heard + s.deadline_s <= now}
+        return [
+            failed
+            for wanted_s in sorted(late)
+            for failed in self._give_up(
+                now,
+                f"deadline of {wanted_s:.1f} s passed",
+                lambda _, s: s.deadline_s == wanted_s and s.first_heard + s.deadline_s <= now,  # noqa: B023
+            )
+        ]
 
     def source_lost(self, source: str, now: float, reason: str = "source lost") -> list[Failed]:
         """The source is dead or has left: its frames that are not whole fail. Which epoch comes next is open again."""
@@ -162,8 +177,7 @@ class Assembly(Generic[P]):
 
     def deadline(self) -> float | None:
         """When the next frame fails."""
-        heard = [state.first_heard for state in self._frames.values() if isinstance(state, Open)]
-        return min(heard) + self._deadline_s if heard else None
+        return min((s.first_heard + s.deadline_s for s in self._frames.values() if isinstance(s, Open)), default=None)
 
     def has_ended(self, frame: str) -> bool:
         """Whether it has its outcome, as far as is remembered."""
@@ -189,16 +203,17 @@ class Assembly(Generic[P]):
         """Frames heard of that have not ended."""
         return tuple(self._frames)
 
-    def _hear(self, source: str, epoch: str, frame: str, now: float) -> bool:
+    def _hear(self, source: str, epoch: str, frame: str, now: float, deadline_s: float | None) -> bool:
         """Open an announced frame. False: it has ended."""
         if frame_source(frame)[:2] != (source, epoch):
             self.ignored["announced: not its frame"] += 1
             return True
         if self.has_ended(frame):
             return False
-        state = self._frames.setdefault(frame, Open(now, announced=True))
+        wanted_s = self._deadline_s if deadline_s is None else deadline_s
+        state = self._frames.setdefault(frame, Open(now, True, wanted_s))
         if isinstance(state, Open) and not state.announced:
-            self._frames[frame] = replace(state, announced=True)
+            self._frames[frame] = replace(state, announced=True, deadline_s=wanted_s)
         return True
 
     def _retire(self, source: str, epoch: str, now: float) -> list[Failed]:

@@ -179,7 +179,7 @@ class GatewayNode:
         if not refused and not register.leaving:
             waiting, camera = register.waiting, register.camera
             self._speeds[register.node] = register.flops_s
-            steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera))
+            steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera, register.priority))
         cameras = len(self.ring.cameras)
         echo = m.Echo(
             **self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused,
@@ -201,7 +201,7 @@ class GatewayNode:
     def _announced(self, register: m.Register, now: float) -> list[Action]:
         """A source's list of open frames: what has ended it hears again, and the others, if they never have."""
         source, said = register.node, list[Action]()
-        announced = self.assembly.announce(source, register.epoch, register.frames, now)
+        announced = self.assembly.announce(source, register.epoch, register.frames, now, register.deadline_s)
         for frame in announced.ended:
             if outcome := self._unheard.pop(frame, None):
                 again = outcome.model_copy(update=self._head())

@@ -53,6 +53,7 @@ class Member:
     before: str = ""
     camera: bool = False
     request: Parked | Forwarded | None = None
+    priority: int = 0
 
 
 class VictimRing:
@@ -65,7 +66,9 @@ class VictimRing:
         self._nodes: dict[str, Member] = {}
         self._order = itertools.count()
 
-    def register(self, node: str, epoch: str, waiting: int, now: float, camera: bool = False) -> list[Forward]:
+    def register(
+        self, node: str, epoch: str, waiting: int, now: float, camera: bool = False, priority: int = 0
+    ) -> list[Forward]:
         """A heartbeat: ``node`` lives and has ``waiting`` tiles. A node with own tiles waiting wants no other: its
         parked request ends, as does that of an epoch before.
         """
@@ -74,10 +77,11 @@ class VictimRing:
             self.ignored["register: stale epoch"] += 1
             return []
         if member is None or member.epoch != epoch:
-            self._nodes[node] = Member(epoch, waiting, now, member.epoch if member else "", camera)
+            before = member.epoch if member else ""
+            self._nodes[node] = Member(epoch, waiting, now, before, camera, priority=priority)
         else:
             request = None if waiting and isinstance(member.request, Parked) else member.request
-            self._nodes[node] = replace(member, waiting=waiting, seen=now, camera=camera, request=request)
+            self._nodes[node] = replace(member, waiting=waiting, seen=now, camera=camera, request=request, priority=priority)
         return self._match(now)
 
     def request(self, node: str, epoch: str, request: str, ahead: bool, now: float) -> list[Forward]:
@@ -153,7 +157,8 @@ class VictimRing:
         assert isinstance(taker.request, Parked)
         request, ahead = taker.request.request, taker.request.ahead
         enough = 2 if ahead else 1  # the last tile is for a node that is idle
-        victim = next((n for n, m in self._nodes.items() if n != thief and m.waiting >= enough), None)
+        having = [n for n, m in self._nodes.items() if n != thief and m.waiting >= enough]
+        victim = max(having, key=lambda n: self._nodes[n].priority, default=None)  # of equals the first in the ring
         if victim is None and not ahead and len(self.cameras) == 1 and self.cameras != (thief,):
             victim = self.cameras[0]
         if victim is None:

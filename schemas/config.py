@@ -127,6 +127,10 @@ class EdgeOptions(Record):
     keep: int = option(1, "Tile classes kept in memory.", ge=1, le=64)
     window: int = option(2, "Frames of the source in flight: 1 for latency, 2 for rate.", ge=1, le=32)
     threads: int = option(1, _THREADS, ge=1, le=64)
+    deadline: float | None = option(
+        None, "Seconds after which an incomplete frame of this source fails. [default: the gateway's]", gt=0, le=1e6
+    )
+    priority: int = option(0, "Sources of a higher one come first.", ge=-100, le=100)
     once: bool = option(False, "Exit 69 if the gateway cannot be reached, instead of retrying.")
 
 

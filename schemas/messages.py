@@ -76,6 +76,8 @@ class Register(Message):
     leaving: bool = False
     flops_s: Rate = 0.0
     bytes_s: Rate = 0.0
+    deadline_s: Seconds | None = None
+    priority: Annotated[int, Field(ge=-100, le=100)] = 0
     machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
 
 

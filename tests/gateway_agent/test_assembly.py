@@ -104,7 +104,7 @@ def test_a_frame_that_is_not_whole_in_time_fails_on_time() -> None:
     assert frames.expire(9.999) == []
     failed = frames.expire(10.0)
     assert [(f.frame, f.latency_s) for f in failed] == [(F0, 10.0), (F1, 10.0)]
-    assert failed[0].reason == "deadline passed with 1 of 2 tiles"
+    assert failed[0].reason == "deadline of 10.0 s passed with 1 of 2 tiles"
     assert frames.expire(11.0) == [] and frames.deadline() is None
 
 

@@ -133,7 +133,7 @@ def test_a_frame_that_takes_too_long_fails() -> None:
         register(node, "edge1", "11111111", 0, (FRAME,), float(now))
         said += node.tick(float(now))
     (outcome,) = published(said, topics.OUTCOME)
-    assert "deadline passed with 0 of 4 tiles" in outcome.message.reason
+    assert "deadline of 30.0 s passed with 0 of 4 tiles" in outcome.message.reason
 
 
 def test_an_engine_error_fails_the_frame_and_names_the_node() -> None:
@@ -364,3 +364,18 @@ def test_silence_of_everybody_is_doubted_ever_less_often() -> None:
     register(node, "edge1", "11111111", now=307.0)
     register(node, "edge1", "11111111", now=308.0, leaving=True)
     assert said == Reconnect() and node.deadline() is None
+
+
+def test_a_source_may_want_its_frames_sooner_and_its_tiles_first() -> None:
+    node = gateway()
+    message = m.Register(node="edge1", epoch="11111111", seq=1, runtime="test kernels", frames=(FRAME,), deadline_s=2.0)
+    node.hear(heard(topics.REGISTER, message), 0.0)
+    assert node.deadline() == 2.0
+    (outcome,) = published(node.tick(2.0), topics.OUTCOME)
+    assert outcome.message.reason == "deadline of 2.0 s passed with 0 of 4 tiles"
+    for name, priority in (("edge2", 0), ("edge3", 5)):
+        waiting = m.Register(node=name, epoch="22222222", seq=1, runtime="test kernels", waiting=2, priority=priority)
+        node.hear(heard(topics.REGISTER, waiting), 2.0)
+    request = m.VictimRequest(node="edge1", epoch="11111111", plan=node.digest, request="0000000a")
+    (steal,) = published(node.hear(heard(topics.VICTIM_REQ, request), 2.1), topics.STEAL)
+    assert steal.levels == {"node": "edge3"}

@@ -13,7 +13,7 @@ from tests.simulation.pictures import PLANS, Pictures
 from tests.simulation.processes import GATEWAY, EdgeProcess, GatewayProcess, Process
 from tests.simulation.world import Network, Weather, World
 
-REASONS = ("source lost with", "source left with", "source restarted with", "deadline passed with", "model error on",
+REASONS = ("source lost with", "source left with", "source restarted with", "deadline of", "model error on",
            "gateway restarted: what")  # fmt: skip
 FAULTS = (
     "kill edge", "kill gateway", "kill broker", "kill gateway and broker", "freeze edge", "sleep edge", "freeze gateway",
@@ -66,7 +66,7 @@ class Truth:
                 assert same == self.outcomes[frame], "what is said again is the same"
             return
         self.outcomes[frame], self._words[frame] = outcome, said
-        self.reasons[outcome.reason.split(" with ")[0].split(" on ")[0].split(":")[0] or "ok"] += 1
+        self.reasons[outcome.reason.split(" with ")[0].split(" on ")[0].split(":")[0].split(" of ")[0] or "ok"] += 1
         if outcome.status == "failed":
             assert outcome.reason.startswith(REASONS), outcome.reason
             if outcome.reason.startswith("gateway restarted"):

@@ -234,11 +234,14 @@ class Run:
             numbers[source, epoch].add(number)
         for (source, epoch), ended in numbers.items():
             told.lost += [f"{source}.{epoch}.{n}" for n in range(max(ended) - 2) if n not in ended]
-        wanted = self._wanted({frame_source(frame)[::2] for frame in first})
-        for frame, outcome in first.items():
+        known, last = self._known(), dict[tuple[str, str], int]()
+        for frame, outcome in sorted(first.items(), key=lambda item: frame_source(item[0])):
+            source, epoch, _ = frame_source(frame)
             if outcome["status"] == "ok":
                 told.ok += 1
-                told.wrong += [frame] if outcome["digests"] != wanted[frame_source(frame)[::2]] else []
+                index = known[source].get(json.dumps(outcome["digests"], sort_keys=True), -1)
+                told.wrong += [frame] if index <= last.get((source, epoch), -1) else []
+                last[source, epoch] = index
             elif outcome["status"] == "failed":
                 told.failed[outcome["reason"].split(" with ")[0].split(":")[0]] += 1
         told.frames = len(first)
@@ -246,17 +249,20 @@ class Run:
         told.memory_mb_hour = {name: slope for name, samples in self._memory.items() if (slope := _slope(samples)) is not None}
         return told
 
-    def _wanted(self, frames: set[tuple[str, int]]) -> dict[tuple[str, int], dict[str, str]]:
-        """The one-machine answers."""
-        reference, pixels, wanted = Reference(self._bundle), self._bundle.plan.pixels, {}
+    def _known(self) -> dict[str, dict[str, int]]:
+        """The one-machine answers to all pictures that a source can have shown, by their digests: which picture it is.
+
+        A source drops pictures that come while it has no room, so its frames are some of them, in their order.
+        """
+        reference, pixels = Reference(self._bundle), self._bundle.plan.pixels
+        count = int(self._options.fps * (self._options.minutes * 60 + 60))
+        known: dict[str, dict[str, int]] = {}
         for i, name in enumerate(self._edges[: self._options.sources]):
-            last = max((number for source, number in frames if source == name), default=-1)
             source = open_source(self._source(i).replace(f"&fps={self._options.fps:g}", ""))
-            for number, image in zip(range(last + 1), source.frames()):
-                if (name, number) in frames:
-                    wanted[name, number] = digests(*reference.run(to_input(fit(image, pixels), pixels)))
+            answers = (digests(*reference.run(to_input(fit(image, pixels), pixels))) for image in source.frames())
+            known[name] = {json.dumps(d, sort_keys=True): index for index, d in zip(range(count), answers)}
             source.close()
-        return wanted
+        return known
 
     def _recoveries(self, heard: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         times = defaultdict[str, list[float]](list)

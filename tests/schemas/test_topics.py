@@ -67,4 +67,4 @@ def test_the_table_is_sound() -> None:
         assert row.qos in (0, 1)
         named = {"frame" if level == "source" else level for level in row.binds}
         assert set(row.binds) <= set(params(row)) and named <= set(row.payload.model_fields)
-        assert set(params(row)) - set(row.binds) <= {"node"}, "what is not tied to the message names who hears it"
+        assert set(params(row)) - set(row.binds) <= {"node", "verb"}, "who hears it, or what is asked"

@@ -189,7 +189,7 @@ class Run:
             self._hosts.rate(name, 1.0)
             self._later.append((until, lambda: self._hosts.rate(name, 100.0)))
         elif kind == "slow core":
-            self._hosts.share(name, 0.03)
+            self._hosts.share(name, 0.1)
             self._later.append((until, lambda: self._hosts.share(name, None)))
         self._happened.append(Happened(kind, name, now, until))
 

@@ -17,9 +17,10 @@ from typing import Any
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import DtError
-from schemas.link import Arrived, Link
+from schemas.link import Address, Arrived, Link
 from schemas.messages import Message
 from schemas.process import STDIN_ENDS
+from schemas.seal import bare
 from schemas.settings import without_ours
 from schemas.topics import Topic
 
@@ -40,10 +41,10 @@ class Cluster:
     def __enter__(self) -> "Cluster":
         with contextlib.ExitStack() as stack:
             stack.callback(self._stop_all)
-            plan = ["--model", str(self._model), "--grid", self._grid, "--cut", self._cut, "--state", str(self._room / "state")]
+            plan = ["--model", str(self._model), "--grid", self._grid, "--cut", self._cut, *self.gateway_options()]
             self._spawn("gateway", ["dt_cli.main", "gateway", *plan, "--listen", "127.0.0.1:0", "--root", ROOT])
             self.url = self._wait_for_url()
-            link = Link(self.url, ROOT, "bench", self._inbox)
+            link = Link(self.watcher(), ROOT, "bench", self._inbox)
             for topic in self._heard:
                 link.subscribe(topic)
             link.connect()
@@ -57,7 +58,18 @@ class Cluster:
     def edge(self, name: str, *options: str) -> None:
         """Start an edge; its model and weight cache stay for the next edge of this name."""
         given = ["--gateway", self.url, "--name", name, "--root", ROOT, "--cache", str(self._room / f"cache-{name}")]
-        self._spawn(name, ["dt_cli.main", "edge", *given, *options])
+        self._spawn(name, ["dt_cli.main", "edge", *given, *self.edge_options(name), *options])
+
+    def gateway_options(self) -> list[str]:
+        return ["--state", str(self._room / "state")]
+
+    def edge_options(self, name: str) -> list[str]:
+        """Whatever this user is enrolled in elsewhere is of no concern here."""
+        return ["--state", str(self._room / f"state-{name}")]
+
+    def watcher(self) -> str | Address:
+        """Where the link of the one who measures goes."""
+        return self.url
 
     def stop(self, name: str) -> None:
         """End a process politely, then not."""
@@ -83,7 +95,7 @@ class Cluster:
             with contextlib.suppress(queue.Empty):
                 event = self._inbox.get(timeout=min(left, 1.0))
                 if isinstance(event, Arrived):
-                    return time.monotonic(), event.topic, decode(ROOT, event.topic, event.payload).message
+                    return time.monotonic(), event.topic, decode(ROOT, event.topic, bare(event.payload)).message
         return None
 
     def await_log(self, name: str, found: Callable[[str], Any]) -> Any:

@@ -260,7 +260,8 @@ class Cluster:
     def _edge(self, name: str, url: str, *more: str) -> None:
         cache = self.room / f"cache-{name}"
         Verdicts(cache).add(self.bundle.plan.edge_model)  # by whoever started this cluster
-        self._spawn(name, ["edge", "--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache), *more])
+        given = ["--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache)]
+        self._spawn(name, ["edge", *given, *more, "--state", str(self.room / f"state-{name}")])
 
     def _said(self, child: Child, pattern: str) -> str:
         """What the first group of ``pattern`` is in what ``child`` says."""

@@ -56,6 +56,15 @@ Broker = Annotated[
 PicturesFolder = Annotated[
     Path | None, typer.Option("--pictures", help="Write annotated pictures to this folder.", show_default=False)
 ]
+Root = Annotated[str, typer.Option(help="First topic level; one per cluster.")]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder for credentials. [default: $STATE_DIRECTORY, or ~/.local/state/deepthings/ROOT]",
+        show_default=False,
+    ),
+]
 Threads = Annotated[int, typer.Option(help="Threads of the TFLite runtime.", min=1, max=64)]
 
 
@@ -204,6 +213,52 @@ def doctor(loaded: Loaded, json: bool) -> None:
     from dt_cli import doctor as command
 
     raise typer.Exit(command.doctor(loaded.settings, json))
+
+
+@app.command()
+def enroll(
+    name: Annotated[str | None, typer.Argument(help="The new node's name.", show_default=False)] = None,
+    gateway: Annotated[
+        str | None,
+        typer.Option(help="HOST:PORT under which nodes reach the gateway. [default: as it listens]", show_default=False),
+    ] = None,
+    root: Root = "dt",
+    state: State = None,
+    minutes: Annotated[float, typer.Option(help="How long the line may be used.", min=0.01, max=10080)] = 60.0,
+    open_: Annotated[
+        float | None,
+        typer.Option(
+            "--open", help="A line that anybody new may use for so many minutes.", min=0.01, max=1440, show_default=False
+        ),
+    ] = None,
+    reader: Annotated[
+        bool, typer.Option("--reader", help="Not a node: print user and password for Home Assistant and the like.")
+    ] = False,
+    list_: Annotated[bool, typer.Option("--list", help="Show who is enrolled.")] = False,
+) -> None:
+    """On the gateway: print the one line by which a node joins (dt edge --join LINE)."""
+    from dt_cli import enrolling
+
+    if list_:
+        enrolling.list_members(root, state)
+    elif (name is None) == (open_ is None):
+        raise PlanError("dt enroll NAME lets one node in, dt enroll --open MINUTES anybody new: give one of them")
+    elif reader and name:
+        enrolling.enroll_reader(name, root, state)
+    else:
+        enrolling.enroll(name, gateway, root, state, minutes if open_ is None else open_)
+
+
+@app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The node's name.", show_default=False)],
+    root: Root = "dt",
+    state: State = None,
+) -> None:
+    """On the gateway: take a node's rights away, within seconds."""
+    from dt_cli import enrolling
+
+    enrolling.revoke(name, root, state)
 
 
 @app.command()

@@ -4,16 +4,17 @@ import contextlib
 import ctypes
 import logging
 import queue
-import socket
 import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
+from edge_agent.entry import enter, guard, host_name
 from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import open_source
 from edge_agent.speed import Speed
@@ -25,7 +26,7 @@ from models.runner import TileRunner
 from models.trial import Trial, Verdicts
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import Incoming, Rejects, decode
+from schemas.codec import Incoming, Rejects
 from schemas.config import ROOT, EdgeOptions, Settings
 from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
 from schemas.identity import machine_id
@@ -36,6 +37,9 @@ from schemas.redact import redact
 from schemas.service import Service
 from schemas.topics import Publish
 from schemas.vitals import Reader
+
+if TYPE_CHECKING:
+    from edge_agent.membership import Membership
 
 STATUS_S = 2.0
 VITALS_S = 10.0  # without news, so often
@@ -53,13 +57,16 @@ def main(settings: Settings) -> int:
     service, stopped = Service.found(), threading.Event()
     on_end(stopped.set)
     options: EdgeOptions | None = settings.edge
-    if settings.edge.gateway is None:
+    membership = enter(settings.edge)
+    if membership is not None:
+        options = settings.edge.model_copy(update={"name": membership.name, "root": membership.root})
+    elif settings.edge.gateway is None:
         from edge_agent.finding import find  # zeroconf is for those who need it
 
         options = find(settings.edge, service, stopped)
     if options is None or stopped.is_set():
         return 0
-    app = Edge(options, options.name or m.as_name(socket.gethostname()), service)
+    app = Edge(options, options.name or host_name(), service, membership)
     on_end(app.stop)
     return app.run()
 
@@ -75,17 +82,22 @@ def _return_memory() -> None:
 class Edge:
     """One edge process. ``stop`` may be called from anywhere."""
 
-    def __init__(self, options: EdgeOptions, name: str, service: Service | None = None) -> None:
-        self._options, self._url, self._name, self._root = options, options.gateway or "", name, options.root or ROOT
+    def __init__(
+        self, options: EdgeOptions, name: str, service: Service | None = None, membership: "Membership | None" = None
+    ) -> None:
+        self._options, self._name, self._root = options, name, options.root or ROOT
+        self._url = membership.address(options.gateway) if membership else options.gateway or ""
         self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
         self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
+        self._guard = guard(membership, self._epoch)
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
-        self._link = Link(self._url, self._root, name, self._inbox)
+        self._link = Link(self._url, self._root, name, self._inbox, guard=self._guard)
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
-        for topic in (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED):
+        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED)
+        for topic in (*own, topics.KEYS) if self._guard.sealed else own:
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None
@@ -102,6 +114,7 @@ class Edge:
         self._status: m.Status | None = None
         self._status_at = self._status_sent_at = 0.0
         self._warn_at = 0.0
+        self._hello_at = float("inf")
 
     def stop(self) -> None:
         self._stopping = True
@@ -161,11 +174,12 @@ class Edge:
     def _handle(self, event: object, now: float) -> Sequence[Action]:
         if isinstance(event, Arrived):
             try:
-                return self._hear(decode(self._root, event.topic, event.payload, self._digest), now)
+                admitted = self._guard.admit(self._root, event.topic, event.payload, self._digest)
+                return [action for incoming in admitted for action in self._hear(incoming, now)]
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
         elif isinstance(event, Connected):
-            self._warn_at = float("inf")
+            self._warn_at, self._hello_at = float("inf"), now
             if self._node is not None:
                 return self._node.connected(now)
         elif isinstance(event, Disconnected):
@@ -257,6 +271,10 @@ class Edge:
             _log.info("model %s: %d of %d chunks are missing; asking again",
                       self._parcel.digest[:8], len(self._parcel.missing), self._parcel.chunks)  # fmt: skip
             self._fetch(self._plan, now)
+        if self._guard.sealed and now >= self._hello_at and self._link.connected:
+            self._hello_at = now + STATUS_S
+            hello = m.Register(node=self._name, epoch=self._epoch, seq=0, runtime=kernels())  # its echo names the plan
+            self._link.publish(topics.REGISTER, hello)
         if now >= self._warn_at:
             self._warn_at = now + WARN_S
             _log.warning("cannot reach the gateway at %s: is it running? trying again", self._link.address)
@@ -319,6 +337,8 @@ class Edge:
             self._worker.close()
         if self._node is not None:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
+            self._guard.restart(self._epoch)
+            self._hello_at = 0.0
         self._node = self._worker = self._capture = None
         self._end_trial()
 

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from gateway_agent.access import arrange, packet_bytes
 from gateway_agent.board import Board
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, Journal
-from gateway_agent.mosquitto import MosquittoProcess, installed
 from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.replan import Replanner, better
@@ -26,18 +26,20 @@ from models.planner import parse_grid
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import Incoming, Rejects, decode
+from schemas.codec import Incoming, Rejects
 from schemas.config import GatewayOptions, Settings, is_loopback, parse_listen
 from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError
+from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
 from schemas.process import log_to_stderr, on_end, version
+from schemas.rights import GATEWAY as NAME
 from schemas.service import Service
 from schemas.state import state_folder
+from schemas.topics import Publish
 from schemas.vitals import Reader
 
-NAME = "gateway"
 STATUS_S = 2.0
 VITALS_S = 10.0  # without news, so often
 LABELS = 200  # that the bridge names
@@ -51,19 +53,20 @@ def main(settings: Settings) -> int:
     options, service = settings.gateway, Service.found()
     if options.model is None:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
-    host, port = parse_listen(options.listen)
     bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
     try_bundle(bundle, options.threads)
-    own = own_broker(options.broker, host, port)
-    if own is not None and not is_loopback(host):
-        _log.warning("listening on %s: whoever reaches this port may join, send frames and read results", host)
+    access = arrange(options, packet_bytes(bundle.plan))
+    if options.ha and not options.ha_broker and access.guard.sealed and access.broker is not None:
+        raise PlanError("--ha in a sealed cluster takes Home Assistant's own broker: add --ha-broker mqtt://USER:PASSWORD@HOST")
     journal = Journal(state_folder(options.state, options.root) / JOURNAL)
     with contextlib.ExitStack() as stack:
         stack.callback(journal.close)
-        url = stack.enter_context(own).url if own is not None else options.broker or ""
+        if access.broker is not None:
+            stack.enter_context(access.broker)
+        address = access.address()
         if options.announce:
-            _announce(stack, options.root, host if own is not None else "", url)
-        app = Gateway(options, bundle, url, own, service, journal)
+            _announce(stack, options.root, access.broker.host if access.broker is not None else "", address)
+        app = Gateway(options, bundle, address, access.broker, service, journal, access.guard)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
         if objective != "fixed":
@@ -72,6 +75,7 @@ def main(settings: Settings) -> int:
         if options.ha or options.ha_broker:
             from gateway_agent.homeassistant.watcher import PICTURES_S, HomeAssistant, settings_of
 
+            url = access.broker.url if access.broker is not None else options.broker or ""
             app.watch(HomeAssistant(app, settings_of(options, url)), PICTURES_S)
         on_end(app.stop)
         if options.http is not None:
@@ -79,12 +83,11 @@ def main(settings: Settings) -> int:
         return app.run()
 
 
-def _announce(stack: contextlib.ExitStack, root: str, listens: str, url: str) -> None:
-    """Let edges find the broker at ``url`` as long as ``stack`` is open, unless it is for this machine alone.
+def _announce(stack: contextlib.ExitStack, root: str, listens: str, address: Address) -> None:
+    """Let edges find the broker at ``address`` as long as ``stack`` is open, unless it is for this machine alone.
 
     ``listens``: the host on which our own broker does; empty for somebody else's. Who cannot be found still works.
     """
-    address = Address.parse(url)
     host = listens or address.host
     if is_loopback(host):
         return
@@ -107,18 +110,6 @@ def serve_dashboard(app: "Gateway", http: str, root: str) -> None:
     dashboard = Dashboard(app, *parse_listen(http), root)
     app.watch(dashboard, PICTURES_S)
     print(f"dashboard at {dashboard.url}{dashboard.hint}", flush=True)
-
-
-def own_broker(name: str | None, host: str, port: int) -> BrokerProcess | None:
-    """The broker to start at ``host:port`` by its ``name``: amqtt, mosquitto or auto; None if that is a URL.
-
-    Without a name it is amqtt on loopback, and mosquitto, where that is installed, beyond.
-    """
-    if name is None and host != "localhost" and not host.startswith("127."):
-        name = "auto"
-    if name == "mosquitto" or (name == "auto" and installed()):
-        return MosquittoProcess(host, port)
-    return BrokerProcess(host, port) if name in (None, "amqtt", "auto") else None
 
 
 def find_models(folder: Path) -> dict[str, Path]:
@@ -171,20 +162,22 @@ class Gateway:
         self,
         options: GatewayOptions,
         bundle: Bundle,
-        url: str,
+        url: str | Address,
         broker: BrokerProcess | None,
         service: Service | None = None,
         journal: Journal | None = None,
+        guard: Open | None = None,
     ) -> None:
         self._options, self._root, self._service = options, options.root, service or Service()
-        self._bundle, self._broker = bundle, broker
+        self._bundle, self._broker, self._guard = bundle, broker, guard or Open()
         self._journal = journal
         self._saying: list[str] = []  # frames whose outcome the broker has not acknowledged
         self._inbox: queue.Queue[object] = queue.Queue(512)
         self._epoch = m.new_epoch()
         self._node = self._new_node()
         self._bridge = Bridge(NAME, self._epoch)
-        self._link = Link(url, options.root, NAME, self._inbox)
+        self._guard.restart(self._epoch)
+        self._link = Link(url, options.root, NAME, self._inbox, guard=self._guard)
         self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, options.threads)
         self.board = Board()
@@ -269,12 +262,16 @@ class Gateway:
         heard = (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT, topics.STATUS, topics.STATUS_REQ, topics.BRIDGE_REQUEST)
         for topic in heard:
             self._link.subscribe(topic)
+        if self._guard.sealed:
+            self._link.subscribe(topics.JOIN)
         self._link.connect()
         plan = self._bundle.plan
         block = plan.blocks[0]
+        scheme = "mqtts" if self._link.address.tls else "mqtt"
+        joining = "dt enroll NAME" if self._guard.sealed else f"dt edge --gateway {self._link.address}"
         print(
-            f"gateway ready at mqtt://{self._link.address}: {self._bundle.path.name}, {block.rows}x{block.cols} tiles, "
-            f"plan {plan.digest()[:8]}; join with: dt edge --gateway {self._link.address}",
+            f"gateway ready at {scheme}://{self._link.address}: {self._bundle.path.name}, {block.rows}x{block.cols} tiles, "
+            f"plan {plan.digest()[:8]}; join with: {joining}",
             flush=True,
         )
         self._service.ready()
@@ -294,7 +291,8 @@ class Gateway:
         except queue.Empty:
             event = None
         now = time.monotonic()
-        self._act(self._handle(event, now) + self._node.tick(now), now)
+        heard = self._handle(event, now)
+        self._act([*self._settle(now), *heard, *self._node.tick(now)], now)
         if self._journal is not None and self._saying and self._link.flush(0.0):
             self._journal.heard(tuple(self._saying))
             self._saying.clear()
@@ -352,7 +350,8 @@ class Gateway:
     def _handle(self, event: object, now: float) -> list[Action]:
         if isinstance(event, Arrived):
             try:
-                return self._hear(decode(self._root, event.topic, event.payload, self._node.digest), now)
+                admitted = self._guard.admit(self._root, event.topic, event.payload, self._node.digest)
+                return [action for incoming in admitted for action in self._hear(incoming, now)]
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
         elif isinstance(event, Finished):
@@ -380,6 +379,8 @@ class Gateway:
 
     def _hear(self, incoming: Incoming, now: float) -> list[Action]:
         message = incoming.message
+        if incoming.stranger:
+            return self._node.hear(incoming, now)
         if isinstance(message, m.PictureHeader):
             own = m.frame_source(message.frame)[0] == message.node == incoming.levels["source"]
             if self._painter is not None and own and "jpeg" in incoming.tensors:
@@ -504,6 +505,8 @@ class Gateway:
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
         self._tail.close()
         self._bundle = bundle
+        if self._broker is not None:
+            self._broker.allow(packet_bytes(bundle.plan))
         self._node = self._new_node()
         self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
         self._node.ring.reset()
@@ -511,6 +514,13 @@ class Gateway:
         self._tail.threshold = threshold
         self._publish_model()
         _log.info("plan %s replaces the one before", self._node.digest[:8])
+
+    def _settle(self, now: float) -> list[Action]:
+        """What the guard wants: rings before anything is said with their keys, and the end of who was revoked."""
+        said: list[Action] = []
+        for item in self._guard.tick():
+            said += [item] if isinstance(item, Publish) else self._node.hear(item, now)
+        return said
 
     def _publish_model(self) -> None:
         """Plan and model, retained; again after each reconnect, since a broker may have lost what it kept."""

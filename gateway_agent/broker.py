@@ -72,6 +72,9 @@ class BrokerProcess:
             raise DtError(said["error"])
         self.port = said["port"]
 
+    def allow(self, packet_bytes: int) -> None:
+        """From now on so large packets may come; amqtt knows no limit."""
+
     def stop(self) -> None:
         """End the child and wait for it. Harmless when it is gone already."""
         child, self._child = self._child, None

@@ -3,19 +3,25 @@
 It knows what mosquitto must be told to keep what a cluster publishes. It keeps the law of ``gateway_agent.broker``: the
 child never outlives its parent. mosquitto watches no pipe, so ``gateway_agent.tether`` has the kernel kill it when its
 parent ends and then becomes mosquitto: no watcher stays, and no code of ours runs between fork and exec of a parent with
-threads. The configuration lives in memory only; there is no file to leave behind.
+threads. The configuration lives in memory only, and so do passwords, rules and keys; there is no file to leave behind.
+Under root it runs as the user ``mosquitto`` or ``nobody``, unless it is to listen below port 1024, which takes root.
 """
 
+import contextlib
 import errno
 import logging
 import os
+import pwd
 import queue
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import IO
 
 from gateway_agent import tether
@@ -27,29 +33,55 @@ TRIES = 5  # a free port may be taken by another program before mosquitto has it
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # where packages put it, on few users' PATH
 PACKET_BYTES = TENSOR_BYTES + 1024 * 1024  # header and topic included; the sender of a larger one is disconnected
 QUEUE_BYTES = 1024 * 1024 * 1024
+TURNS = 8  # so many times mosquitto may be told to read anew before it has read once
+_CONF, _IN_TURNS = "configuration", ("passwords", "rules")
 _TAKEN = "Address already in use"
 _log = logging.getLogger(__name__)
 
 # Retained messages count in a new subscriber's queue, and what exceeds it is dropped after its acknowledgement: the limits
 # hold a model of 1 GiB in chunks of 512 KiB. All copies of one message share its bytes.
 _CONFIGURATION = f"""\
-listener {{port}} {{host}}
-allow_anonymous true
 persistence false
 max_inflight_messages 64
 max_queued_messages 8192
 max_queued_bytes {QUEUE_BYTES}
-max_packet_size {PACKET_BYTES}
+max_packet_size {{packet_bytes}}
 set_tcp_nodelay true
 sys_interval 0
-connection_messages false
 log_dest stderr
 log_timestamp false
 log_type error
 log_type warning
 log_type notice
 log_type information
+listener {{port}} {{host}}
 """
+_OPEN = "allow_anonymous true\nconnection_messages false\n"
+# With connection_messages false, 2.0.11 leaves a failed handshake's error in OpenSSL's queue, where the next client's reading
+# finds it: whoever sends garbage would end another's connection. With use_username_as_clientid nobody takes another's over.
+_PROTECTED = """\
+allow_anonymous false
+connection_messages true
+use_username_as_clientid true
+password_file {passwords}
+acl_file {rules}
+certfile {chain}
+keyfile {key}
+"""
+
+
+@dataclass(frozen=True)
+class Protection:
+    """What a sealed cluster's broker needs besides: users, rules, and its certificate; files' contents, all."""
+
+    passwords: bytes
+    rules: bytes
+    chain: bytes
+    key: bytes
+
+    @property
+    def files(self) -> Mapping[str, bytes]:
+        return {"passwords": self.passwords, "rules": self.rules, "chain": self.chain, "key": self.key}
 
 
 def installed() -> str | None:
@@ -57,16 +89,67 @@ def installed() -> str | None:
     return shutil.which("mosquitto", path=os.pathsep.join((os.environ.get("PATH", os.defpath), *SBIN)))
 
 
-def configuration(host: str, port: int, root: bool) -> str:
-    """What mosquitto is told. ``root``: whether it runs as root; it must stay so, since a change of user ends the law."""
-    return _CONFIGURATION.format(host=host, port=port) + ("user root\n" if root else "")
+def configuration(
+    host: str, port: int, root: bool, packet_bytes: int = PACKET_BYTES, files: Mapping[str, str] | None = None
+) -> str:
+    """What mosquitto is told. ``root``: it is to stay root; ``files``: the paths of its ``Protection``, if it has one."""
+    settings = _CONFIGURATION.format(host=host, port=port, packet_bytes=packet_bytes)
+    return settings + (_PROTECTED.format(**files) if files else _OPEN) + ("user root\n" if root else "")
 
 
 class MosquittoProcess(BrokerProcess):
     """The parent's handle on one mosquitto at ``host:port``; port 0 takes a free one. A context manager.
 
     Linux only. The kernel ends the child with the *thread* that called ``start``: call it from the main thread.
+    With ``protection`` only its users get in, by TLS. A packet of more than ``packet_bytes`` ends its sender's connection.
     """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 0,
+        protection: Protection | None = None,
+        packet_bytes: int = PACKET_BYTES,
+    ) -> None:
+        super().__init__(host, port)
+        self._protection, self._packet_bytes = protection, packet_bytes
+        self._files: dict[str, int] = {}
+        self._turn = 0
+
+    @property
+    def url(self) -> str:
+        return super().url.replace("mqtt:", "mqtts:") if self._protection else super().url
+
+    def protect(self, protection: Protection) -> None:
+        """Other users, rules or certificates from now on; who is no longer a user is disconnected."""
+        self._protection = protection
+        self._reload()
+
+    def allow(self, packet_bytes: int) -> None:
+        self._packet_bytes = packet_bytes
+        self._reload()
+
+    def _reload(self) -> None:
+        """Have the child read everything anew. It may still be reading what it was given before: that stays as it is."""
+        if self._child is not None:
+            self._turn += 1
+            self._fill(self.port)
+            self._child.send_signal(signal.SIGHUP)
+
+    def _fill(self, port: int) -> None:
+        """Users and rules into the oldest files, then a configuration that names them; certificates if they are new."""
+        held = self._protection.files if self._protection else {}
+        names = {name: f"{name}-{self._turn % TURNS}" if name in _IN_TURNS else name for name in held}
+        paths = {name: f"/proc/self/fd/{self._files[names[name]]}" for name in held}
+        stays_root = os.geteuid() == 0 and _lesser_user(port) is None
+        told = configuration(self.host, port, stays_root, self._packet_bytes, paths)
+        contents = {names[name]: data for name, data in held.items()}
+        contents[_CONF] = told.ljust(4096, "\n").encode()  # as one page, at once
+        for name, data in contents.items():
+            handle = self._files[name]
+            if os.pread(handle, len(data) + 1, 0) != data:
+                os.pwrite(handle, data, 0)
+                os.ftruncate(handle, len(data))
 
     def start(self) -> None:
         """Start mosquitto; ``port`` is the one it listens on when this returns. After its death: at the same port.
@@ -98,23 +181,27 @@ class MosquittoProcess(BrokerProcess):
         if child is not None:
             child.kill()  # mosquitto forgets a SIGTERM that comes just before its loop
             child.wait()
+        for handle in self._files.values():
+            os.close(handle)
+        self._files = {}
 
     def _try(self, program: str, port: int) -> str:
         """Start it once on ``port``: empty if it listens, otherwise what it complained of."""
-        memory = os.memfd_create("mosquitto.conf")
-        try:
-            os.write(memory, configuration(self.host, port, os.geteuid() == 0).encode())
-            tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid())]
-            self._child = subprocess.Popen(
-                [*tethered, program, "-c", f"/proc/self/fd/{memory}"],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[memory],
-                start_new_session=True,
-            )
-        finally:
-            os.close(memory)
+        user = _lesser_user(port)
+        held = self._protection.files if self._protection else {}
+        turns = [f"{name}-{turn}" for name in _IN_TURNS for turn in range(TURNS)]
+        self._files = {name: _memory(user) for name in (_CONF, *held, *turns)}
+        self._fill(port)
+        who = f"{user.pw_uid}:{user.pw_gid}" if user else "-"
+        tethered = [sys.executable, "-I", "-S", tether.__file__, str(os.getpid()), who]
+        self._child = subprocess.Popen(
+            [*tethered, program, "-c", f"/proc/self/fd/{self._files[_CONF]}"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=list(self._files.values()),
+            start_new_session=True,
+        )
         assert self._child.stderr is not None
         said: queue.Queue[str] = queue.Queue()
         threading.Thread(target=_listen, args=(self._child.stderr, said), daemon=True).start()
@@ -122,6 +209,25 @@ class MosquittoProcess(BrokerProcess):
         if trouble:
             self.stop()
         return trouble
+
+
+def _lesser_user(port: int) -> pwd.struct_passwd | None:
+    """Whom root lets mosquitto be; None: ourselves."""
+    if os.geteuid() != 0 or 0 < port < 1024:
+        return None
+    for name in ("mosquitto", "nobody"):
+        with contextlib.suppress(KeyError):
+            return pwd.getpwnam(name)
+    return None
+
+
+def _memory(user: pwd.struct_passwd | None) -> int:
+    """A file without a name, which only ``user`` can open."""
+    handle = os.memfd_create("mosquitto")
+    os.fchmod(handle, 0o600)
+    if user is not None:
+        os.fchown(handle, user.pw_uid, user.pw_gid)
+    return handle
 
 
 def _bindable(host: str, port: int) -> int:

@@ -104,7 +104,7 @@ class GatewayNode:
         """
         message = incoming.message
         if isinstance(message, m.Register):
-            return self._register(message, now)
+            return self._register(message, now, incoming.stranger)
         if isinstance(message, m.VictimRequest):
             forwards = self.ring.request(message.node, message.epoch, message.request, message.ahead, now)
             return self._steals(forwards)
@@ -172,11 +172,11 @@ class GatewayNode:
     def _head(self) -> dict[str, Any]:
         return {"node": self.name, "epoch": self.epoch}
 
-    def _register(self, register: m.Register, now: float) -> list[Action]:
-        refused = self._refusal(register)
+    def _register(self, register: m.Register, now: float, stranger: bool = False) -> list[Action]:
+        refused = "" if register.leaving else self._refusal(register)
         self._alone_s, self._alone_at = ALONE_S, float("inf")
         steals: list[Action] = []
-        if not refused and not register.leaving:
+        if not refused and not register.leaving and not stranger:
             waiting, camera = register.waiting, register.camera
             self._speeds[register.node] = register.flops_s
             steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera, register.priority))
@@ -188,6 +188,7 @@ class GatewayNode:
         said: list[Action] = [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:
             self.counts["refused"] += 1
+        if refused or stranger:
             return said
         if register.leaving:
             if self.ring.leave(register.node, register.epoch):

@@ -17,7 +17,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,7 @@ from schemas.plan import Record
 from schemas.topics import Topic
 
 Tensor = npt.NDArray[Any]
+Payload: TypeAlias = bytes | bytearray | memoryview
 
 CONTROL_BYTES = 64 * 1024
 PLAN_BYTES = 8 * 1024 * 1024
@@ -83,12 +84,16 @@ _HEADERS = {
 
 @dataclass(frozen=True)
 class Incoming:
-    """A message that passed every check. ``tensors`` are read-only views of the payload, in the order of its header."""
+    """A message that passed every check. ``tensors`` are read-only views of the payload, in the order of its header.
+
+    ``stranger``: its sender does not know yet that this gateway is a new one; in a sealed cluster it gets an echo, no more.
+    """
 
     topic: Topic
     levels: dict[str, str]
     message: Message
     tensors: dict[str, Tensor]
+    stranger: bool = False
 
 
 def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, packed: bool = False) -> bytes:
@@ -102,7 +107,7 @@ def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None 
     if not topic.tensors:
         if tensors:
             raise PlanError(f"{topic.pattern} carries no tensors, got {reprlib.repr(list(tensors))}")
-        return _within(topic, message.model_dump_json().encode(), _limit(topic))
+        return _within(topic, message.model_dump_json().encode(), limit(topic))
     arrays = tensors or {}
     entries: list[dict[str, Any]] = [
         {"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()
@@ -129,7 +134,7 @@ def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None 
     return b"".join([_PREAMBLE.pack(_MAGIC, PROTOCOL, 0, len(header)), header, *raw])
 
 
-def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None = None) -> Incoming:
+def decode(root: str, topic: str, payload: Payload, plan: str | None = None) -> Incoming:
     """The message that ``payload`` on ``topic`` is. With ``plan`` given, a message that names another plan is refused.
 
     Raises:
@@ -139,8 +144,8 @@ def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None =
         row, levels = topics.find(root, topic)
     except DecodeError as error:
         raise Rejected("topic", str(error)) from None
-    if len(payload) > _limit(row):
-        raise Rejected("size", f"{row.pattern}: {len(payload)} bytes, at most {_limit(row)} are accepted")
+    if len(payload) > limit(row):
+        raise Rejected("size", f"{row.pattern}: {len(payload)} bytes, at most {limit(row)} are accepted")
     tensors: dict[str, Tensor] = {}
     try:
         if row.tensors:
@@ -155,22 +160,29 @@ def decode(root: str, topic: str, payload: bytes | bytearray, plan: str | None =
         raise Rejected(kind, f"{row.pattern}: {_first(error)}") from None
     except RecursionError:
         raise Rejected("form", f"{row.pattern}: JSON is nested too deep") from None
-    _check_names(row, levels, message, plan)
-    return Incoming(row, levels, message, tensors)
-
-
-def _check_names(row: Topic, levels: dict[str, str], message: Message, plan: str | None) -> None:
-    """The topic's levels must agree with what they are tied to (``Topic.binds``), the message's plan with ours."""
     for level in row.binds:
         named = frame_source(message.frame)[0] if level == "source" else str(getattr(message, level))  # type: ignore[attr-defined]
         if levels[level] != named:
             raise Rejected("topic", f"{row.pattern}: topic says {level} {levels[level][:100]!r}, message {named!r}")
-    theirs = getattr(message, "plan", None)
+    incoming = Incoming(row, levels, message, tensors)
+    check_plan(incoming, plan)
+    return incoming
+
+
+def check_plan(incoming: Incoming, plan: str | None) -> None:
+    """Refuse a message that names another plan than ours (None: we have none).
+
+    Raises:
+        DecodeError: it does.
+    """
+    theirs = getattr(incoming.message, "plan", None)
     if plan is not None and isinstance(theirs, str) and theirs != plan:
-        raise Rejected("plan", f"{row.pattern}: plan {theirs} of node {message.node}, ours is {plan}")
+        where, node = incoming.topic.pattern, incoming.message.node
+        raise Rejected("plan", f"{where}: plan {theirs} of node {node}, ours is {plan}")
 
 
-def _limit(row: Topic) -> int:
+def limit(row: Topic) -> int:
+    """The most bytes that a message on this topic may have."""
     if row.tensors:
         return _PREAMBLE.size + HEADER_BYTES + TENSOR_BYTES
     return PLAN_BYTES if row is topics.PLAN else CONTROL_BYTES
@@ -182,7 +194,7 @@ def _within(row: Topic, data: bytes, limit: int) -> bytes:
     return data
 
 
-def _header_end(row: Topic, payload: bytes | bytearray) -> int:
+def _header_end(row: Topic, payload: Payload) -> int:
     """Where the header ends and the tensors begin, after the preamble's checks."""
     if len(payload) < _PREAMBLE.size:
         raise Rejected("form", f"{row.pattern}: {len(payload)} bytes, a preamble has {_PREAMBLE.size}")
@@ -198,7 +210,7 @@ def _header_end(row: Topic, payload: bytes | bytearray) -> int:
     return int(_PREAMBLE.size + length)
 
 
-def _views(row: Topic, entries: tuple[TensorEntry, ...], payload: bytes | bytearray, offset: int) -> dict[str, Tensor]:
+def _views(row: Topic, entries: tuple[TensorEntry, ...], payload: Payload, offset: int) -> dict[str, Tensor]:
     """Read-only arrays on ``payload`` from ``offset`` on; all sizes are compared before any array is made."""
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):

@@ -72,6 +72,7 @@ Level = Annotated[
 
 ROOT = "dt"
 _ROOT = "First topic level; one per cluster."
+_STATE = "Folder for credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
 _THREADS = "Threads of the TFLite runtime."
 
 
@@ -88,10 +89,12 @@ class GatewayOptions(Record):
         "[default: amqtt on loopback, auto beyond]",
     )
     root: NodeName = option(ROOT, _ROOT)
+    sealed: bool = option(False, "Let in only enrolled nodes, on loopback, too, or on a broker of yours.")
+    insecure: bool = option(False, "Listen beyond loopback without TLS, passwords and seals.")
     announce: bool = option(True, "Let edges find this gateway by mDNS where it listens beyond loopback.")
     deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1)
     state: Path | None = option(
-        None, "Folder for what outlives a restart. [default: the service's, or ~/.local/state/deepthings/ROOT]"
+        None, "Folder for what outlives a restart, and credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
     )
     threads: int = option(1, _THREADS, ge=1, le=64)
     http: Listen | None = option(None, "HOST:PORT of the dashboard, such as 127.0.0.1:8099.")
@@ -131,6 +134,8 @@ class EdgeOptions(Record):
         None, "Seconds after which an incomplete frame of this source fails. [default: the gateway's]", gt=0, le=1e6
     )
     priority: int = option(0, "Sources of a higher one come first.", ge=-100, le=100)
+    join: str | None = option(None, "The line that 'dt enroll' printed on the gateway; used once.", secret=True)
+    state: Path | None = option(None, _STATE)
     once: bool = option(False, "Exit 69 if the gateway cannot be reached, instead of retrying.")
 
 

@@ -36,3 +36,9 @@ class ConfigError(DtError):
     """A configuration file or an environment variable is at fault; trying again would not help."""
 
     exit_code = 78
+
+
+class CredentialError(DtError):
+    """Credentials that are missing, damaged or refused for good: trying again would not help."""
+
+    exit_code = 78

@@ -12,10 +12,12 @@ import contextlib
 import queue
 import re
 import socket
+import ssl
+import sys
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +26,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from schemas.codec import Tensor, encode
 from schemas.errors import PlanError, UnreachableError
+from schemas.guard import Open
 from schemas.messages import Message, new_epoch
 from schemas.packing import Pace
 from schemas.topics import Publish, Topic
@@ -60,13 +63,18 @@ Event = Connected | Disconnected | Arrived
 
 @dataclass(frozen=True)
 class Address:
-    """Where a broker is and how to enter. ``str`` hides the password."""
+    """Where a broker is and how to enter. ``str`` and ``repr`` hide the password.
+
+    ``authority``: the only certificate authority to believe, as PEM; it signs this broker alone, so that no name in its
+    certificate is compared, and the broker may change its address. Without one, those of the system and the name count.
+    """
 
     host: str
     port: int
     tls: bool = False
     user: str | None = None
-    password: str | None = None
+    password: str | None = field(default=None, repr=False)
+    authority: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -143,14 +151,23 @@ class _Outstanding:
 class Link:
     """One connection to the broker at ``url`` for ``node`` in the cluster ``root``; events go into ``inbox``.
 
+    What is published is sealed by ``guard``; what arrives is not opened here.
+
     Counters, for people: ``bytes_out``, ``bytes_in`` (payload), ``messages_out``, ``messages_in``; ``dropped`` counts
     messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection.
     """
 
     def __init__(
-        self, url: str, root: str, node: str, inbox: "queue.Queue[Any]", backlog_bytes: int = BACKLOG_BYTES
+        self,
+        url: str | Address,
+        root: str,
+        node: str,
+        inbox: "queue.Queue[Any]",
+        backlog_bytes: int = BACKLOG_BYTES,
+        guard: Open | None = None,
     ) -> None:
-        self.address = Address.parse(url)
+        self.address = url if isinstance(url, Address) else Address.parse(url)
+        self._guard = guard or Open()
         self.root = root
         self.node = node
         self.bytes_out = self.bytes_in = self.messages_out = self.messages_in = self.dropped = self.unsent = 0
@@ -161,7 +178,7 @@ class Link:
         self._publishes = _Outstanding()
         self._subscribes = _Outstanding()
         self._ready = threading.Event()
-        self._refusal = ""
+        self._refusal = self._failure = ""
         self._client = self._build()
 
     @property
@@ -198,10 +215,13 @@ class Link:
         self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, **levels: str | int
     ) -> bool:
         """Send from any thread, without blocking; False if the message was dropped (and counted in ``unsent``)."""
-        payload = self._encoded(topic, message, tensors)
+        path = topic.path(self.root, **levels)
+        payload = self._guard.seal(topic, path, levels, message, self._encoded(topic, message, tensors))
+        if payload is None:
+            return self._count_unsent()
         if self._publishes and self._publishes.bytes + len(payload) > self._backlog_bytes:
             return self._count_unsent()
-        info = self._client.publish(topic.path(self.root, **levels), payload, topic.qos, topic.retained)
+        info = self._client.publish(path, payload, topic.qos, topic.retained)
         offline = info.rc == paho.MQTT_ERR_NO_CONN and topic.qos > 0  # paho keeps it for the next connection
         if info.rc != paho.MQTT_ERR_SUCCESS and not offline:
             return self._count_unsent()
@@ -245,8 +265,7 @@ class Link:
         try:
             self._client.connect(self.address.host, self.address.port, KEEPALIVE_S)
         except OSError as error:
-            reason = error.strerror or str(error) or type(error).__name__
-            raise UnreachableError(f"no broker at {self.address}: {reason}: {_REMEDY}") from None
+            raise UnreachableError(f"no broker at {self.address}: {_why(error)}: {_REMEDY}") from None
         self._client.loop_start()
         if not self._ready.wait(max(deadline - time.monotonic(), 0.0)) or self._refusal:
             reason = self._refusal or f"no MQTT answer within {timeout_s:g} s"
@@ -287,9 +306,10 @@ class Link:
         if self.address.user is not None:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.tls:
-            client.tls_set()
+            client.tls_set_context(_tls(self.address.authority))
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(0.5, 2)  # a gateway that restarts is missed
+        client.on_connect_fail = lambda *_: self._fail(_why(sys.exc_info()[1]))  # paho is handling the error
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)
@@ -311,7 +331,7 @@ class Link:
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         if reason.is_failure:
-            self._refuse(f"the broker refused this client ({reason})")
+            self._refuse(_REFUSALS.get(reason.getName(), f"the broker refused this client ({reason})"))
             return
         with self._lock:
             filters = list(self._filters.items())
@@ -329,10 +349,17 @@ class Link:
 
     def _refuse(self, reason: str) -> None:
         self._refusal = reason
-        self._tell(Disconnected(reason))
+        self._fail(reason)
         self._ready.set()  # wakes connect(), which looks at the refusal
 
+    def _fail(self, reason: str) -> None:
+        """No connection, once more: the same reason is told once."""
+        if reason != self._failure:
+            self._failure = reason
+            self._tell(Disconnected(reason))
+
     def _become_ready(self) -> None:
+        self._failure = ""
         if not self._ready.is_set() or self._refusal:
             self._refusal = ""
             self._tell(Connected())
@@ -365,6 +392,25 @@ class Link:
                     self.dropped += 1
 
 
+def _tls(authority: str | None) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=authority)
+    if authority is not None:
+        context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    return context
+
+
+def _why(error: BaseException | None) -> str:
+    """The reason why there is no connection, for people."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not the one that this node joined under ({error.verify_message})"
+    if isinstance(error, ssl.SSLError):
+        return f"it does not speak TLS as we do ({error.reason or error})"
+    return getattr(error, "strerror", None) or str(error) or type(error).__name__
+
+
+_REVOKED = "the broker knows no such user and password: was this node revoked? 'dt enroll' lets it in again"
+_REFUSALS = {"Not authorized": _REVOKED, "Bad user name or password": _REVOKED}
 _REMEDY = "is the gateway running? start `dt gateway`, or name its address with --gateway HOST:PORT"
 
 

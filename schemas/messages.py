@@ -19,6 +19,8 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
+Box = Annotated[str, Field(max_length=60_000)]  # sealed bytes in base64
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
@@ -374,3 +376,36 @@ class BridgeResponse(Message):
     error: str = ""
     value: bool | float | str | None = None
     transaction: str | None = None
+
+
+class Keys(Message):
+    """``dt/keys/<node>``, gateway -> edge, in a sealed cluster: who else is in it, and the keys to speak to them.
+
+    ``box`` holds a ``schemas.keyring.Ring``, encrypted for this node. Of two, the higher ``edition`` counts.
+    """
+
+    to_epoch: Epoch
+    edition: Count
+    box: Box
+
+
+class JoinRequest(Message):
+    """``dt/join/<permission>/ask``, newcomer -> gateway: I know the secret of this permission, and want to be ``node``.
+
+    ``public`` is an X25519 key of this attempt, ``proof`` a keyed hash of all of this.
+    """
+
+    permission: RequestId
+    public: Hex32
+    proof: Hex32
+
+
+class JoinAnswer(Message):
+    """``dt/join/<permission>/answer``, gateway -> newcomer with this key: its secret in a ``box``, or why not."""
+
+    permission: RequestId
+    to: Hex32
+    public: Hex32
+    box: Box = ""
+    refused: Annotated[str, Field(max_length=300)] = ""
+    proof: Hex32

@@ -71,10 +71,14 @@ BRIDGE_NODES = Topic("bridge/nodes", m.BridgeNodes, 1, True, "gateway", "all")
 BRIDGE_HEALTH = Topic("bridge/health", m.BridgeHealth, 1, True, "gateway", "all")
 BRIDGE_REQUEST = Topic("bridge/request/<verb>", m.BridgeRequest, 1, False, "anybody", "gateway")
 BRIDGE_RESPONSE = Topic("bridge/response/<verb>", m.BridgeResponse, 1, False, "gateway", "all")
+KEYS = Topic("keys/<node>", m.Keys, 1, False, "gateway", "edge")
+JOIN = Topic("join/<permission>/ask", m.JoinRequest, 1, False, "newcomer", "gateway", binds=("permission",))
+JOINED = Topic("join/<permission>/answer", m.JoinAnswer, 1, False, "gateway", "newcomer", binds=("permission",))
 
 TABLE = (
     REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME, PICTURE,
     OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST, BRIDGE_RESPONSE,
+    KEYS, JOIN, JOINED,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
 

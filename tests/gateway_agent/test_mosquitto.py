@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 from gateway_agent import mosquitto, tether
-from gateway_agent.app import own_broker
+from gateway_agent.access import own_broker
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess
 from models.build import build
@@ -119,7 +120,7 @@ def test_every_interface_and_ipv6_are_reachable_by_their_url(station: Make) -> N
 
 
 def test_it_is_found_off_the_path_and_its_absence_names_the_package(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(mosquitto, "SBIN", ())
@@ -127,10 +128,12 @@ def test_it_is_found_off_the_path_and_its_absence_names_the_package(
     assert type(own_broker("auto", "127.0.0.1", 0)) is BrokerProcess
     with pytest.raises(DtError, match=r"apt install mosquitto.*--broker amqtt"):
         MosquittoProcess().start()
-    (tmp_path / "sbin").mkdir()
-    (tmp_path / "sbin" / "mosquitto").write_text("#!/bin/sh\necho 'Error: no such option' >&2\nexit 3\n")
-    (tmp_path / "sbin" / "mosquitto").chmod(0o755)
-    monkeypatch.setattr(mosquitto, "SBIN", (str(tmp_path / "sbin"),))
+    sbin = Path(tempfile.mkdtemp())  # under root, mosquitto's own user must get there
+    request.addfinalizer(lambda: shutil.rmtree(sbin))
+    sbin.chmod(0o755)
+    (sbin / "mosquitto").write_text("#!/bin/sh\necho 'Error: no such option' >&2\nexit 3\n")
+    (sbin / "mosquitto").chmod(0o755)
+    monkeypatch.setattr(mosquitto, "SBIN", (str(sbin),))
     with pytest.raises(DtError, match="did not start: no such option"):
         MosquittoProcess().start()
 
@@ -176,7 +179,7 @@ def test_mosquitto_ends_when_its_parent_is_killed() -> None:
 
 def test_a_parent_that_died_before_the_child_asked_starts_nothing() -> None:
     for parent, says in ((os.getppid(), b""), (os.getpid(), b"x\n")):
-        command = [sys.executable, tether.__file__, str(parent), "/bin/echo", "x"]
+        command = [sys.executable, tether.__file__, str(parent), "-", "/bin/echo", "x"]
         done = subprocess.run(command, capture_output=True, timeout=10)
         assert (done.returncode, done.stdout, done.stderr) == (0, says, b"")
 

@@ -102,10 +102,10 @@ def either_way(topic: str, payload: bytes) -> None:
         assert "\n" not in str(error) and len(str(error)) < 600
 
 
-every_topic = st.sampled_from([t.path("dt", node="n", frame=FRAME, digest=D, n=0, layer=1, tile=2, source="s", verb="restart")
-                               for t in topics.TABLE])  # fmt: skip
-
-
+LEVELS: dict[str, Any] = {
+    "node": "n", "frame": FRAME, "digest": D, "n": 0, "layer": 1, "tile": 2, "source": "s", "verb": "restart",
+}  # fmt: skip
+every_topic = st.sampled_from([t.path("dt", permission="0" * 8, **LEVELS) for t in topics.TABLE])
 any_bytes = st.binary(max_size=300) | st.binary(max_size=60).map(lambda b: b"DT\1\0" + b)
 
 
@@ -286,5 +286,5 @@ def test_of_equal_keys_the_last_counts_for_every_reader() -> None:
 def test_only_the_receiver_of_a_message_or_what_is_asked_is_not_tied_to_it() -> None:
     assert {row.pattern for row in topics.TABLE if "<" in row.pattern and not row.binds} == {
         "echo/<node>", "steal/<node>", "tile/<node>", "return/<node>", "accepted/<node>",
-        "bridge/request/<verb>", "bridge/response/<verb>",
+        "bridge/request/<verb>", "bridge/response/<verb>", "keys/<node>",
     }  # fmt: skip

@@ -1,0 +1,187 @@
+"""What ten intruders cost a sealed cluster: ``python -m bench.intruders``.
+
+A sealed gateway on loopback with its own mosquitto, two workers and a camera, joined by their lines, the small network.
+Frames a second without and with intruders, in turns. The intruders, all at once, each again every ``--every`` s: no
+password, a wrong one, another's client id, a forged result, a replayed one, a register as another, ``dt/#``, a tampered
+plan; a packet of 60 MB every 5 s; 50 connections that never get done. The goal: at least 0.9 of the rate. They share the
+processor with the cluster here; elsewhere they bring their own.
+"""
+
+import argparse
+import contextlib
+import json
+import queue
+import socket
+import ssl
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench.processes import OUTCOMES, Cluster
+from gateway_agent.certificates import fingerprint
+from gateway_agent.registry import Registry
+from models.build import build
+from schemas import keyring, topics
+from schemas import messages as m
+from schemas.codec import encode
+from schemas.errors import DtError
+from schemas.guard import Open
+from schemas.link import Address, Link
+from schemas.messages import frame_id
+from schemas.permission import Line
+
+GOAL = 0.9
+BIG = 60_000_000
+
+
+class SealedCluster(Cluster):
+    """The processes of ``bench.processes``, sealed."""
+
+    def __init__(self, model: Path, room: Path) -> None:
+        super().__init__(model, "3x3", "auto", room, OUTCOMES)
+        self.registry = Registry(room / "gateway")
+        self.room = room
+
+    def gateway_options(self) -> list[str]:
+        (self.room / "gateway").mkdir(mode=0o700, exist_ok=True)
+        return ["--sealed", "--state", str(self.room / "gateway")]
+
+    def address(self, name: str) -> Address:
+        """The login of an enrolled node or reader."""
+        authority = (self.room / "gateway" / "ca.pem").read_text()
+        secret = bytes.fromhex(self.registry.read().nodes[name].secret)
+        return replace(Address.parse(self.url), user=name, password=keyring.password(secret), authority=authority)
+
+    def watcher(self) -> Address:
+        self.registry.enroll("bench", time.time(), reads=True)
+        time.sleep(2.0)  # the gateway looks once a second
+        return self.address("bench")
+
+    def edge_options(self, name: str) -> list[str]:
+        permission, granted = self.registry.permit(name, time.time() + 600, time.time())
+        at, authority = Address.parse(self.url), (self.room / "gateway" / "ca.pem").read_text()
+        found = Line(str(at), "dt", name, permission, granted.secret, fingerprint(authority))
+        time.sleep(2.0)
+        return [*super().edge_options(name), "--join", str(found)]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="bench.intruders", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=10.0, help="of a turn [10]")
+    parser.add_argument("--turns", type=int, default=5, help="turns without and with intruders [5]")
+    parser.add_argument("--every", type=float, default=0.2, help="seconds between an intruder's attempts [0.2]")
+    parser.add_argument("--json", type=Path, help="write the same as JSON")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
+        model = Path(folder) / "mini.tflite"
+        model.write_bytes(build("mini").to_bytes())
+        cluster = SealedCluster(model, Path(folder))
+        with cluster:
+            found = compare(cluster, given.seconds, given.turns, given.every)
+    print(json.dumps(found, indent=1))
+    if given.json:
+        given.json.write_text(json.dumps(found, indent=1) + "\n")
+    return 0 if found["ratio"] >= GOAL and not found["failed"] else 1
+
+
+def compare(cluster: SealedCluster, seconds: float, turns: int, every: float) -> dict[str, Any]:
+    cluster.registry.enroll("mole", time.time())
+    for name in ("worker1", "worker2"):
+        cluster.edge(name)
+    time.sleep(8.0)
+    cluster.edge("camera", "--source", "synthetic://")
+    _count(cluster, 8.0)
+    rates: dict[str, list[float]] = {"quiet": [], "attacked": []}
+    failed, deeds = 0, 0
+    for _ in range(turns):
+        for kind in rates:
+            intruders = Intruders(cluster.address("mole"), every) if kind == "attacked" else None
+            frames, bad = _count(cluster, seconds)
+            rates[kind].append(frames / seconds)
+            failed += bad
+            if intruders is not None:
+                deeds += intruders.stop()
+    medians = {kind: round(statistics.median(found), 2) for kind, found in rates.items()}
+    ratio = round(medians["attacked"] / medians["quiet"], 3)
+    return {"frames_s": medians, "ratio": ratio, "failed": failed, "attempts": deeds, "goal": GOAL}
+
+
+def _count(cluster: Cluster, seconds: float) -> tuple[int, int]:
+    """Frames that end within so many seconds, and how many of them fail."""
+    deadline, frames, failed = time.monotonic() + seconds, 0, 0
+    while (left := deadline - time.monotonic()) > 0:
+        heard = cluster.next(left)
+        if heard is not None and isinstance(heard[2], m.Outcome):
+            frames += 1
+            failed += heard[2].status != "ok"
+    return frames, failed
+
+
+class Intruders:
+    """Threads that try; ``stop`` tells how often they did."""
+
+    def __init__(self, mole: Address, every: float) -> None:
+        self._mole, self._every = mole, every
+        self._done, self._counts = threading.Event(), 0
+        self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=Open())
+        self._link.start()
+        self._half = [socket.create_connection((mole.host, mole.port)) for _ in range(50)]
+        deeds = ((self._strangers, every), (self._forge, every), (self._big, 5.0))
+        self._threads = [threading.Thread(target=self._again, args=deed, daemon=True) for deed in deeds]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> int:
+        self._done.set()
+        for thread in self._threads:
+            thread.join()
+        self._link.close(0.0)
+        for line in self._half:
+            line.close()
+        return self._counts
+
+    def _again(self, deed: Callable[[], None], every: float) -> None:
+        while not self._done.wait(every):
+            with contextlib.suppress(OSError, DtError):
+                deed()
+            self._counts += 1
+
+    def _strangers(self) -> None:
+        """No password, a wrong one, another's client id."""
+        for user, password in ((None, None), ("worker1", "wrong"), ("mole", "wrong")):
+            address = replace(self._mole, user=user, password=password)
+            with contextlib.suppress(DtError):
+                Link(address, "dt", "worker1", queue.Queue(10)).connect(1.0)
+
+    def _forge(self) -> None:
+        """A result and a register of another, a replay of them, all topics, a plan."""
+        frame = frame_id("camera", "0" * 8, 0)
+        result = m.ResultHeader(node="worker1", epoch="0" * 8, plan="0" * 32, frame=frame, block=0, tile=0)
+        register = m.Register(node="camera", epoch="0" * 8, seq=1, runtime="", leaving=True)
+        for _ in range(2):
+            self._link.publish(topics.RESULT, result, {}, frame=frame)
+            self._link.publish(topics.REGISTER, register)
+        self._link._client.subscribe("dt/#", 1)
+        self._link._client.publish("dt/plan", encode(topics.REGISTER, register), 1, True)
+
+    def _big(self) -> None:
+        """60 MB by nobody."""
+        context = ssl.create_default_context(cadata=self._mole.authority)
+        context.check_hostname = False
+        with context.wrap_socket(socket.create_connection((self._mole.host, self._mole.port))) as line:
+            line.settimeout(2.0)
+            line.sendall(b"\x10" + bytes([0x80, 0x8E, 0xCE, 0x1C]) + bytes(BIG))
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DtError as error:
+        print(f"bench.intruders: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)

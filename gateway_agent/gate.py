@@ -1,0 +1,135 @@
+"""The gateway's guard of a sealed cluster: the keys of all enrolled nodes, their rings, and who may join.
+
+It joins the registry to the seals, and keeps three laws. A node that was revoked is out as soon as the file says so: its keys
+are gone here, and the others' next rings have it no longer. A ring is sent to everybody whenever a node comes, goes or starts
+anew, before anybody is told to speak to it. A permission is used up on the disk before its answer is sent.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from gateway_agent.registry import Enrolled, Members, Registry
+from schemas import keyring, topics
+from schemas import messages as m
+from schemas.codec import Incoming, Rejected, check_plan
+from schemas.guard import Guard
+from schemas.keyring import Attempt, Key, Ring, speaking
+from schemas.rights import GATEWAY
+from schemas.seal import Seal
+from schemas.topics import Publish
+
+DAY_S = 86400.0
+REMEMBERED = 64  # answers, for newcomers that did not hear theirs
+_log = logging.getLogger(__name__)
+
+
+class Gate(Guard):
+    """``clock``: seconds since 1970; ``on_change`` is called with the members whenever these or the permissions change,
+    and once a day, for certificates end."""
+
+    def __init__(
+        self, registry: Registry, clock: Callable[[], float], on_change: Callable[[Members], None]
+    ) -> None:
+        super().__init__(Seal(GATEWAY, m.new_epoch()))
+        self._registry, self._clock, self._on_change = registry, clock, on_change
+        self._members = Members(secret="0" * 64)
+        self._rung: dict[str, str] = {}  # the epochs of all nodes, when they last got rings
+        self._edition = 0
+        self._answers: dict[str, m.JoinAnswer] = {}  # by the newcomer's public key
+        self._due: list[Publish] = []
+        self._due_at = 0.0
+        self._load()
+
+    def hear(self, incoming: Incoming, plan: str | None) -> Sequence[Incoming]:
+        """Newcomers get their answer from here; who has no plan yet, or another, gets an echo that names ours."""
+        message = incoming.message
+        if isinstance(message, m.JoinRequest):
+            self._answer(message)
+            return []
+        if isinstance(message, m.Register) and message.plan != plan:
+            return [replace(incoming, stranger=True)]
+        check_plan(incoming, plan)
+        return [incoming]
+
+    def tick(self) -> list[Incoming | Publish]:
+        """What follows from the file and from what was heard: the last words of those who were revoked, answers, rings."""
+        said: list[Incoming | Publish] = []
+        if self._registry.read() is not self._members or self._clock() >= self._due_at:
+            said += self._load()
+        said += self._due
+        self._due = []
+        here = {name: self.keys.epoch_of(name) for name in self.keys.peers}
+        if here != self._rung:
+            self._rung = here
+            self._edition += 1
+            said += [self._ring(name, epoch) for name, epoch in here.items() if epoch]
+        return said
+
+    def _load(self) -> list[Incoming | Publish]:
+        before, self._members = self._members, self._registry.read()
+        gone: list[Incoming | Publish] = []
+        for name, node in before.nodes.items():
+            if self._members.nodes.get(name) != node:
+                _log.info("%s was revoked", name)
+                if epoch := self.keys.epoch_of(name):
+                    gone.append(_farewell(name, epoch))
+                self.keys.dismiss(name)
+        for name, node in self._edges().items():
+            secret = bytes.fromhex(node.secret)
+            self.keys.admit(name, speaking(GATEWAY, "", secret), keyring.reporting(secret))
+        self._on_change(self._members)
+        self._due_at = self._clock() + DAY_S
+        return gone
+
+    def _edges(self) -> dict[str, Enrolled]:
+        return {name: node for name, node in self._members.nodes.items() if not node.reads}
+
+    def _ring(self, to: str, epoch: str) -> Publish:
+        edges = self._edges()
+        nodes = {
+            name: Key(
+                send=speaking(to, edges[to].serial, bytes.fromhex(node.secret)).hex(),
+                serial=node.serial,
+                epoch=self.keys.epoch_of(name) or None,
+            )
+            for name, node in edges.items()
+            if name != to
+        }
+        box = keyring.close_ring(Ring(nodes=nodes), bytes.fromhex(edges[to].secret), epoch)
+        keys = m.Keys(node=GATEWAY, epoch=self.keys.epoch, to_epoch=epoch, edition=self._edition, box=box)
+        return Publish(topics.KEYS, keys, {"node": to})
+
+    def _answer(self, request: m.JoinRequest) -> None:
+        permission = self._members.permissions.get(request.permission)
+        if permission is None or not keyring.asks_rightly(request, bytes.fromhex(permission.secret)):
+            raise Rejected("join", f"somebody wants to join as {request.node} without a permission that is known here")
+        answer = self._answers.get(request.public)
+        if answer is None:
+            answer = self._decide(request, bytes.fromhex(permission.secret))
+            self._answers[request.public] = answer
+            for old in list(self._answers)[:-REMEMBERED]:
+                del self._answers[old]
+        self._due.append(Publish(topics.JOINED, answer, {"permission": request.permission}))
+
+    def _decide(self, request: m.JoinRequest, secret: bytes) -> m.JoinAnswer:
+        attempt = Attempt()
+        key = attempt.shared(request.public, secret)
+        refused, node = self._registry.join(request.permission, request.node, self._clock())
+        box = ""
+        if node is None:
+            _log.warning("refused: somebody wants to join as %s: %s", request.node, refused)
+        else:
+            _log.info("%s has joined", request.node)
+            box = keyring.close_box(key, bytes.fromhex(node.secret), request.node)
+        proof = keyring.answer_proof(secret, request.public, attempt.public, box, refused)
+        return m.JoinAnswer(
+            node=GATEWAY, epoch=self.keys.epoch, permission=request.permission, to=request.public, public=attempt.public,
+            box=box, refused=refused, proof=proof,
+        )  # fmt: skip
+
+
+def _farewell(name: str, epoch: str) -> Incoming:
+    """What the node would have said if it had left by itself."""
+    register = m.Register(node=name, epoch=epoch, seq=0, runtime="", leaving=True)
+    return Incoming(topics.REGISTER, {}, register, {})

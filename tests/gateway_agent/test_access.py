@@ -1,0 +1,149 @@
+"""Which cluster follows from the options: open, sealed, or a refusal that names the remedy; and the cluster's certificates."""
+
+import datetime
+import logging
+import ssl
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography import x509
+
+from gateway_agent import access, certificates, mosquitto, rules
+from gateway_agent.broker import BrokerProcess
+from gateway_agent.certificates import fingerprint
+from gateway_agent.gate import Gate
+from gateway_agent.registry import Registry
+from schemas.config import GatewayOptions
+from schemas.errors import CredentialError, PlanError
+from schemas.guard import Open
+from schemas.link import Address
+from tests.nodes import small_plan
+
+NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
+
+
+def arranged(tmp_path: Path, **given: Any) -> access.Access:
+    return access.arrange(GatewayOptions(state=tmp_path, **given))
+
+
+def no_mosquitto(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setattr(mosquitto, "SBIN", ())
+
+
+def test_loopback_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
+    for listen in ("127.0.0.1:0", "localhost:0", "[::1]:0"):
+        found = arranged(tmp_path, listen=listen)
+        assert type(found.guard) is Open and type(found.broker) is BrokerProcess
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_beyond_loopback_it_is_sealed_or_it_is_said_what_insecure_opens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    if mosquitto.installed():
+        found = arranged(tmp_path, listen="0.0.0.0:0")
+        assert isinstance(found.guard, Gate) and found.broker is not None and found.broker.url.startswith("mqtts://")
+    with caplog.at_level(logging.WARNING):
+        found = arranged(tmp_path, listen="0.0.0.0:0", insecure=True, broker="amqtt")
+    assert type(found.guard) is Open and "whoever reaches 0.0.0.0 may join" in caplog.text
+
+
+def test_the_embedded_broker_listens_beyond_loopback_only_if_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PlanError, match=r"apt install mosquitto.*--insecure"):
+        arranged(tmp_path, listen="0.0.0.0:0", broker="amqtt")
+    no_mosquitto(monkeypatch)
+    for name in (None, "auto"):
+        with pytest.raises(PlanError, match=r"apt install mosquitto.*--insecure"):
+            arranged(tmp_path, listen="192.0.2.1:0", broker=name)
+    found = arranged(tmp_path, sealed=True)
+    assert isinstance(found.guard, Gate) and type(found.broker) is BrokerProcess
+    with pytest.raises(PlanError, match="exclude each other"):
+        arranged(tmp_path, sealed=True, insecure=True)
+
+
+def test_a_broker_of_yours_is_sealed_when_asked_for_or_when_somebody_is_enrolled(tmp_path: Path) -> None:
+    yours = "mqtts://me:pw@broker.example"
+    assert type(arranged(tmp_path / "none", broker=yours).guard) is Open and not (tmp_path / "none").exists()
+    assert isinstance(arranged(tmp_path, broker=yours, sealed=True).guard, Gate)
+    assert type(arranged(tmp_path, broker=yours).guard) is Open
+    Registry(tmp_path).enroll("e1", 0.0)
+    assert isinstance(arranged(tmp_path, broker=yours).guard, Gate)
+    assert type(arranged(tmp_path, broker=yours, insecure=True).guard) is Open
+    assert arranged(tmp_path, broker=yours).address() == Address.parse(yours)
+
+
+def test_the_largest_packet_follows_from_the_plan() -> None:
+    assert access.OTHERS_BYTES < access.packet_bytes(small_plan()) < access.OTHERS_BYTES + 100_000
+
+
+def test_certificates_are_made_once_kept_and_the_owner_s(tmp_path: Path) -> None:
+    first = certificates.certificates(tmp_path, ["localhost", "127.0.0.1"], NOW)
+    assert certificates.certificates(tmp_path, ["127.0.0.1", "localhost"], NOW) == first
+    assert {stat.S_IMODE(path.stat().st_mode) for path in tmp_path.iterdir()} == {0o600}
+    assert certificates.authority(tmp_path, NOW) == first.authority and len(fingerprint(first.authority)) == 64
+    assert first.chain.count(b"BEGIN CERTIFICATE") == 2 and first.authority.encode() in first.chain
+
+
+@pytest.mark.parametrize(
+    ("names", "later", "renewed"),
+    [
+        (["localhost"], 0, False),
+        (["localhost", "10.0.0.2"], 0, True),
+        (["localhost"], certificates.SERVER_DAYS - certificates.RENEW_DAYS - 1, False),
+        (["localhost"], certificates.SERVER_DAYS - certificates.RENEW_DAYS + 1, True),
+    ],
+)
+def test_the_broker_s_certificate_is_renewed_in_time_and_for_other_names(
+    tmp_path: Path, names: list[str], later: int, renewed: bool
+) -> None:
+    first = certificates.certificates(tmp_path, ["localhost"], NOW)
+    second = certificates.certificates(tmp_path, names, NOW + datetime.timedelta(days=later))
+    assert (second.chain != first.chain) is renewed and second.authority == first.authority
+    server = x509.load_pem_x509_certificate(second.chain)
+    server.verify_directly_issued_by(x509.load_pem_x509_certificate(second.authority.encode()))
+    context = ssl.create_default_context(cadata=second.authority)
+    assert context.get_ca_certs()
+
+
+def test_a_key_of_another_time_or_authority_is_made_anew_and_a_damaged_file_is_one_line(tmp_path: Path) -> None:
+    first = certificates.certificates(tmp_path / ".", ["localhost"], NOW)
+    other = tmp_path / "other"
+    other.mkdir()
+    certificates.certificates(other, ["localhost"], NOW)
+    for name in (certificates.SERVER_KEY, certificates.SERVER):
+        (tmp_path / name).write_bytes((other / name).read_bytes())
+        again = certificates.certificates(tmp_path, ["localhost"], NOW)
+        assert again.authority == first.authority
+        server = x509.load_pem_x509_certificate(again.chain)
+        server.verify_directly_issued_by(x509.load_pem_x509_certificate(first.authority.encode()))
+    (tmp_path / certificates.AUTHORITY).write_text("nothing")
+    with pytest.raises(CredentialError, match="is damaged"):
+        certificates.certificates(tmp_path, ["localhost"], NOW)
+
+
+def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.enroll("e1", 0.0)
+    registry.enroll("looker", 0.0, reads=True)
+    key, _ = registry.permit("e2", 100.0, 0.0)
+    sections = rules.access_file("dt", registry.read()).split("user ")[1:]
+    said = {section.split("\n", 1)[0]: set(section.split("\n")[1:-1]) for section in sections}
+    assert set(said) == {"gateway", "e1", "looker", f"join.{key}"}
+    reads = {line.removeprefix("topic read ") for line in said["e1"] if " read " in line}
+    assert reads == {
+        *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "accepted", "keys")),
+        "dt/plan", "dt/model/+/+", "dt/overlap/+/+", "dt/overlap/req", "dt/status/req",
+    }  # fmt: skip
+    writes = {line.removeprefix("topic write ") for line in said["e1"] if " write " in line}
+    assert writes == {
+        "dt/register", "dt/victim/req", "dt/tile/+", "dt/result/+", "dt/overlap/+/+", "dt/overlap/req",
+        "dt/node/e1/status", "dt/source/e1/picture",
+    }  # fmt: skip
+    assert said[f"join.{key}"] == {f"topic write dt/join/{key}/ask", f"topic read dt/join/{key}/answer"}
+    assert not any("write dt/source" in line or "write dt/plan" in line for line in said["looker"])
+    assert len(rules.password_file(registry.read()).splitlines()) == len(rules.users(registry.read())) == 4

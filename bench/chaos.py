@@ -197,7 +197,7 @@ class Run:
         self._logs[name] += 1
         log = self._room / f"{name}.{self._logs[name]}.log"
         if name == "g":
-            argv = ["gateway", "--model", str(self._room / "plan"), "--listen", self._address]
+            argv = ["gateway", "--model", str(self._room / "plan"), "--listen", self._address, "--insecure"]
             argv += ["--broker", "auto", "--state", str(self._room / "state")]
         else:
             argv = ["edge", "--gateway", self._address, "--name", name, "--cache", str(self._room / f"cache-{name}")]

@@ -152,7 +152,7 @@ class Run:
         cores: dict[str, float | None] = {"g": options.gateway_cpu} | dict.fromkeys(edges, options.edge_cpu)
         with Hosts(cores | {"w": None}, options.rate) as hosts:
             url = f"{hosts.address('g')}:{PORT}"
-            gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}"]
+            gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}", "--insecure"]
             gateway += ["--broker", options.broker, "--state", str(self._room / "state")]
             self._dt(hosts, "g", *gateway, "--deadline", str(ALONE_S))
             self._await("g.log", "gateway ready")

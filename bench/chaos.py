@@ -197,8 +197,8 @@ class Run:
         self._logs[name] += 1
         log = self._room / f"{name}.{self._logs[name]}.log"
         if name == "g":
-            argv = ["gateway", "--model", str(self._room / "plan"), "--listen", self._address, "--insecure"]
-            argv += ["--broker", "auto", "--state", str(self._room / "state")]
+            argv = ["gateway", "--model", str(self._room / "plan"), "--listen", self._address]
+            argv += ["--broker", "auto", "--insecure", "--state", str(self._room / "state")]
         else:
             argv = ["edge", "--gateway", self._address, "--name", name, "--cache", str(self._room / f"cache-{name}")]
             number = self._edges.index(name)

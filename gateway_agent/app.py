@@ -29,7 +29,7 @@ from schemas import topics
 from schemas.codec import Incoming, Rejects
 from schemas.config import GatewayOptions, Settings, is_loopback, parse_listen
 from schemas.discovery import announced
-from schemas.errors import DecodeError, DtError, PlanError
+from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.parcel import chunk_count, chunks
@@ -41,6 +41,7 @@ from schemas.topics import Publish
 from schemas.vitals import Reader
 
 STATUS_S = 2.0
+ENTER_S = 30.0
 VITALS_S = 10.0  # without news, so often
 LABELS = 200  # that the bridge names
 DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
@@ -264,7 +265,7 @@ class Gateway:
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
-        self._link.connect()
+        self._enter()
         plan = self._bundle.plan
         block = plan.blocks[0]
         scheme = "mqtts" if self._link.address.tls else "mqtt"
@@ -282,6 +283,18 @@ class Gateway:
         finally:
             self._close()
         return 0
+
+    def _enter(self) -> None:
+        """Connect; a broker of our own that has died since it was started is started again."""
+        if self._broker is None:
+            return self._link.connect()
+        self._link.start()
+        until = time.monotonic() + ENTER_S
+        while not self._link.connected and not self._stopping:
+            if time.monotonic() > until:
+                raise UnreachableError(f"the broker at {self._link.address} was started, but does not answer: try again")
+            self._revive_broker()
+            time.sleep(0.02)
 
     def _step(self) -> None:
         now = time.monotonic()

@@ -362,6 +362,9 @@ class Gateway:
 
     def _handle(self, event: object, now: float) -> list[Action]:
         if isinstance(event, Arrived):
+            if event.topic == topics.STATUS.path(self._root, node=NAME):  # our own words: the subscriptions live
+                self._node.connected(now)
+                return []
             try:
                 admitted = self._guard.admit(self._root, event.topic, event.payload, self._node.digest)
                 return [action for incoming in admitted for action in self._hear(incoming, now)]
@@ -573,7 +576,9 @@ class Gateway:
         news = self._status is None or status.frames != self._status.frames or status.dropped != self._status.dropped
         if news or now >= self._status_sent_at + VITALS_S:
             self._status, self._status_sent_at = status, now
-            self._link.publish(topics.STATUS, status.model_copy(update={"vitals": self._vitals.read()}), node=NAME)
+            told = status.model_copy(update={"vitals": self._vitals.read()})
+            self.board.hear(told, now)
+            self._link.publish(topics.STATUS, told, node=NAME)
 
     def _close(self) -> None:
         """Nothing stays retained for a gateway that is gone but the word that it is."""

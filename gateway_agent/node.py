@@ -144,7 +144,7 @@ class GatewayNode:
         return [action for frame in self.assembly.frames for action in self.failed(frame, reason, now)]
 
     def connected(self, now: float) -> None:
-        """The broker is there: from now on there should be something to hear."""
+        """The broker is there and passes on what is said: silence of the nodes is believed anew from now on."""
         if not self.ring.nodes:
             self._alone_at = now + self._alone_s
 

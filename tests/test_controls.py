@@ -214,3 +214,28 @@ def test_a_grid_by_hand_ends_planning_by_itself_until_it_is_asked_for(running: R
     assert running.gateway.controls.automatic
     assert running.ask("grid", "2x1") == ""
     assert not running.gateway.controls.automatic
+
+
+def test_a_gateway_that_hears_its_own_words_is_not_alone(tmp_path: Path) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    with BrokerProcess("127.0.0.1", 0) as broker:
+        gateway = Gateway(GatewayOptions(grid="2x2"), bind(make_bundle(model, (2, 2))), broker.url, None)
+        alone_at: list[float] = []
+
+        class Ear(Seen):
+            def tick(self, now: float) -> None:
+                alone_at.append(gateway._node.deadline() or 0.0)
+
+        gateway.watch(Ear())
+        thread = threading.Thread(target=gateway.run)
+        thread.start()
+        end = time.monotonic() + WAIT_S
+        while len(set(alone_at)) < 3 and time.monotonic() < end:  # each status that comes back puts it off
+            gateway.ask(Request("threshold", 0.5, lambda _: None))
+            gateway._status_sent_at = 0.0
+            time.sleep(0.1)
+        gateway.stop()
+        thread.join(10)
+        assert len(set(alone_at)) >= 3 and gateway.board.status is not None
+        assert not gateway.board.status.dropped

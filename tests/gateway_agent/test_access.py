@@ -136,12 +136,12 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
     assert set(said) == {"gateway", "e1", "looker", f"join.{key}"}
     reads = {line.removeprefix("topic read ") for line in said["e1"] if " read " in line}
     assert reads == {
-        *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "accepted", "keys")),
+        *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "return", "accepted", "keys")),
         "dt/plan", "dt/model/+/+", "dt/overlap/+/+", "dt/overlap/req", "dt/status/req",
     }  # fmt: skip
     writes = {line.removeprefix("topic write ") for line in said["e1"] if " write " in line}
     assert writes == {
-        "dt/register", "dt/victim/req", "dt/tile/+", "dt/result/+", "dt/overlap/+/+", "dt/overlap/req",
+        "dt/register", "dt/victim/req", "dt/tile/+", "dt/return/+", "dt/result/+", "dt/overlap/+/+", "dt/overlap/req",
         "dt/node/e1/status", "dt/source/e1/picture",
     }  # fmt: skip
     assert said[f"join.{key}"] == {f"topic write dt/join/{key}/ask", f"topic read dt/join/{key}/answer"}

@@ -61,6 +61,16 @@ class Child:
     process: "subprocess.Popen[bytes]"
     log: Path
 
+    def end(self, patience_s: float) -> None:
+        """Await its end, which it has been asked for; then no more."""
+        try:
+            self.process.wait(patience_s)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin:
+            self.process.stdin.close()
+
     def tail(self) -> str:
         lines = self.log.read_text(errors="replace").strip().splitlines()
         return lines[-1] if lines else "it said nothing"
@@ -184,12 +194,13 @@ class Cluster:
             self._link.close(0.0)
         for child in [child for child in self._children if child.name in sources]:
             child.process.terminate()
-            child.process.wait(STOP_S)
+            child.end(STOP_S)
             self._children.remove(child)
             self._edge(child.name, self._url, "--source", sources[child.name])
         while True:
             time.sleep(0.5)
             for child in [child for child in self._children if child.process.poll() is not None]:
+                child.end(0.0)
                 self._children.remove(child)
                 if child.name != "gateway":
                     console.print(
@@ -231,13 +242,7 @@ class Cluster:
                 child.process.terminate()
         deadline = time.monotonic() + STOP_S
         for child in reversed(self._children):
-            try:
-                child.process.wait(max(deadline - time.monotonic(), 0.1))
-            except subprocess.TimeoutExpired:
-                child.process.kill()
-                child.process.wait()
-            if child.process.stdin:
-                child.process.stdin.close()
+            child.end(max(deadline - time.monotonic(), 0.1))
         while self._children and not self._inbox.empty():
             self._hear(0.0)
         self._children.clear()

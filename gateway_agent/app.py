@@ -80,7 +80,7 @@ def main(settings: Settings) -> int:
             app.watch(HomeAssistant(app, settings_of(options, url)), PICTURES_S)
         on_end(app.stop)
         if options.http is not None:
-            serve_dashboard(app, options.http, options.root)
+            serve_dashboard(app, options.http, options.root, options.state)
         return app.run()
 
 
@@ -98,8 +98,8 @@ def _announce(stack: contextlib.ExitStack, root: str, listens: str, address: Add
         _log.warning("edges have to name this gateway's address: %s", error)
 
 
-def serve_dashboard(app: "Gateway", http: str, root: str) -> None:
-    """Show ``app`` on ``http`` (HOST:PORT) as long as it runs.
+def serve_dashboard(app: "Gateway", http: str, root: str, state: Path | None = None) -> None:
+    """Show ``app`` on ``http`` (HOST:PORT) as long as it runs; ``state``: the folder of its token, as in the options.
 
     Raises:
         PlanError: the port cannot be had, or the extra is not installed.
@@ -108,7 +108,7 @@ def serve_dashboard(app: "Gateway", http: str, root: str) -> None:
         from gateway_agent.dashboard.watcher import PICTURES_S, Dashboard
     except ModuleNotFoundError as error:
         raise PlanError(f"--http needs {error.name}: pip install 'deepthings-mqtt[dashboard]'") from None
-    dashboard = Dashboard(app, *parse_listen(http), root)
+    dashboard = Dashboard(app, *parse_listen(http), root, state)
     app.watch(dashboard, PICTURES_S)
     print(f"dashboard at {dashboard.url}{dashboard.hint}", flush=True)
 

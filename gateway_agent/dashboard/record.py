@@ -155,7 +155,7 @@ class Recorder:
             "sources": [self._source_view(view, now) for _, view in sorted(board.sources.items())],
             "controls": {
                 "detection": controls.detection, "threshold": controls.threshold,
-                "grid": controls.grid, "model": controls.model,
+                "grid": controls.grid, "automatic": controls.automatic, "model": controls.model,
             },
         }  # fmt: skip
         latencies = {name: Histogram(tuple(one.counts), one.sum_s) for name, one in self._latencies.items()}

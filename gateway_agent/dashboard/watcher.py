@@ -79,6 +79,7 @@ class Dashboard:
         watched = self.hub.watched
         if watched != self._watched:
             self._watched = watched
+            self._next_at = min(self._next_at, now + WATCHED_S)  # who begins to look need not wait for a slow turn
             self._gateway.want_pictures(self, PICTURES_S if watched else 0.0)
         if now >= self._next_at:
             self._next_at = now + (WATCHED_S if watched else UNWATCHED_S)

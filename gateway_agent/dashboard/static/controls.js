@@ -62,6 +62,7 @@ export function draw() {
     say(byId("threshold-value"), controls.threshold.toFixed(2));
   }
   const grid = byId("grid");
+  say(byId("grid-hint"), controls.automatic ? "Chosen by the gateway, and again when the cluster changes." : "Rows x columns of tiles; auto lets the gateway choose.");
   if (document.activeElement !== grid && !asking.has("grid")) grid.value = controls.grid;
   for (const name of ["restart"]) set(byId(name), "disabled", asking.has(name));
 }

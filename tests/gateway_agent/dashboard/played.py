@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import time
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -52,7 +53,9 @@ class Played:
         self.asked.append(request)
         if request.value == "9x9":
             return request.answer("a tile would be empty")
-        if request.verb != "restart":
+        if request.value == "auto":
+            self.controls = replace(self.controls, automatic=True)
+        elif request.verb != "restart":
             self.controls = State(**{**vars(self.controls), request.verb: request.value})
         request.answer("")
 

@@ -162,13 +162,16 @@ def test_a_control_shows_what_the_gateway_says_and_not_what_was_asked_for(screen
     page.keyboard.press("Enter")
     screen.wait("document.querySelector('#control-text').textContent === 'grid: a tile would be empty'")
     screen.wait("document.querySelector('#grid').value === '3x3'")
+    page.fill("#grid", "auto")
+    page.keyboard.press("Enter")
+    screen.wait("document.querySelector('#grid-hint').textContent.startsWith('Chosen by the gateway')")
     page.focus("#threshold")
     page.keyboard.press("ArrowRight")
     screen.wait("document.querySelector('#control-text').textContent === 'threshold set to 0.51'")
     page.click("#restart")
     screen.shot("restart")
     page.keyboard.press("Escape")
-    assert [r.verb for r in screen.site.played.asked] == ["detection", "grid", "threshold"]
+    assert [r.verb for r in screen.site.played.asked] == ["detection", "grid", "grid", "threshold"]
     page.click("#restart")
     page.click("#restart-dialog [value=yes]")
     screen.wait("document.querySelector('#control-text').textContent.startsWith('restart')")

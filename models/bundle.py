@@ -13,7 +13,7 @@ from typing import TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from models import engine, rewrite
+from models import blocking, engine, rewrite
 from models.card import Card, check_card, load_card
 from models.files import read_file
 from models.graph import Graph, Tensor, file_digest, load
@@ -145,7 +145,7 @@ class Tail:
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         graph = rewrite.tail_graph(bundle.partition, bundle.cut)
         self._outputs = [spec.name for spec in bundle.plan.outputs]
-        self._engine = None if graph is None else engine.load(graph.to_bytes(), threads)
+        self._engine = None if graph is None else engine.load(_blocked(graph).to_bytes(), threads)
         self._inputs = [] if graph is None else [graph.tensors[t] for t in graph.inputs]
         self._made = [] if graph is None else [graph.tensors[t].name for t in graph.outputs]
 
@@ -163,6 +163,10 @@ class Tail:
             given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
             made.update(zip(self._made, self._engine.run(given), strict=True))
         return {name: made[name] for name in self._outputs}
+
+
+def _blocked(graph: Graph) -> Graph:
+    return blocking.blocked(graph, blocking.part_bytes(), blocking.numbers(graph))
 
 
 class Reference:

@@ -345,7 +345,7 @@ def _to_record(graph: Graph) -> flatbuffer.Record:
         record = {
             "shape": np.array(tensor.shape, np.int32),
             "type": TYPES.index(tensor.dtype),
-            "buffer": 0 if tensor.data is None else stored[_address(tensor.data)],
+            "buffer": 0 if tensor.data is None else stored[_place(tensor.data)],
             "name": tensor.name,
             "is_variable": tensor.variable,
             "has_rank": True,
@@ -379,18 +379,19 @@ def _to_record(graph: Graph) -> flatbuffer.Record:
     }
 
 
-def _address(data: np.ndarray) -> int:
-    return int(data.__array_interface__["data"][0])
+def _place(data: np.ndarray) -> tuple[int, int]:
+    """Address and size: a part may begin where the whole does."""
+    return int(data.__array_interface__["data"][0]), data.size
 
 
-def _number_buffers(graph: Graph) -> tuple[list[flatbuffer.Record], dict[int, int]]:
-    """The file's buffers, and the number of each constant's by its address: the number that it has, or a new one."""
+def _number_buffers(graph: Graph) -> tuple[list[flatbuffer.Record], dict[tuple[int, int], int]]:
+    """The file's buffers, and the number of each constant's by its place: the number that it has, or a new one."""
     constants = [t for t in graph.tensors if t.data is not None]
-    stored = {_address(t.data): t.buffer for t in constants if t.data is not None and t.buffer}
+    stored = {_place(t.data): t.buffer for t in constants if t.data is not None and t.buffer}
     buffers: list[flatbuffer.Record] = [{} for _ in range(max(stored.values(), default=0) + 1)]
     for tensor in constants:
         assert tensor.data is not None
-        number = stored.setdefault(_address(tensor.data), len(buffers))
+        number = stored.setdefault(_place(tensor.data), len(buffers))
         if number == len(buffers):
             buffers.append({})
         buffers[number]["data"] = tensor.data

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from models import engine, rewrite
+from models import blocking, engine, rewrite
 from models.classes import Classes, Key
 from models.graph import Graph
 from models.partition import Partition
@@ -59,6 +59,7 @@ class TileRunner:
         self._cache = cache
         self._threads = threads
         self._classes = Classes(keep)
+        self._stride = blocking.numbers(model)
         self._jobs: dict[tuple[int, int, Variant], _Job] = {}
         self._reuses: dict[int, Reuse] = {}
         self._strips = Strips(strip_limit)
@@ -199,11 +200,13 @@ class TileRunner:
 
         A cache file holds the weights of certain operators: it is shared by the classes of a block, not by blocks.
         """
+        most = blocking.part_bytes()
+        graph = blocking.blocked(graph, most, self._stride)
         if self._cache is None:
             return engine.load(graph.to_bytes(), self._threads)
         ends = [t.name for t in (*blocks[0].inputs, *blocks[-1].cut)]
         kernels, ops = engine.kernels().replace(" ", "-"), digest("\n".join(ends).encode())[:8]
-        name = f"{self.plan.edge_model}-{ops}-{kernels}-{self._threads}-v1.xnnpack"
+        name = f"{self.plan.edge_model}-{ops}-{kernels}-{self._threads}-{most >> 10}-v2.xnnpack"
         return engine.load_cached(graph, self._cache / name, self._threads)
 
 

@@ -15,6 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -181,7 +182,6 @@ class Run:
     def _told(self, moved: dict[str, int], used: dict[str, float], peak: dict[str, int], frames: int) -> dict[str, Any]:
         options, outcomes, blocks = self._options, self._outcomes(), self._bundle.plan.blocks
         steady = outcomes[options.sources :]  # the first frame of each source also fetches the model and loads classes
-        times = [o["at"] for o in outcomes]
         return {
             "edges": options.edges,
             "sources": options.sources,
@@ -195,7 +195,7 @@ class Run:
             "frames": len(outcomes),
             "window": self._window,
             "latency_s": statistics.median(o["latency_s"] for o in steady),
-            "throughput_fps": (len(times) - options.sources) / (times[-1] - times[options.sources - 1]),
+            "throughput_fps": throughput(outcomes),
             "wire_bytes": sum(moved[n] for n in moved if n != "w") / max(frames, 1),
             "predicted_s": self._expected.latency_s,
             "predicted_fps": self._expected.throughput_fps,
@@ -242,6 +242,22 @@ class Run:
                 last = {p.name: p.read_text().strip().splitlines()[-1:] for p in self._room.glob("*.log")}
                 raise DtError(f"waited {PATIENCE_S:g} s for {what}: {last}")
             time.sleep(0.1)
+
+
+def throughput(outcomes: Sequence[Mapping[str, Any]]) -> float:
+    """Frames a second while every source had frames: from the last one's first outcome to the first one's last.
+
+    Raises:
+        DtError: there was no such time.
+    """
+    times: dict[str, list[float]] = {}
+    for outcome in outcomes:
+        times.setdefault(frame_source(outcome["frame"])[0], []).append(outcome["at"])
+    begin, end = max(found[0] for found in times.values()), min(found[-1] for found in times.values())
+    if end <= begin:
+        raise DtError("the sources were not busy at one time: give more --frames")
+    count = len([o for o in outcomes if begin < o["at"] <= end])
+    return count / (end - begin)
 
 
 if __name__ == "__main__":

@@ -69,6 +69,7 @@ class Told:
     failed: Counter[str] = field(default_factory=Counter)
     faults: dict[str, dict[str, Any]] = field(default_factory=dict)
     memory_mb_hour: dict[str, float] = field(default_factory=dict)
+    memory_mb: dict[str, list[float]] = field(default_factory=dict)  # each minute, of the same processes
 
 
 def main() -> int:
@@ -247,6 +248,7 @@ class Run:
         told.frames = len(first)
         told.faults = self._recoveries(heard)
         told.memory_mb_hour = {name: slope for name, samples in self._memory.items() if (slope := _slope(samples)) is not None}
+        told.memory_mb = {name: [round(mb, 1) for _, mb in self._memory[name][::6]] for name in told.memory_mb_hour}
         return told
 
     def _known(self) -> dict[str, dict[str, int]]:
@@ -300,10 +302,11 @@ class Run:
 
 
 def _slope(samples: list[tuple[float, float]]) -> float | None:
-    """MB an hour by least squares, without the first two minutes; None for a process that lived less than five."""
-    warm = [(at / 3600, size) for at, size in samples if at >= samples[0][0] + 120.0]
-    if not warm or warm[-1][0] - warm[0][0] < 180.0 / 3600:
+    """MB an hour by least squares, without the first third; None for a process that lived less than five minutes."""
+    begun, ended = samples[0][0], samples[-1][0]
+    if ended - begun < 300.0:
         return None
+    warm = [(at / 3600, size) for at, size in samples if at >= begun + (ended - begun) / 3]
     return round(statistics.linear_regression([at for at, _ in warm], [size for _, size in warm]).slope, 2)
 
 

@@ -28,7 +28,7 @@ from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming, Rejects
 from schemas.config import ROOT, EdgeOptions, Settings
-from schemas.errors import DecodeError, EngineError, PlanError, UnreachableError
+from schemas.errors import CredentialError, DecodeError, EngineError, PlanError, UnreachableError
 from schemas.identity import machine_id
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
@@ -47,6 +47,7 @@ FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
 WARN_S = 30.0
 TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
+UNKNOWN_S = 10.0  # so long a gateway may take to tell its broker of a node
 _log = logging.getLogger(__name__)
 
 
@@ -87,6 +88,7 @@ class Edge:
     ) -> None:
         self._options, self._name, self._root = options, name, options.root or ROOT
         self._url = membership.address(options.gateway) if membership else options.gateway or ""
+        self._own_user = membership is not None and membership.authority is not None
         self._service = service or Service()
         self._source = open_source(options.source) if options.source else None
         self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
@@ -114,7 +116,7 @@ class Edge:
         self._status: m.Status | None = None
         self._status_at = self._status_sent_at = 0.0
         self._warn_at = 0.0
-        self._hello_at = float("inf")
+        self._hello_at = self._unknown_at = float("inf")
 
     def stop(self) -> None:
         self._stopping = True
@@ -124,7 +126,7 @@ class Edge:
     def run(self) -> int:
         try:
             if self._options.once:
-                self._link.connect()
+                self._connect()
             else:
                 self._link.start()
             self._service.ready()
@@ -135,6 +137,21 @@ class Edge:
         finally:
             self._close()
         return 0
+
+    def _connect(self) -> None:
+        try:
+            self._link.connect()
+        except UnreachableError:
+            self._check_known(UNKNOWN_S if self._link.unknown else 0.0)
+            raise
+
+    def _check_known(self, unknown_s: float) -> None:
+        """End, if the broker has not known us for so long: nothing but a new line helps."""
+        if self._own_user and unknown_s >= UNKNOWN_S:
+            raise CredentialError(
+                f"the gateway at {self._link.address} no longer knows {self._name}: 'dt enroll {self._name}' prints a new line "
+                "there; give it here: dt edge --join LINE"
+            )
 
     def _step(self) -> None:
         now = time.monotonic()
@@ -156,6 +173,7 @@ class Edge:
             self._await_model(now)
         if now >= self._status_at + STATUS_S:
             self._publish_status(now)
+        self._check_known(now - self._unknown_at)
         self._service.feed(now)
 
     def _act(self, actions: Sequence[Action]) -> None:
@@ -166,7 +184,8 @@ class Edge:
             elif isinstance(action, Listen):
                 self._link.subscribe(topics.OVERLAP, tile=action.tile)
             elif isinstance(action, Reconnect):
-                _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
+                if self._link.connected:  # otherwise it was told already
+                    _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
                 self._link.renew()
             else:
                 self._link.send(action)
@@ -179,12 +198,14 @@ class Edge:
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
         elif isinstance(event, Connected):
-            self._warn_at, self._hello_at = float("inf"), now
+            self._warn_at = self._unknown_at = float("inf")
+            self._hello_at = now
             if self._node is not None:
                 return self._node.connected(now)
         elif isinstance(event, Disconnected):
             _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
             self._warn_at = now + WARN_S
+            self._unknown_at = now if event.unknown else float("inf")
         elif self._node is not None:
             return self._own(self._node, event, now)
         return []

@@ -11,6 +11,7 @@ not at all. Leases, echoes and resends stand on top of this.
 import contextlib
 import queue
 import re
+import secrets
 import socket
 import ssl
 import sys
@@ -27,7 +28,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from schemas.codec import Tensor, encode
 from schemas.errors import PlanError, UnreachableError
 from schemas.guard import Open
-from schemas.messages import Message, new_epoch
+from schemas.messages import Message
 from schemas.packing import Pace
 from schemas.topics import Publish, Topic
 
@@ -45,9 +46,11 @@ class Connected:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The connection is gone, or was refused; the link tries again by itself."""
+    """The connection is gone, or was refused; the link tries again by itself. ``unknown``: the broker knows no such user and
+    password, and it will be said once, however often it refuses."""
 
     reason: str
+    unknown: bool = False
 
 
 @dataclass(frozen=True)
@@ -155,6 +158,7 @@ class Link:
 
     Counters, for people: ``bytes_out``, ``bytes_in`` (payload), ``messages_out``, ``messages_in``; ``dropped`` counts
     messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection.
+    ``unknown``: when asked last, the broker knew no such user and password.
     """
 
     def __init__(
@@ -179,6 +183,7 @@ class Link:
         self._subscribes = _Outstanding()
         self._ready = threading.Event()
         self._refusal = self._failure = ""
+        self._answered = self._entered = self.unknown = False
         self._client = self._build()
 
     @property
@@ -265,12 +270,13 @@ class Link:
         try:
             self._client.connect(self.address.host, self.address.port, KEEPALIVE_S)
         except OSError as error:
-            raise UnreachableError(f"no broker at {self.address}: {_why(error)}: {_REMEDY}") from None
+            raise UnreachableError(f"no broker at {self.address}: {self._why(error)}: {_REMEDY}") from None
         self._client.loop_start()
         if not self._ready.wait(max(deadline - time.monotonic(), 0.0)) or self._refusal:
-            reason = self._refusal or f"no MQTT answer within {timeout_s:g} s"
+            reason = self._refusal or self._failure or f"no MQTT answer within {timeout_s:g} s"
             self.close(0.0)
-            raise UnreachableError(f"broker at {self.address}: {reason}: {_REMEDY}")
+            remedy = "" if self.unknown or self._failure else f": {_REMEDY}"
+            raise UnreachableError(f"broker at {self.address}: {reason}{remedy}")
 
     def start(self) -> None:
         """Connect in the background, and again for ever; the inbox tells."""
@@ -301,15 +307,15 @@ class Link:
 
     def _build(self) -> Any:
         client = paho.Client(
-            CallbackAPIVersion.VERSION2, f"{self.node}-{new_epoch()}", clean_session=True, protocol=paho.MQTTv311
+            CallbackAPIVersion.VERSION2, client_id(self.node), clean_session=True, protocol=paho.MQTTv311
         )
         if self.address.user is not None:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.tls:
-            client.tls_set_context(_tls(self.address.authority))
+            client.tls_set_context(tls(self.address.authority))
         client.max_queued_messages_set(MAX_QUEUED)
         client.reconnect_delay_set(0.5, 2)  # a gateway that restarts is missed
-        client.on_connect_fail = lambda *_: self._fail(_why(sys.exc_info()[1]))  # paho is handling the error
+        client.on_connect_fail = lambda *_: self._fail(self._why(sys.exc_info()[1]))  # paho is handling the error
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)
@@ -330,8 +336,10 @@ class Link:
     # What follows runs on the network thread, where an exception would end it unheard.
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._answered, self._entered = True, not reason.is_failure
+        self.unknown = reason.getName() in _UNKNOWN
         if reason.is_failure:
-            self._refuse(_REFUSALS.get(reason.getName(), f"the broker refused this client ({reason})"))
+            self._refuse(_STRANGER if self.unknown else f"the broker refused this client ({reason})")
             return
         with self._lock:
             filters = list(self._filters.items())
@@ -356,7 +364,7 @@ class Link:
         """No connection, once more: the same reason is told once."""
         if reason != self._failure:
             self._failure = reason
-            self._tell(Disconnected(reason))
+            self._tell(Disconnected(reason, self.unknown))
 
     def _become_ready(self) -> None:
         self._failure = ""
@@ -369,7 +377,21 @@ class Link:
         self._ready.clear()
         self._publishes.lose(0)
         self._subscribes.lose(1)
-        self._tell(Disconnected(str(reason)))
+        if self._entered:
+            self._tell(Disconnected(_LOST.get(reason.getName(), str(reason))))
+        elif not self._answered:
+            self.unknown = False
+            self._fail(_SILENT)
+        self._answered = self._entered = False
+
+    def _why(self, error: BaseException | None) -> str:
+        """The reason why there is no connection, for people."""
+        self.unknown = False
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return f"{_OTHER if self.address.authority else _NOBODY} ({error.verify_message}); {_JOIN}"
+        if isinstance(error, ssl.SSLError):
+            return f"it does not speak TLS as we do ({error.reason or error})"
+        return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         self.messages_in += 1
@@ -392,7 +414,13 @@ class Link:
                     self.dropped += 1
 
 
-def _tls(authority: str | None) -> ssl.SSLContext:
+def client_id(name: str) -> str:
+    """What the broker is told: 64 random bits, for who knew another's could end its connection."""
+    return f"{name}-{secrets.token_hex(8)}"
+
+
+def tls(authority: str | None) -> ssl.SSLContext:
+    """To speak with a broker: ``authority`` as in ``Address``."""
     context = ssl.create_default_context(cadata=authority)
     if authority is not None:
         context.check_hostname = False
@@ -400,17 +428,13 @@ def _tls(authority: str | None) -> ssl.SSLContext:
     return context
 
 
-def _why(error: BaseException | None) -> str:
-    """The reason why there is no connection, for people."""
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not the one that this node joined under ({error.verify_message})"
-    if isinstance(error, ssl.SSLError):
-        return f"it does not speak TLS as we do ({error.reason or error})"
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__
-
-
-_REVOKED = "the broker knows no such user and password: was this node revoked? 'dt enroll' lets it in again"
-_REFUSALS = {"Not authorized": _REVOKED, "Bad user name or password": _REVOKED}
+_STRANGER = "the broker knows no such user and password"
+_UNKNOWN = ("Not authorized", "Bad user name or password")
+_LOST = {"Unspecified error": "the connection has ended"}
+_SILENT = "it ended the connection without an answer: if it does so again, it wants TLS (mqtts://) or a line (dt edge --join)"
+_OTHER = "its certificate is not the one that this node joined under"
+_NOBODY = "its certificate is of no authority that this machine knows"
+_JOIN = "if its cluster is sealed, or was set up anew, join it by the line that 'dt enroll' prints there: dt edge --join LINE"
 _REMEDY = "is the gateway running? start `dt gateway`, or name its address with --gateway HOST:PORT"
 
 

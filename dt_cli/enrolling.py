@@ -6,7 +6,7 @@ from pathlib import Path
 
 from gateway_agent import certificates
 from gateway_agent.access import lan_address
-from gateway_agent.registry import Members, Registry
+from gateway_agent.registry import Enrolled, Members, Registry
 from schemas import keyring
 from schemas.errors import PlanError
 from schemas.link import Address
@@ -26,13 +26,29 @@ def enroll(name: str | None, gateway: str | None, root: str, state: Path | None,
     print(Line(address, root, name or "", permission, granted.secret, _fingerprint(registry, address)))
 
 
-def enroll_reader(name: str, root: str, state: Path | None) -> None:
-    """Print user and password for a client that reads what the cluster says for people."""
+def enroll_reader(name: str, gateway: str | None, root: str, state: Path | None) -> None:
+    """Print the line by which ``name`` looks on, with `dt nodes` and `dt watch`."""
     registry = _registry(state, root, name)
-    if name in registry.read().nodes:
-        raise PlanError(f"{name} is enrolled already: 'dt revoke {name}' first, or choose another name")
+    address = _guarded(gateway, registry)
     node = registry.enroll(name, time.time(), reads=True)
-    print(f"user {name}, password {keyring.password(bytes.fromhex(node.secret))}")
+    print(Line(address, root, name, node.serial, node.secret, _fingerprint(registry, address), reads=True))
+
+
+def enroll_home(name: str, gateway: str | None, root: str, state: Path | None) -> None:
+    """Print what Home Assistant, or another program that sets controls, needs to be let in as ``name``."""
+    registry = _registry(state, root, name)
+    address = _guarded(gateway, registry)
+    at, authority = Address.parse(address), registry.folder / certificates.AUTHORITY
+    _fingerprint(registry, address)  # makes the authority, if the gateway has not yet
+    node = registry.enroll(name, time.time(), controls=True)
+    print(
+        "In Home Assistant: Settings, Devices & services, Add integration, MQTT; then start 'dt gateway' with --ha.\n"
+        f"  Broker            {at.host}\n"
+        f"  Port              {at.port}\n"
+        f"  Username          {name}\n"
+        f"  Password          {keyring.password(bytes.fromhex(node.secret))}\n"
+        f"  Advanced options  Broker certificate validation: Custom; upload {authority.absolute()}"
+    )
 
 
 def list_members(root: str, state: Path | None) -> None:
@@ -40,12 +56,16 @@ def list_members(root: str, state: Path | None) -> None:
     registry = _registry(state, root, None)
     members, now = registry.read(), time.time()
     for name, node in sorted(members.nodes.items()):
-        print(f"{name}: {'reader' if node.reads else 'node'}, enrolled {_time(node.since)}")
+        print(f"{name}: {_kind(node)}, enrolled {_time(node.since)}")
     for permission in members.permissions.values():
         if now < permission.until and not (permission.used and permission.node):
             print(f"{permission.node or 'anybody new'}: may join until {_time(permission.until)}")
     if not members.nodes and not members.permissions:
         print(f"nobody is enrolled in {registry.folder}: 'dt enroll NAME' prints the line for a node")
+
+
+def _kind(node: Enrolled) -> str:
+    return "looks on and sets controls" if node.controls else "looks on" if node.reads else "node"
 
 
 def revoke(name: str, root: str, state: Path | None) -> None:
@@ -70,6 +90,14 @@ def _address(given: str | None, members: Members) -> str:
         raise PlanError("where will nodes find the gateway? give --gateway HOST:PORT, or start 'dt gateway' first")
     host, _, port = members.listen.rpartition(":")
     return f"{lan_address()}:{port}" if host in ("0.0.0.0", "[::]", "") else members.listen
+
+
+def _guarded(given: str | None, registry: Registry) -> str:
+    """The address for those who have a user of their own, on the gateway's own mosquitto."""
+    address = _address(given, registry.read())
+    if "://" in address:
+        raise PlanError(f"{address} is no mosquitto of the gateway's, so this lets nobody in: see that broker's own users")
+    return address
 
 
 def _fingerprint(registry: Registry, address: str) -> str:

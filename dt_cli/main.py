@@ -185,7 +185,7 @@ def edge(loaded: Loaded) -> None:
 
 
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON, on stdout.")]
-THE_CLUSTER = ("gateway", "root")  # how a command that only looks finds it
+THE_CLUSTER = ("gateway", "root", "join", "state")  # how a command that only looks finds it and gets in
 
 
 @app.command()
@@ -232,7 +232,10 @@ def enroll(
         ),
     ] = None,
     reader: Annotated[
-        bool, typer.Option("--reader", help="Not a node: print user and password for Home Assistant and the like.")
+        bool, typer.Option("--reader", help="Not a node, but who looks on: print the line for dt nodes and dt watch.")
+    ] = False,
+    ha: Annotated[
+        bool, typer.Option("--ha", help="Not a node, but Home Assistant: print what to enter there.")
     ] = False,
     list_: Annotated[bool, typer.Option("--list", help="Show who is enrolled.")] = False,
 ) -> None:
@@ -243,8 +246,12 @@ def enroll(
         enrolling.list_members(root, state)
     elif (name is None) == (open_ is None):
         raise PlanError("dt enroll NAME lets one node in, dt enroll --open MINUTES anybody new: give one of them")
-    elif reader and name:
-        enrolling.enroll_reader(name, root, state)
+    elif reader + ha + (open_ is not None) > 1:
+        raise PlanError("--open, --reader and --ha exclude each other: choose one")
+    elif name and reader:
+        enrolling.enroll_reader(name, gateway, root, state)
+    elif name and ha:
+        enrolling.enroll_home(name, gateway, root, state)
     else:
         enrolling.enroll(name, gateway, root, state, minutes if open_ is None else open_)
 

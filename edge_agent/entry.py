@@ -5,6 +5,7 @@ import socket
 from typing import TYPE_CHECKING
 
 from schemas.config import ROOT, EdgeOptions
+from schemas.errors import CredentialError
 from schemas.guard import Open
 from schemas.messages import as_name
 from schemas.state import state_folder
@@ -50,6 +51,8 @@ def _join(text: str, options: EdgeOptions) -> "Membership":
     from schemas.permission import Line
 
     line = Line.parse(text)
+    if line.reads:
+        raise CredentialError("--join: this line is for 'dt nodes' and 'dt watch'; 'dt enroll NAME' prints one for a node")
     name = options.name or line.node or host_name()
     folder = state_folder(options.state, line.root)
     membership = load(folder, name)

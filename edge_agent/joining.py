@@ -30,7 +30,7 @@ def join(line: Line, name: str) -> Membership:
         CredentialError: the line was used, has ended, is for another name, or the gateway is not the one it means.
         UnreachableError: nobody answers.
     """
-    authority = _authority(line) if line.authority else None
+    authority = authority_of(line) if line.authority else None
     address = Address.parse(line.gateway)
     if authority is not None:
         address = Address(address.host, address.port, True, line.user, line.password, authority)
@@ -74,8 +74,13 @@ def _accept(
     )  # fmt: skip
 
 
-def _authority(line: Line) -> str:
-    """The authority in the chain that the gateway shows, as PEM, if its fingerprint is the line's."""
+def authority_of(line: Line) -> str:
+    """The authority in the chain that the gateway shows, as PEM, if its fingerprint is the line's.
+
+    Raises:
+        CredentialError: it is another one.
+        UnreachableError: nobody answers there, or nobody who speaks TLS.
+    """
     address = Address.parse(line.gateway)
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE  # nothing is said on this connection

@@ -34,11 +34,13 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Access:
-    """``broker``: to be started, if it is ours; ``address`` tells the link where it is then, and how to enter."""
+    """``broker``: to be started, if it is ours; ``address`` tells the link where it is then, and how to enter; ``home``
+    tells it the line for Home Assistant, if that may be there, too."""
 
     broker: BrokerProcess | None
     address: Callable[[], Address]
     guard: Open = field(default_factory=Open)
+    home: Callable[[], Address] | None = None
 
 
 def packet_bytes(plan: Plan) -> int:
@@ -75,11 +77,16 @@ def arrange(options: GatewayOptions, largest: int = PACKET_BYTES) -> Access:
         return _sealed(options, host, port, largest)
     broker = own_broker(options.broker, host, port)
     assert broker is not None
+    address = _plain(broker)
     if not is_loopback(host):
         _log.warning(
             "--insecure: whoever reaches %s may join, send frames, see every picture and result, and change the plan", host
         )
-    return Access(broker, lambda: Address.parse(broker.url))
+    return Access(broker, address, home=address)
+
+
+def _plain(broker: BrokerProcess) -> Callable[[], Address]:
+    return lambda: Address.parse(broker.url)
 
 
 def _sealed(options: GatewayOptions, host: str, port: int, largest: int) -> Access:
@@ -98,10 +105,10 @@ def _sealed(options: GatewayOptions, host: str, port: int, largest: int) -> Acce
         broker = BrokerProcess(host, port)
         gate = Gate(registry, time.time, lambda _: None)
         return Access(broker, lambda: _listening(registry, broker, Address.parse(broker.url)), gate)
-    return _protected(options.root, MosquittoProcess(host, port, packet_bytes=largest), registry)
+    return _protected(options, MosquittoProcess(host, port, packet_bytes=largest), registry)
 
 
-def _protected(root: str, mosquitto: MosquittoProcess, registry: "Registry") -> Access:
+def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "Registry") -> Access:
     from gateway_agent import certificates, rules
     from gateway_agent.gate import Gate
 
@@ -112,15 +119,19 @@ def _protected(root: str, mosquitto: MosquittoProcess, registry: "Registry") -> 
 
     def protect(members: "Members") -> None:
         held = certify()
-        passwords, access = rules.password_file(members), rules.access_file(root, members)
+        passwords, access = rules.password_file(members), rules.access_file(options.root, members, options.ha_prefix)
         mosquitto.protect(Protection(passwords.encode(), access.encode(), held.chain, held.key))
 
-    def address() -> Address:
-        at = Address.parse(mosquitto.url)
-        at = replace(at, user=GATEWAY, password=rules.gateway_password(registry.read()), authority=certify().authority)
-        return _listening(registry, mosquitto, at)
+    def enter(user: str) -> Address:
+        password = rules.own_password(registry.read(), user)
+        return replace(Address.parse(mosquitto.url), user=user, password=password, authority=certify().authority)
 
-    return Access(mosquitto, address, Gate(registry, time.time, protect))
+    return Access(
+        mosquitto,
+        lambda: _listening(registry, mosquitto, enter(GATEWAY)),
+        Gate(registry, time.time, protect),
+        lambda: enter(rules.HOME),
+    )
 
 
 def _foreign(options: GatewayOptions) -> Access:
@@ -134,8 +145,8 @@ def _foreign(options: GatewayOptions) -> Access:
         if options.sealed or (registry.exists() and registry.read().nodes):
             from gateway_agent.gate import Gate
 
-            return Access(None, lambda: address, Gate(registry, time.time, lambda _: None))
-    return Access(None, lambda: address)
+            return Access(None, lambda: address, Gate(registry, time.time, lambda _: None), lambda: address)
+    return Access(None, lambda: address, home=lambda: address)
 
 
 def _listening(registry: "Registry", broker: BrokerProcess, address: Address) -> Address:

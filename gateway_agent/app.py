@@ -57,8 +57,11 @@ def main(settings: Settings) -> int:
     bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
     try_bundle(bundle, options.threads)
     access = arrange(options, packet_bytes(bundle.plan))
-    if options.ha and not options.ha_broker and access.guard.sealed and access.broker is not None:
-        raise PlanError("--ha in a sealed cluster takes Home Assistant's own broker: add --ha-broker mqtt://USER:PASSWORD@HOST")
+    if options.ha and not options.ha_broker and access.home is None:
+        raise PlanError(
+            "--ha in a sealed cluster takes mosquitto, for the embedded broker lets everybody command: apt install mosquitto, "
+            "or name Home Assistant's own broker: --ha-broker mqtt://USER:PASSWORD@HOST"
+        )
     journal = Journal(state_folder(options.state, options.root) / JOURNAL)
     with contextlib.ExitStack() as stack:
         stack.callback(journal.close)
@@ -76,8 +79,8 @@ def main(settings: Settings) -> int:
         if options.ha or options.ha_broker:
             from gateway_agent.homeassistant.watcher import PICTURES_S, HomeAssistant, settings_of
 
-            url = access.broker.url if access.broker is not None else options.broker or ""
-            app.watch(HomeAssistant(app, settings_of(options, url)), PICTURES_S)
+            own = access.home() if access.home is not None else ""
+            app.watch(HomeAssistant(app, settings_of(options, own)), PICTURES_S)
         on_end(app.stop)
         if options.http is not None:
             serve_dashboard(app, options.http, options.root, options.state)

@@ -58,11 +58,10 @@ listener {{port}} {{host}}
 """
 _OPEN = "allow_anonymous true\nconnection_messages false\n"
 # With connection_messages false, 2.0.11 leaves a failed handshake's error in OpenSSL's queue, where the next client's reading
-# finds it: whoever sends garbage would end another's connection. With use_username_as_clientid nobody takes another's over.
+# finds it: whoever sends garbage would end another's connection. Nobody takes another's over, for client ids are random.
 _PROTECTED = """\
 allow_anonymous false
 connection_messages true
-use_username_as_clientid true
 password_file {passwords}
 acl_file {rules}
 certfile {chain}

@@ -26,12 +26,14 @@ KEPT_S = 7 * 86400.0  # a permission that is over stays known for so long, to re
 
 
 class Enrolled(Record):
-    """A node's secret, the serial of its enrolment, and when (seconds since 1970). ``reads``: no edge, it only listens."""
+    """A node's secret, the serial of its enrolment, and when (seconds since 1970). ``reads``: no edge, it only looks on;
+    ``controls``: or sets controls, too, as Home Assistant does."""
 
     secret: Hex32
     serial: RequestId
     since: float
     reads: bool = False
+    controls: bool = False
 
 
 class Permission(Record):
@@ -75,10 +77,15 @@ class Registry:
             self._members, self._stamp = self._load(), stamp
         return self._members
 
-    def enroll(self, name: str, now: float, secret: bytes | None = None, reads: bool = False) -> Enrolled:
-        """Enter a node, with a new secret and serial."""
-        new = Enrolled(secret=(secret or secrets.token_bytes(32)).hex(), serial=new_epoch(), since=now, reads=reads)
+    def enroll(self, name: str, now: float, reads: bool = False, controls: bool = False) -> Enrolled:
+        """Enter a node, or one who ``reads`` or ``controls``, with a new secret and serial.
+
+        Raises:
+            PlanError: the name is enrolled already, or is the gateway's.
+        """
+        new = Enrolled(secret=secrets.token_hex(32), serial=new_epoch(), since=now, reads=reads or controls, controls=controls)
         with self._changing() as members:
+            _require_new(name, members)
             self._save(members.model_copy(update={"nodes": {**members.nodes, name: new}}))
         return new
 
@@ -88,12 +95,9 @@ class Registry:
         Raises:
             PlanError: the name is enrolled already, or is no edge's.
         """
-        if node == GATEWAY:
-            raise PlanError(f"{GATEWAY!r} is the gateway's own name: choose another")
         new = Permission(secret=secrets.token_hex(32), node=node, until=until)
         with self._changing() as members:
-            if node in members.nodes:
-                raise PlanError(f"{node} is enrolled already: 'dt revoke {node}' first, or choose another name")
+            _require_new(node, members)
             kept = {
                 key: p for key, p in members.permissions.items()
                 if p.until + KEPT_S > now and (node is None or p.node != node)
@@ -177,6 +181,13 @@ class Registry:
             if not self._path.exists():
                 self._save(Members(secret=secrets.token_hex(32)))
             yield self._load()
+
+
+def _require_new(name: str | None, members: Members) -> None:
+    if name == GATEWAY:
+        raise PlanError(f"{GATEWAY!r} is the gateway's own name: choose another")
+    if name in members.nodes:
+        raise PlanError(f"{name} is enrolled already: 'dt revoke {name}' first, or choose another name")
 
 
 def _objection(permission: Permission | None, members: Members, node: str, now: float) -> str:

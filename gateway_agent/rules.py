@@ -1,7 +1,8 @@
 """What the broker itself is told of a sealed cluster: who may connect, and which topics each may read and write.
 
 It knows mosquitto's two file formats and takes the rules from ``schemas.rights``. The seals do not rest on them: they keep
-strangers out early, and a node's pictures from the others' eyes.
+strangers out early, and a node's pictures from the others' eyes. But Home Assistant has no keys, and what it says no seal:
+who may speak as Home Assistant, and of what, rests on these rules alone.
 """
 
 import base64
@@ -9,24 +10,30 @@ import hashlib
 import secrets
 from collections.abc import Iterator
 
-from gateway_agent.registry import Members
+from gateway_agent.homeassistant.cluster import COMMANDS
+from gateway_agent.homeassistant.discovery import PREFIX, Tree, cluster_id
+from gateway_agent.registry import Enrolled, Members
 from schemas import keyring, topics
 from schemas.permission import joiner, joiner_password
 from schemas.rights import GATEWAY, RIGHTS
+from schemas.seal import derive
 
 ROUNDS = 101  # of PBKDF2; the passwords are 192 random bits
+HOME, LOOKER = f"{GATEWAY}.home", f"{GATEWAY}.looker"  # no node can have these names
+OWN = (GATEWAY, HOME, LOOKER)
 
 
-def gateway_password(members: Members) -> str:
-    """The gateway's own."""
-    return keyring.password(bytes.fromhex(members.secret))
+def own_password(members: Members, user: str) -> str:
+    """Of a user who knows the gateway's secret: the gateway, its line for Home Assistant, people with its state folder."""
+    secret = bytes.fromhex(members.secret)
+    return keyring.password(secret if user == GATEWAY else derive(secret, "dt own user", user))
 
 
 def users(members: Members) -> dict[str, str]:
     """User names and passwords of all who may connect."""
     nodes = {name: keyring.password(bytes.fromhex(node.secret)) for name, node in members.nodes.items()}
     joiners = {joiner(key): joiner_password(p.secret) for key, p in members.permissions.items()}
-    return {GATEWAY: gateway_password(members), **nodes, **joiners}
+    return {**{user: own_password(members, user) for user in OWN}, **nodes, **joiners}
 
 
 def password_file(members: Members) -> str:
@@ -34,11 +41,13 @@ def password_file(members: Members) -> str:
     return "".join(f"{user}:{_hashed(password)}\n" for user, password in users(members).items())
 
 
-def access_file(root: str, members: Members) -> str:
-    """mosquitto's access control list: what is not named is refused."""
-    lines = [f"user {GATEWAY}", "topic readwrite #"]
+def access_file(root: str, members: Members, prefix: str = PREFIX) -> str:
+    """mosquitto's access control list: what is not named is refused. ``prefix``: Home Assistant's discovery prefix."""
+    tree = Tree(cluster_id(root))
+    lines = [f"user {GATEWAY}", "topic readwrite #", f"user {HOME}", *_own_home(tree, prefix)]
+    lines += [f"user {LOOKER}", *_reader(root)]
     for name, node in members.nodes.items():
-        lines += [f"user {name}", *(_reader(root) if node.reads else _edge(root, name))]
+        lines += [f"user {name}", *_enrolled(name, node, root, tree, prefix)]
     for permission in members.permissions:
         lines += [
             f"user {joiner(permission)}",
@@ -46,6 +55,12 @@ def access_file(root: str, members: Members) -> str:
             f"topic read {topics.JOINED.path(root, permission=permission)}",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _enrolled(name: str, node: Enrolled, root: str, tree: Tree, prefix: str) -> Iterator[str]:
+    if node.controls:
+        yield from _home(root, tree, prefix)
+    yield from _reader(root) if node.reads else _edge(root, name)
 
 
 def _edge(root: str, name: str) -> Iterator[str]:
@@ -61,14 +76,31 @@ def _edge(root: str, name: str) -> Iterator[str]:
 
 
 def _reader(root: str) -> Iterator[str]:
-    """For Home Assistant: what is published for people, and its own requests."""
-    for branch in ("source", "node", "bridge"):
-        yield f"topic read {root}/{branch}/#"
+    """People who look on: what is for them, and the question who is there."""
     for row, right in RIGHTS.items():
+        if right.shown or right.reader == "people":
+            yield f"topic read {row.filter(root)}"
         if right.publisher == "people":
             yield f"topic write {row.filter(root)}"
-    yield "topic read homeassistant/#"
-    yield "topic write homeassistant/status"
+
+
+def _home(root: str, tree: Tree, prefix: str) -> Iterator[str]:
+    """Home Assistant: devices and states as they are published for it, its birth, and the controls, but no state."""
+    yield f"topic read {prefix}/#"
+    yield f"topic write {prefix}/status"
+    yield f"topic read {tree.base}/#"
+    for verb in COMMANDS:
+        yield f"topic write {tree.set(verb)}"
+    for row, right in RIGHTS.items():
+        if right.publisher == "control":
+            yield f"topic write {row.filter(root)}"
+
+
+def _own_home(tree: Tree, prefix: str) -> Iterator[str]:
+    """The gateway's own line for Home Assistant: the other way round."""
+    yield f"topic write {prefix}/#"
+    yield f"topic read {prefix}/status"
+    yield f"topic readwrite {tree.base}/#"
 
 
 def _hashed(password: str) -> str:

@@ -134,7 +134,7 @@ class EdgeOptions(Record):
         None, "Seconds after which an incomplete frame of this source fails. [default: the gateway's]", gt=0, le=1e6
     )
     priority: int = option(0, "Sources of a higher one come first.", ge=-100, le=100)
-    join: str | None = option(None, "The line that 'dt enroll' printed on the gateway; used once.", secret=True)
+    join: str | None = option(None, "The line that 'dt enroll' printed on the gateway; given once.", secret=True)
     state: Path | None = option(None, _STATE)
     once: bool = option(False, "Exit 69 if the gateway cannot be reached, instead of retrying.")
 

@@ -1,4 +1,5 @@
-"""The one line that lets a node in: where the gateway is, by what to know it, and a secret for one use.
+"""The one line that lets a node in: where the gateway is, by what to know it, and a secret for one use. Or one who looks on,
+by a secret that stays.
 
 It knows the line's form. Law: a line that was cut or mistyped is refused as such; nothing in it is tried.
 """
@@ -11,14 +12,16 @@ from schemas.errors import CredentialError
 from schemas.messages import is_name
 from schemas.seal import derive
 
-_PREFIX = "dtjoin1-"
+_PREFIX, _READS = "dtjoin1-", "dtread1-"
 _CHECK_BYTES = 4
 
 
 @dataclass(frozen=True)
 class Line:
     """``gateway``: the broker's address; ``authority``: SHA-256 of the certificate authority's DER in hexadecimal, empty
-    where the system's authorities vouch or nothing is encrypted; ``node``: who may join, empty: anybody new."""
+    where the system's authorities vouch or nothing is encrypted; ``node``: who may join, empty: anybody new.
+
+    ``reads``: ``node`` is one who looks on, and enrolled already; ``secret`` is its own, ``permission`` its serial."""
 
     gateway: str
     root: str
@@ -26,11 +29,12 @@ class Line:
     permission: str
     secret: str
     authority: str = ""
+    reads: bool = False
 
     def __str__(self) -> str:
         keys = bytes.fromhex(self.permission + self.secret + self.authority)
         body = bytes([len(keys)]) + keys + "\n".join((self.gateway, self.root, self.node)).encode()
-        return _PREFIX + base64.urlsafe_b64encode(_check(body) + body).decode().rstrip("=")
+        return (_READS if self.reads else _PREFIX) + base64.urlsafe_b64encode(_check(body) + body).decode().rstrip("=")
 
     @property
     def user(self) -> str:
@@ -50,9 +54,10 @@ class Line:
         """
         text = "".join(text.split())
         try:
-            if not text.startswith(_PREFIX):
+            reads = text.startswith(_READS)
+            if not reads and not text.startswith(_PREFIX):
                 raise ValueError
-            raw = text.removeprefix(_PREFIX).encode()
+            raw = text[len(_PREFIX) :].encode()
             data = base64.b64decode(raw + b"=" * (-len(raw) % 4), altchars=b"-_", validate=True)
             body = data[_CHECK_BYTES:]
             if data[:_CHECK_BYTES] != _check(body):
@@ -63,7 +68,7 @@ class Line:
             raise CredentialError("--join: this is not the whole line that 'dt enroll' printed: copy it again") from None
         if not is_name(root) or (node and not is_name(node)) or len(keys) not in (72, 136):
             raise CredentialError("--join: a line of another version: update the older of gateway and edge")
-        return cls(gateway, root, node, keys[:8], keys[8:72], keys[72:])
+        return cls(gateway, root, node, keys[:8], keys[8:72], keys[72:], reads)
 
 
 def joiner(permission: str) -> str:

@@ -16,19 +16,21 @@ GATEWAY = "gateway"  # the one name that no edge may have
 
 @dataclass(frozen=True)
 class Right:
-    """``publisher``: the gateway, any edge, the node or source that the topic names, people who
-    look on, or one who wants to join.
+    """``publisher``: the gateway, any edge, the node or source that the topic names, people who look on, programs of people
+    that set controls (Home Assistant), or one who wants to join.
 
     ``reader``: whose keys seal it. What all may read has no seal: the plan and the model are believed by their digests,
-    and what is for people (``people``) only the gateway may publish, says the broker.
+    and what is for people (``people``) only the gateway may publish, says the broker. ``shown``: people who look on may
+    read it, too, without a key.
     """
 
-    publisher: Literal["gateway", "edge", "node", "source", "people", "newcomer"]
-    reader: Literal["gateway", "node", "edges", "all", "people", "newcomer"]
+    publisher: Literal["gateway", "edge", "node", "source", "people", "control", "newcomer"]
+    reader: Literal["gateway", "node", "edges", "all", "people", "control", "newcomer"]
+    shown: bool = False
 
 
 RIGHTS = {
-    topics.REGISTER: Right("edge", "gateway"),
+    topics.REGISTER: Right("edge", "gateway", shown=True),
     topics.ECHO: Right("gateway", "node"),
     topics.VICTIM_REQ: Right("edge", "gateway"),
     topics.STEAL: Right("gateway", "node"),
@@ -38,18 +40,18 @@ RIGHTS = {
     topics.ACCEPTED: Right("gateway", "node"),
     topics.OVERLAP: Right("edge", "edges"),
     topics.OVERLAP_REQ: Right("edge", "edges"),
-    topics.PLAN: Right("gateway", "all"),
+    topics.PLAN: Right("gateway", "all", shown=True),
     topics.MODEL: Right("gateway", "all"),
     topics.OUTCOME: Right("gateway", "people"),
     topics.PICTURE: Right("source", "gateway"),
     topics.OUTPUT: Right("gateway", "people"),
     topics.STATUS_REQ: Right("people", "all"),
-    topics.STATUS: Right("node", "gateway"),
+    topics.STATUS: Right("node", "gateway", shown=True),
     topics.BRIDGE_STATE: Right("gateway", "people"),
     topics.BRIDGE_INFO: Right("gateway", "people"),
     topics.BRIDGE_NODES: Right("gateway", "people"),
     topics.BRIDGE_HEALTH: Right("gateway", "people"),
-    topics.BRIDGE_REQUEST: Right("people", "people"),
+    topics.BRIDGE_REQUEST: Right("control", "control"),
     topics.BRIDGE_RESPONSE: Right("gateway", "people"),
     topics.KEYS: Right("gateway", "node"),
     topics.JOIN: Right("newcomer", "newcomer"),

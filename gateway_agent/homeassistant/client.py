@@ -16,8 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway_agent.homeassistant.mirror import Said
-from schemas.link import Address
-from schemas.messages import new_epoch
+from schemas.link import Address, client_id, tls
 
 KEEPALIVE_S = 20
 MOST_QUEUED = 2000
@@ -50,18 +49,18 @@ class Down:
 class Client:
     """``heard`` gets what arrives; ``will`` is said when this process is lost."""
 
-    def __init__(self, url: str, name: str, filters: Sequence[str], will: Said) -> None:
-        self.address = Address.parse(url)
+    def __init__(self, url: str | Address, name: str, filters: Sequence[str], will: Said) -> None:
+        self.address = url if isinstance(url, Address) else Address.parse(url)
         self.heard: queue.Queue[Heard | Up | Down] = queue.Queue(MOST_HEARD)
         self._pictures: list[Any] = []
         self._filters = [(one, 1) for one in filters]
         self._client = client = paho.Client(
-            CallbackAPIVersion.VERSION2, f"{name}-{new_epoch()}", clean_session=True, protocol=paho.MQTTv311
+            CallbackAPIVersion.VERSION2, client_id(name), clean_session=True, protocol=paho.MQTTv311
         )
         if self.address.user is not None:
             client.username_pw_set(self.address.user, self.address.password)
         if self.address.tls:
-            client.tls_set()
+            client.tls_set_context(tls(self.address.authority))
         client.will_set(will.topic, will.payload, will.qos, will.retain)
         client.max_queued_messages_set(MOST_QUEUED)
         client.reconnect_delay_set(1, 30)

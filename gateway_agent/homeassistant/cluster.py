@@ -9,6 +9,7 @@ from gateway_agent.homeassistant.discovery import NAME, Component, Device, Tree,
 from gateway_agent.homeassistant.facts import Facts
 
 GATEWAY = "gateway"
+COMMANDS: tuple[Verb, ...] = ("detection", "threshold", "grid", "model", "restart")
 GRIDS = (AUTO, "1x1", "2x2", "2x3", "3x3", "4x4", "5x5")
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
 _CONFIG = {"entity_category": "config"}

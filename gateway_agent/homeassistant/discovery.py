@@ -4,15 +4,18 @@ Laws: every entity has a ``unique_id`` that outlives restarts of everything, and
 announced once and is no more is cleared by name. Topics and payloads only; when they are sent is the mirror's affair.
 """
 
+import hashlib
 import re
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 Mode = Literal["device", "component"]
 
 NAME = "DeepThings"
+PREFIX = "homeassistant"
 URL = "https://doi.org/10.1109/TCAD.2018.2858384"
 TRIGGER = "device_automation"
 
@@ -37,6 +40,15 @@ class Tree:
 
     def device_id(self, device: str) -> str:
         return f"{self.cluster}_{device.replace('/', '_')}"
+
+
+def cluster_id(root: str, machine: Path = Path("/etc/machine-id")) -> str:
+    """A name for this cluster that stays, and that no other cluster of the household has."""
+    try:
+        own = machine.read_text()
+    except OSError:
+        own = "no machine id"
+    return f"{root}-{hashlib.sha256(f'deepthings {own}'.encode()).hexdigest()[:8]}"
 
 
 @dataclass(frozen=True)

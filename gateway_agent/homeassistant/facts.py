@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from gateway_agent.controls import State
-from gateway_agent.homeassistant.discovery import Mode
+from gateway_agent.homeassistant.discovery import PREFIX, Mode
+from schemas.link import Address
 from schemas.results import Task
 
 FEW = 16  # labels; so many have their entities at once
@@ -11,12 +12,12 @@ FEW = 16  # labels; so many have their entities at once
 
 @dataclass(frozen=True)
 class Settings:
-    """``broker``: Home Assistant's, empty if it is the cluster's own; ``labels``: those that have entities, none: see
+    """``broker``: the one to which Home Assistant listens; ``labels``: those that have entities, none: see
     ``labels_of``; ``cluster`` keeps several clusters apart in one Home Assistant.
     """
 
-    broker: str = ""
-    prefix: str = "homeassistant"
+    broker: str | Address = ""
+    prefix: str = PREFIX
     discovery: Mode = "device"
     labels: tuple[str, ...] = ()
     cluster: str = ""

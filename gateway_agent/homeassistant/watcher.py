@@ -1,23 +1,22 @@
 """Home Assistant watches the gateway: the thin part, between the mirror, which decides, and the client, which speaks."""
 
-import hashlib
 import logging
 import queue
 import random
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gateway_agent.controls import Request
 from gateway_agent.homeassistant import cluster
 from gateway_agent.homeassistant.client import Client, Down, Heard, Up
 from gateway_agent.homeassistant.cluster import GATEWAY
-from gateway_agent.homeassistant.discovery import Tree
+from gateway_agent.homeassistant.discovery import Tree, cluster_id
 from gateway_agent.homeassistant.facts import Facts, Settings
 from gateway_agent.homeassistant.mirror import CAMERA_S, Mirror, Said
 from models.card_file import Card
 from schemas import messages as m
 from schemas.config import GatewayOptions
+from schemas.link import Address
 from schemas.process import version
 
 if TYPE_CHECKING:
@@ -103,21 +102,12 @@ class HomeAssistant:
         self._gateway.ask(Request(*asked, answer))
 
 
-def settings_of(options: GatewayOptions, url: str) -> Settings:
-    """What the user asked for, completed: the cluster's own broker at ``url``, and a name that stays."""
+def settings_of(options: GatewayOptions, own: str | Address) -> Settings:
+    """What the user asked for, completed: the cluster's ``own`` broker, and a name that stays."""
     labels = (label.strip() for label in (options.ha_labels or "").split(","))
     chosen = tuple(dict.fromkeys(label for label in labels if label))
     cluster = cluster_id(options.root)
-    return Settings(options.ha_broker or url, options.ha_prefix, options.ha_discovery, chosen, cluster)
-
-
-def cluster_id(root: str, machine: Path = Path("/etc/machine-id")) -> str:
-    """A name for this cluster that stays, and that no other cluster of the household has."""
-    try:
-        own = machine.read_text()
-    except OSError:
-        own = "no machine id"
-    return f"{root}-{hashlib.sha256(f'deepthings {own}'.encode()).hexdigest()[:8]}"
+    return Settings(options.ha_broker or own, options.ha_prefix, options.ha_discovery, chosen, cluster)
 
 
 def _labels(card: Card) -> tuple[str, ...]:

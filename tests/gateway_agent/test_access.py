@@ -14,6 +14,7 @@ from gateway_agent import access, certificates, mosquitto, rules
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.certificates import fingerprint
 from gateway_agent.gate import Gate
+from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import Registry
 from schemas.config import GatewayOptions
 from schemas.errors import CredentialError, PlanError
@@ -130,10 +131,11 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
     registry = Registry(tmp_path)
     registry.enroll("e1", 0.0)
     registry.enroll("looker", 0.0, reads=True)
+    registry.enroll("ha", 0.0, controls=True)
     key, _ = registry.permit("e2", 100.0, 0.0)
     sections = rules.access_file("dt", registry.read()).split("user ")[1:]
     said = {section.split("\n", 1)[0]: set(section.split("\n")[1:-1]) for section in sections}
-    assert set(said) == {"gateway", "e1", "looker", f"join.{key}"}
+    assert set(said) == {"gateway", "gateway.home", "gateway.looker", "e1", "looker", "ha", f"join.{key}"}
     reads = {line.removeprefix("topic read ") for line in said["e1"] if " read " in line}
     assert reads == {
         *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "return", "accepted", "keys")),
@@ -145,5 +147,34 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
         "dt/node/e1/status", "dt/source/e1/picture",
     }  # fmt: skip
     assert said[f"join.{key}"] == {f"topic write dt/join/{key}/ask", f"topic read dt/join/{key}/answer"}
-    assert not any("write dt/source" in line or "write dt/plan" in line for line in said["looker"])
-    assert len(rules.password_file(registry.read()).splitlines()) == len(rules.users(registry.read())) == 4
+    looks = {
+        *(f"topic read dt/bridge/{what}" for what in ("state", "info", "nodes", "health", "response/+")), "topic read dt/plan",
+        "topic read dt/register", "topic read dt/node/+/status", "topic read dt/source/+/outcome",
+        "topic read dt/source/+/output", "topic write dt/status/req",
+    }  # fmt: skip
+    assert said["looker"] == said["gateway.looker"] == looks
+    base = f"deepthings/{cluster_id('dt')}"
+    controls = {f"topic write {base}/set/{verb}" for verb in ("detection", "threshold", "grid", "model", "restart")}
+    assert said["ha"] == looks | controls | {
+        "topic read homeassistant/#", "topic write homeassistant/status", f"topic read {base}/#",
+        "topic write dt/bridge/request/+",
+    }  # fmt: skip
+    users = rules.users(registry.read())
+    assert len(rules.password_file(registry.read()).splitlines()) == len(users) == len(set(users.values())) == 7
+
+
+def test_home_assistant_s_rules_follow_its_prefix(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.enroll("ha", 0.0, controls=True)
+    told = rules.access_file("farm", registry.read(), "my/ha")
+    assert "topic read my/ha/#\ntopic write my/ha/status\n" in told and "homeassistant" not in told
+    assert f"topic write deepthings/{cluster_id('farm')}/set/detection\n" in told
+
+
+def test_a_name_is_enrolled_once_and_never_the_gateway_s(tmp_path: Path) -> None:
+    registry = Registry(tmp_path)
+    registry.enroll("e1", 0.0)
+    for name in ("e1", "gateway"):
+        for refused in (lambda name=name: registry.permit(name, 1.0, 0.0), lambda name=name: registry.enroll(name, 0.0)):
+            with pytest.raises(PlanError, match="choose another"):
+                refused()

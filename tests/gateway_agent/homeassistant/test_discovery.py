@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from gateway_agent.homeassistant.cluster import command
-from gateway_agent.homeassistant.discovery import slug
-from gateway_agent.homeassistant.watcher import cluster_id, settings_of
+from gateway_agent.homeassistant.discovery import cluster_id, slug
+from gateway_agent.homeassistant.watcher import settings_of
 from schemas.config import GatewayOptions
 
 

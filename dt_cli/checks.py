@@ -172,10 +172,10 @@ def mdns(installed: bool, found: Sequence[Found]) -> Finding:
 
 def gateway(url: str | None, error: str, plan: bool) -> Finding:
     """``error``: why its broker could not be reached; ``plan``: whether there was one."""
-    if url is None:
+    if url is None and not error:
         return Finding("gateway", "note", "none is configured, and none answers", "dt gateway, or name it: --gateway HOST")
     if error:
-        return Finding("gateway", "bad", error, "start it, or correct --gateway or edge.gateway")
+        return Finding("gateway", "bad", error, "start it, correct --gateway or edge.gateway, or join it")
     if not plan:
         return Finding("gateway", "bad", f"{url} is a broker, but no gateway", "start 'dt gateway' there; is --root right?")
     return Finding("gateway", "good", f"{url} has a plan")

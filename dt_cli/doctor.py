@@ -17,9 +17,10 @@ from pathlib import Path
 from rich.markup import escape
 
 import schemas
-from dt_cli import checks
+from dt_cli import checks, looking
 from dt_cli.output import console, table
 from dt_cli.view import GATEWAY
+from edge_agent.entry import enter
 from gateway_agent.mosquitto import installed
 from models.files import cache_folder
 from schemas import topics
@@ -29,6 +30,7 @@ from schemas.discovery import Found, Search, reachable
 from schemas.errors import DecodeError, DtError
 from schemas.link import Address, Arrived, Link
 from schemas.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
+from schemas.seal import bare
 
 SEARCH_S, PLAN_S = 2.0, 3.0
 _ADJTIMEX_ERROR = 5  # TIME_ERROR: the clock is not synchronised (adjtimex(2))
@@ -68,8 +70,8 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     """Every finding; takes some seconds, for gateways are listened for."""
     yield checks.python(sys.version_info[:3], struct.calcsize("P") * 8)
     found, has_mdns = _gateways()
-    url, cluster = _address(settings, found)
-    visit = _visit(url, cluster) if url else Visit()
+    address, cluster, refused = _entrance(settings, found)
+    visit = _visit(address, cluster) if address else Visit(refused)
     yield checks.runtime(_kernels(), visit.plan.plan.runtime if visit.plan else None)
     yield checks.memory(root)
     yield checks.memory_limits(root)
@@ -78,11 +80,11 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     yield checks.clock(_synchronised(), time.time(), Path(schemas.__file__).stat().st_mtime, visit.behind_s)
     yield checks.disk(*_cache(settings.edge.cache or cache_folder()))
     yield checks.mosquitto(installed())
-    yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found))
+    yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found, address if visit.plan else None))
     yield checks.mdns(has_mdns, found)
-    yield checks.gateway(url, visit.error, visit.plan is not None)
-    if url and not visit.error and not is_loopback(Address.parse(url).host):
-        yield checks.interface(root, *_way(Address.parse(url)))
+    yield checks.gateway(str(address) if address else None, visit.error, visit.plan is not None)
+    if address and not visit.error and not is_loopback(address.host):
+        yield checks.interface(root, *_way(address))
 
 
 def _gateways() -> tuple[list[Found], bool]:
@@ -95,6 +97,21 @@ def _gateways() -> tuple[list[Found], bool]:
         time.sleep(SEARCH_S)
         return heard.found, True
     return [], True
+
+
+def _entrance(settings: Settings, found: list[Found]) -> tuple[Address | None, str, str]:
+    """The gateway's broker, with what lets in the edge that joined from here, or this user; its cluster; or why nobody is."""
+    try:
+        member = enter(settings.edge.model_copy(update={"join": None}))
+        if member is not None:
+            return member.address(settings.edge.gateway), member.root, ""
+        url, root = _address(settings, found)
+        if url is None:
+            return *(looking.login(settings) or (None, root)), ""
+        edge = settings.edge.model_copy(update={"gateway": url, "root": root})
+        return *looking.enter(settings.model_copy(update={"edge": edge})), ""
+    except DtError as error:
+        return None, ROOT, str(error)
 
 
 def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
@@ -111,12 +128,12 @@ def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
     return None, root or ROOT
 
 
-def _visit(url: str, root: str) -> Visit:
+def _visit(address: Address, root: str) -> Visit:
     """Look at the gateway's broker: the plan that it keeps there, and what it says of its machine when asked."""
     inbox: queue.Queue[object] = queue.Queue(64)
     visit, name = Visit(), f"doctor-{new_epoch()}"
     try:
-        with Link(url, root, name, inbox) as link:
+        with Link(address, root, name, inbox) as link:
             link.subscribe(topics.PLAN)
             link.subscribe(topics.STATUS, node=GATEWAY)
             link.connect(PLAN_S)
@@ -126,7 +143,7 @@ def _visit(url: str, root: str) -> Visit:
                 with contextlib.suppress(queue.Empty, DecodeError):
                     event = inbox.get(timeout=left)
                     if isinstance(event, Arrived):
-                        visit.hear(decode(root, event.topic, event.payload).message)
+                        visit.hear(decode(root, event.topic, bare(event.payload)).message)
     except DtError as error:
         visit.error = str(error)
     return visit
@@ -157,11 +174,14 @@ def _cache(folder: Path) -> tuple[Path, int | None, bool]:
         return folder, None, False
 
 
-def _holder(listen: str, found: list[Found]) -> checks.Holder:
+def _holder(listen: str, found: list[Found], ours: Address | None) -> checks.Holder:
+    """``ours``: a gateway that was visited."""
     host, port = parse_listen(listen)
+    if ours and ours.port == port and is_loopback(ours.host):
+        return "gateway"
     if not port or not _answers("127.0.0.1" if host in ("0.0.0.0", "::", "") else host, port):
         return "nobody"
-    visit = _visit(f"mqtt://127.0.0.1:{port}", next((f.root for f in found if f.port == port), ROOT))
+    visit = _visit(Address("127.0.0.1", port), next((f.root for f in found if f.port == port), ROOT))
     return "gateway" if visit.plan else "other"
 
 

@@ -1,4 +1,4 @@
-"""Where a cluster is for those who only look on, and how they get in: `dt nodes`, `dt watch`.
+"""Where a cluster is for those who only look on, and how they get in: `dt nodes`, `dt watch`, `dt doctor`.
 
 A sealed cluster on the gateway's own mosquitto lets in who has a line of 'dt enroll NAME --reader', given once and then
 kept, and who can read the gateway's state folder. Law: no password is said to a broker under another authority.
@@ -13,7 +13,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from schemas import state
-from schemas.config import Settings, parse_listen
+from schemas.config import ROOT, Settings, parse_listen
 from schemas.discovery import reachable, search
 from schemas.errors import CredentialError, UnreachableError
 from schemas.link import Address
@@ -36,19 +36,19 @@ def enter(settings: Settings) -> tuple[Address, str]:
         UnreachableError: there is none.
         CredentialError: it is sealed, and nothing here lets this user in.
     """
-    given, login = settings.edge.gateway, _login(settings)
-    if login is not None and speaks_tls(login[0]):
-        return login
-    url, root = (given, settings.edge.root or settings.gateway.root) if given else _here(settings)
-    if not url and login is not None:
-        return login  # nobody is there: whoever connects says so
+    given, own = settings.edge.gateway, login(settings)
+    if own is not None and speaks_tls(own[0]):
+        return own
+    url, root = (given, settings.edge.root or ROOT) if given else _here(settings)
+    if not url and own is not None:
+        return own  # nobody is there: whoever connects says so
     if not url:
         url, root = _found(settings.edge.root)
     at = Address.parse(url)
     if at.user is None and not (given and at.tls) and speaks_tls(at):
-        if login is None:
+        if own is None:
             raise CredentialError(f"the cluster at {at} is sealed: {_HOW}")
-        return replace(login[0], host=at.host, port=at.port), login[1]
+        return replace(own[0], host=at.host, port=at.port), own[1]
     return at, root
 
 
@@ -80,7 +80,7 @@ def _found(root: str | None) -> tuple[str, str]:
     return reachable(found), found.root
 
 
-def _login(settings: Settings) -> tuple[Address, str] | None:
+def login(settings: Settings) -> tuple[Address, str] | None:
     """What lets this user in: a line, one that was given before, or the state folder of a gateway."""
     edge = settings.edge
     line = Line.parse(edge.join) if edge.join else None

@@ -270,7 +270,8 @@ class Link:
         try:
             self._client.connect(self.address.host, self.address.port, KEEPALIVE_S)
         except OSError as error:
-            raise UnreachableError(f"no broker at {self.address}: {self._why(error)}: {_REMEDY}") from None
+            remedy = "" if isinstance(error, ssl.SSLError) else f": {_REMEDY}"
+            raise UnreachableError(f"no broker at {self.address}: {self._why(error)}{remedy}") from None
         self._client.loop_start()
         if not self._ready.wait(max(deadline - time.monotonic(), 0.0)) or self._refusal:
             reason = self._refusal or self._failure or f"no MQTT answer within {timeout_s:g} s"

@@ -14,7 +14,7 @@ from gateway_agent.broker import BrokerProcess
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import PlanError, UnreachableError
-from schemas.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.link import Address, Arrived, Connected, Disconnected, Link, client_id
 from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
 from schemas.topics import Publish
 
@@ -200,6 +200,34 @@ def test_a_refused_connection_is_unreachable_at_once(station: Make) -> None:
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: Connection refused: is the gateway") as caught:
         station("e1", url="mqtt://me:secret@127.0.0.1:1").link.connect(5)
     assert caught.value.exit_code == 69 and "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told() -> None:
+    """Bad user, no authority, an end without an answer, twice each, then it lets us in, and ends the connection."""
+    unknown, closed, accepted = b"\x20\x02\x00\x05", b"", b"\x20\x02\x00\x00"
+    answers = [unknown, b"\x20\x02\x00\x04", closed, closed, unknown, accepted]
+    inbox: queue.Queue[Any] = queue.Queue()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", inbox)
+        link._client.reconnect_delay_set(0, 0)
+        link.start()
+        for answer in answers:
+            line, _ = server.accept()
+            with line:
+                line.recv(1024)
+                line.sendall(answer)
+                if answer is accepted:
+                    told = [inbox.get(timeout=5) for _ in range(4)]
+        ended = inbox.get(timeout=5)
+        link.close(0.0)
+    assert [getattr(event, "unknown", None) for event in told] == [True, False, True, None]
+    assert "knows no such user" in told[0].reason and "without an answer" in told[1].reason
+    assert ended == Disconnected("the connection has ended") and not link.unknown
+
+
+def test_nobody_can_guess_the_client_id_of_another() -> None:
+    ids = {client_id("e1") for _ in range(100)}
+    assert len(ids) == 100 and all(len(bytes.fromhex(one.removeprefix("e1-"))) == 8 for one in ids)
 
 
 def test_an_unknown_host_is_unreachable(station: Make) -> None:

@@ -506,6 +506,9 @@ def test_nodes_looks_into_a_sealed_cluster_with_its_state_folder_or_a_line(guard
         assert {rows[name]["role"] for name in ("worker1", "worker2")} == {"helper"} and rows["camera"]["role"] == "camera"
         assert all(rows[name]["state"] == "online" and rows[name]["memory_bytes"] for name in (GATEWAY, "worker1", "camera"))
     assert (tmp_path / "looker.json").stat().st_mode & 0o777 == 0o600
+    for place in (("--state", tmp_path), ("--state", cluster.folder / "worker1")):  # one who looks on, and an edge
+        told = cluster.dt("doctor", "--json", "--cache", tmp_path, *place)
+        assert {f["check"]: f["text"] for f in json.loads(told.stdout)}["gateway"] == f"{at} has a plan"
     cluster.dt("revoke", "laptop", "--state", cluster.state)
     witness = guarded.witness()
     while cluster.dt("nodes", "--state", tmp_path, "--gateway", at).returncode == 0:

@@ -47,6 +47,7 @@ def test_beyond_loopback_it_is_sealed_or_it_is_said_what_insecure_opens(
     if mosquitto.installed():
         found = arranged(tmp_path, listen="0.0.0.0:0")
         assert isinstance(found.guard, Gate) and found.broker is not None and found.broker.url.startswith("mqtts://")
+        assert found.home is not None and found.home().user == rules.HOME and found.home().authority
     with caplog.at_level(logging.WARNING):
         found = arranged(tmp_path, listen="0.0.0.0:0", insecure=True, broker="amqtt")
     assert type(found.guard) is Open and "whoever reaches 0.0.0.0 may join" in caplog.text
@@ -159,8 +160,19 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
         "topic read homeassistant/#", "topic write homeassistant/status", f"topic read {base}/#",
         "topic write dt/bridge/request/+",
     }  # fmt: skip
+    assert said["gateway.home"] == {
+        "topic write homeassistant/#", "topic read homeassistant/status", f"topic readwrite {base}/#",
+    }  # fmt: skip
     users = rules.users(registry.read())
     assert len(rules.password_file(registry.read()).splitlines()) == len(users) == len(set(users.values())) == 7
+
+
+def test_home_assistant_is_shown_where_a_broker_keeps_others_out_or_nothing_does(tmp_path: Path) -> None:
+    for given, shown in (
+        ({}, True), ({"broker": "mqtt://ha"}, True), ({"broker": "mqtt://ha", "sealed": True}, True),
+        ({"broker": "amqtt", "sealed": True, "listen": "127.0.0.1:0"}, False),
+    ):  # fmt: skip
+        assert (arranged(tmp_path, **given).home is not None) is shown
 
 
 def test_home_assistant_s_rules_follow_its_prefix(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ hex8, hex64 = (st.binary(min_size=n, max_size=n).map(bytes.hex) for n in (4, 32)
 lines = st.builds(
     Line,
     gateway=st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=40),
-    root=names, node=names | st.just(""), permission=hex8, secret=hex64, authority=hex64 | st.just(""),
+    root=names, node=names | st.just(""), permission=hex8, secret=hex64, authority=hex64 | st.just(""), reads=st.booleans(),
 )  # fmt: skip
 A, B = b"a" * 32, b"b" * 32
 

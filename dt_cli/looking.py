@@ -36,7 +36,10 @@ def enter(settings: Settings) -> tuple[Address, str]:
         UnreachableError: there is none.
         CredentialError: it is sealed, and nothing here lets this user in.
     """
-    given, own = settings.edge.gateway, login(settings)
+    given = settings.edge.gateway
+    if given and Address.parse(given).user is not None:
+        return Address.parse(given), settings.edge.root or ROOT
+    own = login(settings)
     if own is not None and speaks_tls(own[0]):
         return own
     url, root = (given, settings.edge.root or ROOT) if given else _here(settings)
@@ -45,7 +48,7 @@ def enter(settings: Settings) -> tuple[Address, str]:
     if not url:
         url, root = _found(settings.edge.root)
     at = Address.parse(url)
-    if at.user is None and not (given and at.tls) and speaks_tls(at):
+    if not (given and at.tls) and speaks_tls(at):
         if own is None:
             raise CredentialError(f"the cluster at {at} is sealed: {_HOW}")
         return replace(own[0], host=at.host, port=at.port), own[1]
@@ -89,8 +92,10 @@ def login(settings: Settings) -> tuple[Address, str] | None:
     root = edge.root or settings.gateway.root
     folder = state.state_folder(edge.state or settings.gateway.state, root, make=False)
     with contextlib.suppress(PermissionError):  # another user's
-        found = _kept(folder, edge.gateway) if (folder / KEPT).exists() else _own(folder, edge.gateway)
-        return None if found is None else (found, root)
+        if (folder / KEPT).exists():
+            return _kept(folder, edge.gateway)
+        own = _own(folder, edge.gateway)
+        return None if own is None else (own, root)
     return None
 
 
@@ -108,11 +113,12 @@ def _keep(line: Line, gateway: str | None, folder: Path) -> Address:
     return kept.address()
 
 
-def _kept(folder: Path, gateway: str | None) -> Address:
+def _kept(folder: Path, gateway: str | None) -> tuple[Address, str]:
     from edge_agent.membership import Membership
 
     try:
-        return Membership.model_validate_json(state.read(folder / KEPT) or b"").address(gateway)
+        kept = Membership.model_validate_json(state.read(folder / KEPT) or b"")
+        return kept.address(gateway), kept.root
     except ValidationError:
         raise CredentialError(f"{folder / KEPT} is damaged: give the line again: --join LINE") from None
 

@@ -90,7 +90,7 @@ class Edge:
         self._url = membership.address(options.gateway) if membership else options.gateway or ""
         self._own_user = membership is not None and membership.authority is not None
         self._service = service or Service()
-        self._source = open_source(options.source) if options.source else None
+        self._source = open_source(options.source, options.drop) if options.source else None
         self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
         self._guard = guard(membership, self._epoch)
         self._inbox: queue.Queue[object] = queue.Queue(256)

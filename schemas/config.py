@@ -70,6 +70,8 @@ Level = Annotated[
     BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
 ]
 
+Drop = Literal["latest", "all"]
+
 ROOT = "dt"
 _ROOT = "First topic level; one per cluster."
 _STATE = "Folder for credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
@@ -132,6 +134,11 @@ class EdgeOptions(Record):
     threads: int = option(1, _THREADS, ge=1, le=64)
     deadline: float | None = option(
         None, "Seconds after which an incomplete frame of this source fails. [default: the gateway's]", gt=0, le=1e6
+    )
+    drop: Drop | None = option(
+        None,
+        "Pictures that come while there is no room: latest keeps the newest, all keeps all in order until too many wait. "
+        "[default: latest for cameras; files and folders wait and lose none]",
     )
     priority: int = option(0, "Sources of a higher one come first.", ge=-100, le=100)
     join: str | None = option(None, "The line that 'dt enroll' printed on the gateway; given once.", secret=True)

@@ -1,8 +1,8 @@
 """Where frames come from. A source yields uint8 RGB images in order; a URI says which kind it is and how it is set.
 
 The law: what a file, a folder or a drawn source yields depends on its URI and the files alone, so opening it twice
-gives equal frames; a live source gives its newest frame. No message holds a password. OpenCV is imported by the kinds
-that need it, when they are opened, and by nothing else.
+gives equal frames; a live source gives its newest frame, or all in order if it is told to (``drop``). No message holds a
+password. OpenCV is imported by the kinds that need it, when they are opened, and by nothing else.
 """
 
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.uri import Uri, parse
+from schemas.config import Drop
 from schemas.errors import PlanError
 
 if TYPE_CHECKING:
@@ -22,8 +23,11 @@ __all__ = ["Image", "Source", "open_source"]
 STALL_S, STILL_S = 10, 60
 
 
-def open_source(uri: str) -> Source:
+def open_source(uri: str, drop: Drop | None = None) -> Source:
     """The source that ``uri`` names; its first frame has been read or is certain.
+
+    ``drop``: which frames of a live source are dropped when they come while there is no room: all but the ``latest``, or,
+    where ``all`` are kept in order, the oldest once too many wait. Of files and folders none ever is.
 
     Lossless and in order: ``file:///clip.mp4?loop=1`` (a video or one picture), ``dir:///images?glob=*.jpg&loop=1``
     (pictures by name), ``synthetic://?scene=digits&width=640&height=480&seed=1&frames=8`` (drawn; endless without
@@ -37,7 +41,8 @@ def open_source(uri: str) -> Source:
     All: ``motion=1`` leaves out frames without motion, but for one every ``still=60`` seconds.
 
     Raises:
-        PlanError: unknown scheme or parameter, a missing or unreadable file, a camera that does not open, no OpenCV.
+        PlanError: unknown scheme or parameter, a missing or unreadable file, a camera that does not open, no OpenCV, or
+            ``latest`` of a source that waits.
     """
     where = parse(uri)
     kind = where.scheme or ("dir" if where.path.is_dir() else "file")
@@ -47,8 +52,23 @@ def open_source(uri: str) -> Source:
     gated, still_s = where.flag("motion"), where.number("still", STILL_S, 1, 86400)
     if "still" in where.query and not gated:
         raise PlanError(f"source {where.text!r}: still= belongs to motion=1; add it")
-    source = _KINDS[kind](where)
+    source = _dropping(where, _KINDS[kind](where), drop)
     return _gate(source, still_s) if gated else source
+
+
+def _dropping(where: Uri, source: Source, drop: Drop | None) -> Source:
+    from edge_agent.sources.live import Live
+
+    if isinstance(source, Live):
+        if drop == "all":
+            source.keep_all()
+    elif drop == "latest":
+        source.close()
+        raise PlanError(
+            f"source {where.text!r} waits until there is room, so that --drop latest has nothing to drop: leave it out, or "
+            "play the source at a camera's pace (fps=5 for synthetic, realtime=1 for a video)"
+        )
+    return source
 
 
 def _gate(source: Source, still_s: int) -> Source:

@@ -53,7 +53,7 @@ class Stamped(Protocol):
 
 
 def is_live(source: Source) -> bool:
-    """Whether the newest frame counts, so that it should be taken only when there is room for it."""
+    """Whether its frames come by themselves, so that one should be taken only when there is room for it."""
     return isinstance(source, Stamped) and source.live
 
 

@@ -1,12 +1,13 @@
-"""Frames as they come: one thread grabs them, and whoever asks gets the newest one.
+"""Frames as they come: one thread grabs them, and whoever asks gets the newest one, or, where all count, the next one.
 
-The law: a frame is given at most once, never an older one after a newer one, and every frame that nobody took is
-counted as dropped. A camera that was there once is opened anew for ever (``retry.Line`` says when).
+The law: a frame is given at most once, never an older one after a newer one, what waits is bounded, and every frame that
+nobody took is counted as dropped. A camera that was there once is opened anew for ever (``retry.Line`` says when).
 """
 
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from random import random
@@ -16,6 +17,7 @@ from edge_agent.sources.frame import Image, Shot
 from edge_agent.sources.retry import Line
 from schemas.errors import PlanError
 
+WAITING, WAITING_BYTES = 256, 64 * 1024 * 1024  # frames that wait where all count: 5 s of 640x480 at 15 a second
 LOOK_S = 0.25  # how often somebody who waits for a frame looks whether he should stop
 _log = logging.getLogger(__name__)
 
@@ -40,29 +42,42 @@ class Camera(Protocol):
 
 
 class Mailbox:
-    """One slot: a new frame replaces one that nobody has taken."""
+    """Frames that nobody has taken: one, which a new one replaces; after ``keep_all`` so many frames and bytes.
+
+    A frame for which there is no room pushes out the oldest.
+    """
 
     def __init__(self) -> None:
         self._condition = threading.Condition()
-        self._shot: Shot | None = None
+        self._shots: deque[Shot] = deque()
+        self._limit, self._bytes = 1, 0
         self._dropped = 0
         self._shut = False
 
+    def keep_all(self, limit: int = WAITING) -> None:
+        """From now on frames wait in order."""
+        with self._condition:
+            self._limit = limit
+
     def put(self, shot: Shot) -> None:
         with self._condition:
-            self._dropped += self._shot is not None
-            self._shot = replace(shot, dropped=self._dropped)
+            self._shots.append(shot)
+            self._bytes += shot.image.nbytes
+            while len(self._shots) > self._limit or (len(self._shots) > 1 and self._bytes > WAITING_BYTES):
+                self._bytes -= self._shots.popleft().image.nbytes
+                self._dropped += 1
             self._condition.notify()
 
     def take(self, stopped: Callable[[], bool]) -> Shot | None:
-        """The newest frame, awaited; None if ``stopped()``, or if it is shut and empty."""
+        """The frame that has waited longest, awaited; None if ``stopped()``, or if it is shut and empty."""
         with self._condition:
-            while self._shot is None and not self._shut and not stopped():
+            while not self._shots and not self._shut and not stopped():
                 self._condition.wait(LOOK_S)
-            if stopped():
+            if stopped() or not self._shots:
                 return None
-            shot, self._shot = self._shot, None
-            return shot
+            shot = self._shots.popleft()
+            self._bytes -= shot.image.nbytes
+            return replace(shot, dropped=self._dropped)
 
     def shut(self) -> None:
         """No frame will follow."""
@@ -143,7 +158,7 @@ class Grabber:
 
 
 class Live:
-    """A live source: ``frames`` gives the newest frame each time and skips what came between."""
+    """A live source: ``frames`` gives the newest frame each time and skips what came between, until ``keep_all``."""
 
     live = True
 
@@ -153,6 +168,10 @@ class Live:
         self._grabber = Grabber(name, connect, self._mailbox, stall_s)
         self._thread = threading.Thread(target=self._run, name="grab", daemon=True)
         self._thread.start()
+
+    def keep_all(self) -> None:
+        """Every frame counts: those that come while nobody asks wait in order, as many as there is room for."""
+        self._mailbox.keep_all()
 
     def shots(self, stopped: Callable[[], bool]) -> Iterator[Shot]:
         while (shot := self._mailbox.take(lambda: self._closed.is_set() or stopped())) is not None:

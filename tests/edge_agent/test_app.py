@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edge_agent.app import Edge
 from gateway_agent.broker import BrokerProcess
 from models import engine
 from models.bundle import Bundle, make_bundle
@@ -16,6 +17,8 @@ from models.graph import Graph
 from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
+from schemas.config import EdgeOptions
+from schemas.errors import PlanError
 from schemas.link import Arrived
 from schemas.parcel import chunk_count, chunks
 from tests.models.sketch import splitting
@@ -39,6 +42,11 @@ def publish(station: Any, root: str, graph: Graph, folder: Path) -> Bundle:
     said = m.PlanMessage(**head, plan=plan, chunks=chunk_count(len(model)), model_bytes=len(model))  # type: ignore[arg-type]
     assert link.publish(topics.PLAN, said)
     return bundle
+
+
+def test_the_policy_of_its_options_is_that_of_its_source(tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="nothing to drop"):
+        Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", drop="latest", cache=tmp_path), "e1")
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":

@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from edge_agent import sources
 from edge_agent.sources import open_source
 from edge_agent.sources.frame import Image, Shot
-from edge_agent.sources.live import Camera, EndOfClip, Grabber, Live, Mailbox
+from edge_agent.sources.live import WAITING, WAITING_BYTES, Camera, EndOfClip, Grabber, Live, Mailbox
 from edge_agent.sources.opened import Clip
 from edge_agent.sources.video import Video
+from schemas.config import Drop
 from schemas.errors import PlanError
 from tests.paths import shared
 
@@ -82,6 +86,70 @@ def test_the_mailbox_gives_the_newest_frame_once_and_counts_the_others() -> None
     box.shut()
     assert (last := box.take(never)) is not None and last.at == 6.0
     assert box.take(never) is None
+
+
+@given(st.lists(st.booleans(), max_size=60), st.integers(1, 5))
+def test_where_all_count_frames_wait_in_order_and_the_oldest_makes_room(puts: list[bool], limit: int) -> None:
+    box, model, dropped = Mailbox(), list[int](), 0
+    box.keep_all(limit)
+    for value, put in enumerate(puts):
+        if put:
+            box.put(shot(value))
+            model.append(value)
+            dropped += len(model) > limit
+            model = model[-limit:]
+        elif model:
+            taken = box.take(never)
+            assert taken is not None and taken.at == model.pop(0) and taken.dropped == dropped
+    box.shut()
+    assert [left.at for left in iter(lambda: box.take(never), None)] == model
+
+
+def test_large_frames_wait_by_their_bytes_and_one_always_may() -> None:
+    box = Mailbox()
+    box.keep_all()
+    box.shut()  # so that an empty one does not wait
+    for value in range(5):
+        box.put(Shot(np.broadcast_to(np.uint8(value), (WAITING_BYTES // 3, 1, 1)), float(value), 0.0))
+    assert (taken := box.take(never)) is not None and taken.at == 2.0 and taken.dropped == 2
+    box.put(Shot(np.broadcast_to(np.uint8(5), (WAITING_BYTES, 2, 1)), 5.0, 0.0))
+    assert (taken := box.take(never)) is not None and taken.at == 5.0 and taken.dropped == 4
+    for _ in range(WAITING + 1):
+        box.put(shot(6))
+    assert (taken := box.take(never)) is not None and taken.dropped == 5
+
+
+@pytest.mark.parametrize(("drop", "seen"), [(None, [3.0]), ("latest", [3.0]), ("all", [1.0, 2.0, 3.0])])
+def test_the_policy_says_which_frames_of_a_camera_are_kept(
+    drop: Drop | None, seen: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arrived, proceed = threading.Event(), threading.Event()
+
+    class Stepped(Script):
+        def read(self, timeout_s: float) -> Image | None:
+            if len(self._script) == 4:
+                proceed.wait(30)
+            if len(self._script) == 1:
+                arrived.set()
+            return super().read(timeout_s)
+
+    clip = Stepped(Clock(), 0, 1, 2, 3, EndOfClip())
+    monkeypatch.setitem(sources._KINDS, "v4l2", lambda where: Live(where.text, opener(clip), 10.0))
+    source = open_source("v4l2:///dev/video0", drop)
+    assert isinstance(source, Live)
+    first = source.shots(never)
+    next(first)
+    proceed.set()
+    assert arrived.wait(10)
+    source._thread.join(10)
+    assert [float(s.image[0, 0, 0]) for s in first] == seen
+
+
+@pytest.mark.parametrize("uri", ["synthetic://", "synthetic://?frames=3"])
+def test_what_waits_has_nothing_to_drop_and_says_so(uri: str) -> None:
+    assert sum(1 for _ in zip(range(3), open_source(uri, "all").frames())) == 3
+    with pytest.raises(PlanError, match="nothing to drop: leave it out"):
+        open_source(uri, "latest")
 
 
 @pytest.mark.parametrize("wake", ["frame", "end", "stop"])

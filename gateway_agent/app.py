@@ -339,7 +339,8 @@ class Gateway:
     def _act(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
             if isinstance(action, Finish):
-                self._tail.submit(action)
+                if dropped := self._tail.submit(action):
+                    self._act(self._node.failed(dropped, "too many frames wait for the gateway's tail", now), now)
             elif isinstance(action, Keep):
                 if self._journal is not None:
                     self._journal.keep(action.outcome)

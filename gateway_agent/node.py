@@ -30,10 +30,11 @@ Tensors = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Finish:
-    """To merge and finish now: a whole frame."""
+    """To merge and finish, those of a higher priority first: a whole frame."""
 
     complete: Complete[Tensors]
     picture: tuple[int, int] = (0, 0)
+    priority: int = 0  # of its source
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,8 @@ class GatewayNode:
             for node in dict.fromkeys((header.node, source))
         ]
         for complete in [verdict.complete for verdict in verdicts if verdict.complete]:  # not of the last tile, perhaps
-            self._held[header.frame] = Finish(complete, self._pictures.pop(header.frame, (0, 0)))
+            picture = self._pictures.pop(header.frame, (0, 0))
+            self._held[header.frame] = Finish(complete, picture, self.ring.priority(source))
             said += self._release(source)
         return said
 

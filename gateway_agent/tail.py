@@ -1,12 +1,14 @@
 """One thread that merges whole frames, runs the tail and decodes, so that the loop never waits for arithmetic.
 
-A recurrent model's state is kept here, one per source and epoch: frames of one source must come in order.
+A recurrent model's state is kept here, one per source and epoch: frames of one source must come in order. They do,
+whatever waits: the source with the highest priority is next, and of its frames the one that came first.
 """
 
+import itertools
 import logging
 import queue
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -20,6 +22,8 @@ from schemas.errors import DtError
 from schemas.messages import frame_source
 from schemas.plan import digest
 from schemas.results import Result
+
+WAITING = 256  # frames that wait for the tail: eight sources with the widest window
 
 Tensors = Mapping[str, np.ndarray]
 
@@ -35,8 +39,43 @@ class Finished:
     error: str = ""
 
 
+class TailQueue:
+    """Whole frames that wait, by source in the order in which they came; at most ``limit``.
+
+    A source has the priority that came with its newest frame. Sources of the same one share: first come, first served.
+    """
+
+    def __init__(self, limit: int = WAITING) -> None:
+        self._limit = limit
+        self._order = itertools.count()
+        self._sources: dict[str, deque[tuple[int, Finish]]] = {}
+        self._priorities: dict[str, int] = {}
+
+    def put(self, finish: Finish) -> Finish | None:
+        """Let a frame wait. Returns the one that had to make room: of the lowest priority the one that waits longest."""
+        source = frame_source(finish.complete.frame)[0]
+        self._sources.setdefault(source, deque()).append((next(self._order), finish))
+        self._priorities[source] = finish.priority
+        return self._pop(highest=False) if len(self) > self._limit else None
+
+    def take(self) -> Finish | None:
+        """The next frame for the tail."""
+        return self._pop(highest=True) if self._sources else None
+
+    def __len__(self) -> int:
+        return sum(len(frames) for frames in self._sources.values())
+
+    def _pop(self, highest: bool) -> Finish:
+        sign = -1 if highest else 1
+        source = min(self._sources, key=lambda name: (sign * self._priorities[name], self._sources[name][0][0]))
+        _, finish = self._sources[source].popleft()
+        if not self._sources[source]:
+            del self._sources[source], self._priorities[source]
+        return finish
+
+
 class TailThread:
-    """``submit`` frames; each comes back once, as ``Finished``, in ``inbox``."""
+    """``submit`` frames; each that is taken comes back once, as ``Finished``, in ``inbox``."""
 
     def __init__(self, bundle: Bundle, inbox: "queue.Queue[object]", threads: int = 1) -> None:
         self._bundle = bundle
@@ -45,19 +84,34 @@ class TailThread:
         self._quantization = quantization_of(bundle.graph)
         self.threshold: float | None = None  # least score of a detection instead of the card's; may be set at any time
         self._states: OrderedDict[tuple[str, str], Tensors] = OrderedDict()
-        self._work: queue.SimpleQueue[Finish | None] = queue.SimpleQueue()
+        self._waiting, self._changed, self._closed = TailQueue(), threading.Condition(), False
         self._thread = threading.Thread(target=self._run, name="tail", daemon=True)
         self._thread.start()
 
-    def submit(self, finish: Finish) -> None:
-        self._work.put(finish)
+    def submit(self, finish: Finish) -> str | None:
+        """Returns the frame that had to make room; it does not come back."""
+        with self._changed:
+            dropped = self._waiting.put(finish)
+            self._changed.notify()
+        return None if dropped is None else dropped.complete.frame
 
     def close(self) -> None:
-        self._work.put(None)
+        """The frame in the tail may end; none follows."""
+        with self._changed:
+            self._closed = True
+            self._changed.notify()
         self._thread.join(5.0)
 
+    def _next(self) -> Finish | None:
+        with self._changed:
+            while not self._closed:
+                if (finish := self._waiting.take()) is not None:
+                    return finish
+                self._changed.wait()
+        return None
+
     def _run(self) -> None:
-        while (finish := self._work.get()) is not None:
+        while (finish := self._next()) is not None:
             try:
                 done = self._finish(finish)
             except (DtError, MemoryError) as error:

@@ -138,6 +138,11 @@ class VictimRing:
         """The living and their epochs, in the order of the ring."""
         return {node: member.epoch for node, member in self._nodes.items()}
 
+    def priority(self, node: str) -> int:
+        """As it said last; 0 of one that is not here."""
+        member = self._nodes.get(node)
+        return member.priority if member else 0
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """The living that have a source."""

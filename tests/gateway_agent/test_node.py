@@ -379,3 +379,13 @@ def test_a_source_may_want_its_frames_sooner_and_its_tiles_first() -> None:
     request = m.VictimRequest(node="edge1", epoch="11111111", plan=node.digest, request="0000000a")
     (steal,) = published(node.hear(heard(topics.VICTIM_REQ, request), 2.1), topics.STEAL)
     assert steal.levels == {"node": "edge3"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_whole_frame_has_the_priority_of_its_source(known: bool) -> None:
+    node = running()
+    if known:
+        message = m.Register(node="edge1", epoch="11111111", seq=2, runtime="test kernels", frames=(FRAME,), priority=7)
+        node.hear(heard(topics.REGISTER, message), 0.5)
+    (finish,) = [a for tile in range(4) for a in result(node, tile) if isinstance(a, Finish)]
+    assert finish.priority == (7 if known else 0)

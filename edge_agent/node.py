@@ -27,6 +27,7 @@ from schemas.plan import Plan
 from schemas.topics import Publish
 
 HEARTBEAT_S = 2.0
+FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time until the gateway answers: it may be slower than we
 HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
 SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
@@ -101,7 +102,7 @@ class EdgeNode:
         self._gateway = ""
         self._seq = self._echoed_seq = 0
         self._registered: tuple[int, tuple[str, ...]] = (-1, ())
-        self._heartbeat_at = float("-inf")
+        self._heartbeat_at, self._heartbeat_s = float("-inf"), HEARTBEAT_S
         self._echoed_at = float("inf")  # no echo is awaited before the broker is there
 
     @property
@@ -227,10 +228,10 @@ class EdgeNode:
 
     def connected(self, now: float) -> list[Action]:
         """The broker is there (again): what was said before may be lost."""
-        self._heartbeat_at = float("-inf")
+        self._heartbeat_at, self._heartbeat_s = float("-inf"), FIRST_HEARTBEAT_S / 2
         self._echoed_at = now
         self.outbox.requeue(now)
-        return self._settle(now)
+        return sorted(self._settle(now), key=lambda action: not _registers(action))  # who is not there has no results
 
     def leave(self, now: float) -> list[Action]:
         """Good-bye: what is lent to this node goes back to its sources, and the gateway forgets it at once."""
@@ -250,7 +251,7 @@ class EdgeNode:
     def deadline(self) -> float:
         """When ``tick`` is due."""
         others = (self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline(), self.lanes.deadline())
-        return min([self._heartbeat_at + HEARTBEAT_S, *(d for d in others if d is not None)])
+        return min([self._heartbeat_at + self._heartbeat_s, *(d for d in others if d is not None)])
 
     def _head(self) -> dict[str, Any]:
         return {"node": self.name, "epoch": self.epoch}
@@ -262,13 +263,14 @@ class EdgeNode:
         self._echoed_seq = echo.seq
         if echo.refused:
             raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
-        self._echoed_at = now
+        self._echoed_at, self._heartbeat_s = now, HEARTBEAT_S
         self._only_camera = self.camera and echo.cameras <= 1
         self._alone = self.plan.undivided and echo.helpers < echo.cameras
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
             self.tiles.requeue(whole=self._last > 0)
             self.outbox.requeue(now)
+            self.thief.repeat(now)
             self._hands.clear()
         self._gateway = echo.epoch
 
@@ -379,7 +381,7 @@ class EdgeNode:
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
-        if news or now >= self._heartbeat_at + HEARTBEAT_S:
+        if news or now >= self._heartbeat_at + self._heartbeat_s:
             said.append(self._register(now))
         else:
             self._registered = (waiting, was_open)
@@ -432,7 +434,7 @@ class EdgeNode:
 
     def _register(self, now: float, leaving: bool = False) -> Publish:
         self._seq += 1
-        self._heartbeat_at = now
+        self._heartbeat_at, self._heartbeat_s = now, min(2 * self._heartbeat_s, HEARTBEAT_S)
         self._registered = (self.tiles.waiting, self.tiles.frames)
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,

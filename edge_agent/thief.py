@@ -103,6 +103,13 @@ class Thief:
         self._ask_after = now + self._backoff_s
         self._backoff_s = min(2 * self._backoff_s, LAST_BACKOFF_S)
 
+    def repeat(self, now: float) -> None:
+        """Whoever had parked the request is gone: it is asked again with the next poll."""
+        request = self._current()
+        state = self._requests[request] if request else None
+        if request and isinstance(state, Open):
+            self._requests[request] = Open(state.ahead, now)
+
     def deadline(self) -> float | None:
         """When to poll again if nothing happens; None while not hungry."""
         if not self._hungry:

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from random import uniform
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -33,6 +34,7 @@ from schemas.packing import Pace
 from schemas.topics import Publish, Topic
 
 KEEPALIVE_S = 20
+RECONNECT_S = 1.0  # about so far apart are two attempts, and not in step with other nodes'
 MAX_QUEUED = 1024
 BACKLOG_BYTES = 64 * 1024 * 1024
 PACKED_BYTES = 4096  # smaller tensors are not worth packing
@@ -315,7 +317,7 @@ class Link:
         if self.address.tls:
             client.tls_set_context(tls(self.address.authority))
         client.max_queued_messages_set(MAX_QUEUED)
-        client.reconnect_delay_set(0.5, 2)  # a gateway that restarts is missed
+        client.reconnect_delay_set(RECONNECT_S / 4, RECONNECT_S * uniform(0.8, 1.2))  # a gateway that restarts is missed
         client.on_connect_fail = lambda *_: self._fail(self._why(sys.exc_info()[1]))  # paho is handling the error
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe

@@ -10,6 +10,7 @@ from edge_agent.node import HAND_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconn
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
+from schemas.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()
@@ -133,6 +134,34 @@ def test_a_restarted_gateway_gets_everything_again() -> None:
     before = node.tiles.waiting
     echoed(node, 2, 2.0, epoch="bbbbbbbb")
     assert node.tiles.waiting == before + 1
+
+
+def test_a_restarted_gateway_hears_at_once_that_a_node_is_idle() -> None:
+    node = joined()
+    (ask,) = published(node.tick(4.0), topics.VICTIM_REQ)
+    (again,) = published(echoed(node, 3, 4.1, epoch="bbbbbbbb"), topics.VICTIM_REQ)
+    assert again.message.request == ask.message.request
+    assert not published(echoed(node, 4, 4.2, epoch="bbbbbbbb"), topics.VICTIM_REQ)
+
+
+def test_after_a_connection_a_node_registers_ever_less_often_until_it_is_answered() -> None:
+    node, times, now = joined(), [10.0], 10.0
+    assert published(node.connected(now), topics.REGISTER)
+    while now < 20.0:
+        now = node.deadline()
+        times += [now] if published(node.tick(now), topics.REGISTER) else []
+    assert np.diff(times)[:6].tolist() == [0.25, 0.5, 1.0, 2.0, 2.0, 2.0]
+    node.connected(30.0)
+    echoed(node, 99, 30.01)
+    assert not published(node.tick(31.99), topics.REGISTER) and published(node.tick(32.0), topics.REGISTER)
+
+
+def test_after_a_connection_a_node_registers_before_it_sends_its_results_again() -> None:
+    node = joined()
+    (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    node.computed(work.key, outputs(PLAN, work.key[2]), 0.5, 1.0)
+    said = [a.topic for a in node.connected(1.5) if isinstance(a, Publish)]
+    assert said == [topics.REGISTER, topics.RESULT]
 
 
 def test_an_ended_frame_makes_room_for_the_next() -> None:

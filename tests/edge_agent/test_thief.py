@@ -21,6 +21,17 @@ def test_an_idle_thief_asks_once_and_again_after_four_seconds(thief: Thief) -> N
     assert thief.poll(True, False, 4.0) == Ask("r1", False)
 
 
+def test_a_request_that_was_forgotten_with_a_gateway_is_asked_again_at_once(thief: Thief) -> None:
+    thief.repeat(0.0)
+    assert thief.poll(True, False, 0.0) == Ask("r1", False)
+    thief.repeat(1.0)
+    assert thief.deadline() == 1.0 and thief.poll(True, False, 1.0) == Ask("r1", False)
+    assert thief.poll(True, False, 1.1) is None and thief.deadline() == 5.0
+    thief.poll(False, False, 2.0)
+    thief.repeat(2.0)
+    assert thief.deadline() is None, "what was withdrawn is not asked"
+
+
 def test_a_tile_counts_once(thief: Thief) -> None:
     thief.poll(True, False, 0.0)
     assert thief.tile("r1")

@@ -85,7 +85,7 @@ class Client:
         if self._dead or self.line is not None:
             return
         if not network.up or self.unplugged:
-            return self.connect(network.world.chance.uniform(0.5, 2.0))
+            return self.connect(network.world.chance.uniform(0.25, 1.2))
         self.line = Connection(self)
         network.lines[self.name] = self.line
         queue, self._queue = self._queue, []
@@ -141,7 +141,7 @@ class Client:
             if self.network.lines.get(self.name) is self.line:
                 del self.network.lines[self.name]
             self.line = None
-            self.connect(self.network.world.chance.uniform(0.5, 2.0))
+            self.connect(self.network.world.chance.uniform(0.25, 1.2))
 
     def die(self) -> None:
         self._dead = True

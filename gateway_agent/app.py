@@ -14,6 +14,7 @@ from gateway_agent.access import arrange, packet_bytes
 from gateway_agent.board import Board
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.chosen import Memory
 from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep, Reconnect
@@ -54,7 +55,16 @@ def main(settings: Settings) -> int:
     options, service = settings.gateway, Service.found()
     if options.model is None:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
-    bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
+    models = find_models(options.models) if options.models else {}
+    folder = state_folder(options.state, options.root)
+    memory = Memory(folder, options)
+    before = memory.take_up(models.values())
+    if before is None:
+        bundle = open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut)
+    else:
+        bundle = before[0]
+        _log.info("the plan that was chosen before runs on; --grid, --cut, --model or --objective chooses anew")
+    bundle = bind(bundle)
     try_bundle(bundle, options.threads)
     access = arrange(options, packet_bytes(bundle.plan))
     if options.ha and not options.ha_broker and access.home is None:
@@ -62,7 +72,7 @@ def main(settings: Settings) -> int:
             "--ha in a sealed cluster takes mosquitto, for the embedded broker lets everybody command: apt install mosquitto, "
             "or name Home Assistant's own broker: --ha-broker mqtt://USER:PASSWORD@HOST"
         )
-    journal = Journal(state_folder(options.state, options.root) / JOURNAL)
+    journal = Journal(folder / JOURNAL)
     with contextlib.ExitStack() as stack:
         stack.callback(journal.close)
         if access.broker is not None:
@@ -73,9 +83,9 @@ def main(settings: Settings) -> int:
         app = Gateway(options, bundle, address, access.broker, service, journal, access.guard)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
-        if objective != "fixed":
-            app.replan(objective)
-        app.models = find_models(options.models) if options.models else {}
+        if objective != "fixed" if before is None else before[1]:
+            app.replan("latency" if objective == "fixed" else objective)
+        app.models, app.keep = models, memory.keep
         if options.ha or options.ha_broker:
             from gateway_agent.homeassistant.watcher import PICTURES_S, HomeAssistant, settings_of
 
@@ -186,6 +196,7 @@ class Gateway:
         self._tail = TailThread(bundle, self._inbox, options.threads)
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
+        self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
         self._watchers: list[Watcher] = []
         self._painter: Painter | None = None
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
@@ -446,9 +457,10 @@ class Gateway:
             self._tail.threshold = float(value)
         elif verb == "grid" and value == AUTO:
             self.replan(self._objective)
+            self._keep()
         elif verb == "grid" and isinstance(value, str):
-            path = self._bundle.path
-            return self.plan_anew(lambda: make_bundle(path, parse_grid(value)), request)
+            path, card = self._bundle.path, self._bundle.card
+            return self.plan_anew(lambda: make_bundle(path, parse_grid(value), card=card), request)
         elif verb == "model" and isinstance(value, str):
             if value not in self.models:
                 return f"there is no model {value[:100]!r}; there are: {', '.join(self.models) or 'none'} (--models DIR)"
@@ -525,6 +537,7 @@ class Gateway:
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
         self._tail.close()
         self._bundle = bundle
+        self._keep()
         if self._broker is not None:
             self._broker.allow(packet_bytes(bundle.plan))
         self._node = self._new_node()
@@ -534,6 +547,12 @@ class Gateway:
         self._tail.threshold = threshold
         self._publish_model()
         _log.info("plan %s replaces the one before", self._node.digest[:8])
+
+    def _keep(self) -> None:
+        try:
+            self.keep(self._bundle, self._replanner is not None)
+        except DtError as error:
+            _log.warning("a gateway after this one will not know its plan: %s", error)
 
     def _settle(self, now: float) -> list[Action]:
         """What the guard wants: rings before anything is said with their keys, and the end of who was revoked."""

@@ -51,16 +51,17 @@ def make_bundle(
     reuse: bool = True,
     partition: Partition | None = None,
     shares: Sequence[float] = (),
+    card: Card | None = None,
 ) -> Bundle:
     """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planner.make_plan``).
 
-    ``partition`` is that of the file, where it is known already.
+    ``partition`` and ``card`` are those of the file, where they are known already.
 
     Raises:
         PlanError: the file, the grid or a cut is at fault.
     """
     partition = partition or Partition(load(path))
-    card, guessed = load_card(path, partition.graph)
+    card, guessed = (card, False) if card is not None else load_card(path, partition.graph)
     plan, chosen, edge_model = make_plan(
         partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, shares=shares, **card.pixels()
     )
@@ -77,17 +78,33 @@ def open_bundle(path: Path, grid: tuple[int, int] | None = None, cut: str = "aut
         return make_bundle(path, grid or (3, 3), cut)
     if grid is not None or cut != "auto":
         raise PlanError(f"{path} holds a plan already: give the model file to choose another grid or cut")
-    plan = _read(Plan, path / "plan.json")
-    model = path / "model.tflite"
+    plan, card = _read(Plan, path / "plan.json"), _read(Card, path / "card.json")
+    return with_plan(path / "model.tflite", plan, card, str(path / "plan.json"))
+
+
+def open_card(path: Path) -> Card:
+    """The card of a model file, or of a folder that ``save`` wrote.
+
+    Raises:
+        PlanError: it is at fault.
+    """
+    return _read(Card, path / "card.json") if path.is_dir() else load_card(path)[0]
+
+
+def with_plan(model: Path, plan: Plan, card: Card, where: str) -> Bundle:
+    """A model file with the plan and the card that were made for it before and kept in ``where``.
+
+    Raises:
+        PlanError: they do not belong together.
+    """
     partition = Partition(load(model))
     if file_digest(model) != plan.model:
-        raise PlanError(f"{model} is not the model of {path / 'plan.json'} (digests differ): run 'dt plan' again")
+        raise PlanError(f"{model} is not the model of {where} (digests differ): plan it again")
     chosen = partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
     edge_model = rewrite.edge_graph(partition, chosen).to_bytes()
     if digest(edge_model) != plan.edge_model:
-        raise PlanError(f"{path / 'plan.json'} was made by another version of this program: run 'dt plan' again")
-    card = _read(Card, path / "card.json")
-    check_card(card, partition.graph, str(path / "card.json"))
+        raise PlanError(f"{where} was made by another version of this program: plan {model} again")
+    check_card(card, partition.graph, f"{where}, card")
     return Bundle(model, partition, plan, chosen, edge_model, card, False)
 
 

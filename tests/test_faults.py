@@ -59,7 +59,8 @@ class Cluster:
 
     def gateway(self) -> None:
         self.start(
-            "gateway", "gateway", "--model", str(self.folder / "plan"), "--listen", f"127.0.0.1:{self.port}"
+            "gateway", "gateway", "--model", str(self.folder / "plan"), "--listen", f"127.0.0.1:{self.port}",
+            "--state", str(self.folder / "state")
         )  # fmt: skip
 
     def listen(self) -> None:
@@ -108,6 +109,30 @@ class Cluster:
             if process.stdin:
                 process.stdin.close()
         self.link.close(0.0)
+
+
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Cluster]:
+    made = Cluster(tmp_path, ("conv9",))
+    yield made
+    made.stop()
+
+
+def test_a_plan_that_was_chosen_by_hand_outlives_its_gateway_and_so_do_the_frames(plain: Cluster) -> None:
+    plain.gateway()
+    plain.listen()
+    plain.edge("camera", "--source", "synthetic://")
+    plain.hear(lambda: len(plain.outcomes) >= 2)
+    assert len(plain.outcomes[-1].workers) == 9
+    plain.link.publish(topics.BRIDGE_REQUEST, m.BridgeRequest(value="2x1"), verb="grid")
+    plain.hear(lambda: len(plain.outcomes[-1].workers) == 2)
+    plain.kill("gateway")
+    before = len(plain.outcomes)
+    plain.gateway()
+    plain.hear(lambda: len(plain.outcomes) >= before + 5 and plain.outcomes[-1].epoch != plain.outcomes[before - 1].epoch)
+    assert {(len(o.workers), o.status) for o in plain.outcomes[before:]} == {(2, "ok")}
+    assert len({m.frame_source(o.frame)[1] for o in plain.outcomes[before - 1 :]}) == 1, "the edge has begun nothing anew"
+    assert not list((plain.folder / "state").glob("*.part"))
 
 
 @pytest.fixture(params=[("conv9",), ("max3", "max7", "conv9")], ids=["one block", "three blocks"])

@@ -7,6 +7,7 @@ no socket, thread or clock; every method takes ``now`` and returns what to publi
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -15,21 +16,22 @@ import numpy as np
 from edge_agent.lanes import Lanes, Strip, Want
 from edge_agent.outbox import Outbox
 from edge_agent.thief import RETRY_S, Thief
-from edge_agent.tiles import TileQueue
+from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
-from models.tensor import check, crop
+from models.tensor import check, crop, part_bytes, part_shape
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
 from schemas.keys import Key
-from schemas.plan import Plan
+from schemas.plan import Block, Plan, Tile
 from schemas.topics import Publish
 
 HEARTBEAT_S = 2.0
 FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time until the gateway answers: it may be slower than we
 HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
+LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what it should take, and never before so many seconds
 SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured tile times, for each block
 
@@ -86,6 +88,7 @@ class EdgeNode:
         self._last = len(plan.blocks) - 1
         first = plan.blocks[0]
         self._shares = plan.schedule == "sharing"  # tiles come unasked
+        self._tile_bytes = max(_travels(first, tile) for tile in first.tiles)
         self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
@@ -209,7 +212,7 @@ class EdgeNode:
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
-        for (frame, _, _), thief in self.tiles.expire(now).items():
+        for (frame, _, _), thief in self.tiles.expire(now):
             self._suspects[thief] = now + SUSPECT_S
             if self._last and frame in self._expired:  # not the lane alone: what it waited for may be lost
                 self.tiles.restart(frame)
@@ -250,7 +253,7 @@ class EdgeNode:
 
     def deadline(self) -> float:
         """When ``tick`` is due."""
-        others = (self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline(), self.lanes.deadline())
+        others = (self._late_at(), self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline(), self.lanes.deadline())
         return min([self._heartbeat_at + self._heartbeat_s, *(d for d in others if d is not None)])
 
     def _head(self) -> dict[str, Any]:
@@ -292,13 +295,17 @@ class EdgeNode:
         return [said or self._tile_message(steal)]
 
     def _deal(self, now: float) -> list[Action]:
-        """Waiting tiles to the nodes that wait for them, the largest to the fastest. One is left for the own engine."""
+        """Waiting tiles to the nodes that wait for them, the largest to the fastest. One is left for the own engine.
+
+        Where none waits, those get them that are late elsewhere.
+        """
         said: list[Action] = []
         for thief in sorted(self._hands, key=lambda name: (-self._hands[name][0].flops_s, name)):
             steal, since = self._hands[thief]
+            waiting = self.tiles.waiting
             if now >= since + HAND_S:
                 del self._hands[thief]
-            elif self.tiles.waiting > (self._computing is None) and (message := self._lend(steal, now)):
+            elif (not waiting or waiting > (self._computing is None)) and (message := self._lend(steal, now)):
                 del self._hands[thief]
                 said.append(message)
         return said
@@ -307,14 +314,36 @@ class EdgeNode:
         """The tile for a thief; None: nothing is waiting."""
         if now < self._suspects.get(steal.thief, now):
             return None
-        lease_s, prefer = self._lease_s, self._knows.get(steal.thief)
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers)
+        lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s(steal)
+        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers, overdue_s)
+        if key is None and not steal.ahead and not self.tiles.waiting:
+            key = self.tiles.lend_again(steal.thief, steal.request, now, lease_s)
+            self.counts["lent again"] += key is not None
         if key is None:
             return None
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
         where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1]}
         return self._tile_message(steal, where, self._inputs(key))
+
+    def _overdue_s(self, steal: m.Steal) -> float:
+        """When a tile that is lent now is late: half as long again as it should take, by engine and link as measured.
+
+        Never where tiles of several blocks wait for each other, or where the schedule knows no stealing.
+        """
+        if self._tile_s is None or self._last or self._shares:
+            return NEVER
+        faster = steal.flops_s / self.flops_s if steal.flops_s and self.flops_s else 1.0
+        compute_s = self._tile_s / faster * (2 if steal.ahead else 1)
+        travel_s = 2 * self._tile_bytes / self.bytes_s if self.bytes_s else 0.0  # the broker passes it on
+        return max(LATE_S, LATE * (compute_s + travel_s))
+
+    def _late_at(self) -> float | None:
+        """When a tile is late that a node which waits could compute again."""
+        if self.tiles.waiting:
+            return None
+        hands = {thief: since for thief, (_, since) in self._hands.items() if thief not in self._suspects}
+        return min((at for t, since in hands.items() if (at := self.tiles.overdue_at(t)) < since + HAND_S), default=None)
 
     def _tile_message(self, steal: m.Steal, where: Mapping[str, Any] = NOTHING, tensors: Tensors = NOTHING) -> Publish:
         """A tile with its pixels, or "none"."""
@@ -442,6 +471,12 @@ class EdgeNode:
             flops_s=self.flops_s, bytes_s=self.bytes_s, deadline_s=self.deadline_s, priority=self.priority,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
+
+
+def _travels(block: Block, tile: Tile) -> int:
+    """Bytes of a tile's pixels and of its result."""
+    pixels = sum(prod(part_shape(spec, tile.inputs[spec.name])) for spec in block.inputs)
+    return pixels + sum(part_bytes(spec, tile.outputs[spec.name]) for spec in block.cut)
 
 
 def _registers(action: Action) -> bool:

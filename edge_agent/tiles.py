@@ -3,17 +3,20 @@
     Waiting --take--> Computing --computed--> Sent --accept--> Done --accept(ended)--> gone
        |  ^--put_back--'  ^------put_back------'                 |
        |  ^------------requeue (gateway restarted), restart------'
-       +--lend--> Lent --expire, hand_back, requeue, restart--> Waiting
+       +--lend--> Lent --expire, hand_back of the last lease, requeue, restart--> Waiting
+                 |    ^--expire, hand_back of one of two--.
+                 '--lend_again, once, when overdue--> Lent twice --requeue, restart--> Waiting
 
 ``computed`` leads to Sent from Waiting and Lent, too, when a lane outlives the restart of its frame. ``accept`` leads from
 every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state and leaves only with its
 whole frame, when the gateway has named its outcome; so everything can be computed again.
-The own engine takes from the front of the oldest frame, thieves from its back: they meet as late as possible.
+The own engine takes from the front of the oldest frame, thieves from its back: they meet as late as possible. A tile that
+is lent twice has two leases, each of which ends by itself; the first result counts, and the gateway passes over the other.
 """
 
 from collections import Counter
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
@@ -30,13 +33,25 @@ class Computing:
     """In the own engine."""
 
 
+NEVER = float("inf")
+
+
 @dataclass(frozen=True)
-class Lent:
-    """A thief has it under its request, until this time (monotonic seconds)."""
+class Lease:
+    """A thief has a tile under its request, ``until`` this time (monotonic seconds); after ``overdue`` it is late."""
 
     thief: str
     request: str
     until: float
+    overdue: float = NEVER
+
+
+@dataclass(frozen=True)
+class Lent:
+    """One thief has it, or two; ``again``: a second one has got it, which happens once."""
+
+    leases: tuple[Lease, ...]
+    again: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,15 +107,16 @@ class TileQueue:
         lease_s: float,
         prefer: int | None = None,
         keep: Container[int] = (),
+        overdue_s: float = NEVER,
     ) -> Key | None:
-        """The tile that ``thief`` gets under ``request``; None: nothing to lend.
+        """The tile that ``thief`` gets under ``request``; None: nothing to lend. It is late after ``overdue_s``.
 
         A request that holds a lease already gets the same tile again, the lease unchanged. A thief that asks ``ahead``,
         while it still computes, never gets the last waiting tile. ``prefer``: the tile that it knows how to
         compute; ``keep``: tiles that are lent last, for here they are cheaper.
         """
-        for key, state in self._all():
-            if isinstance(state, Lent) and (state.thief, state.request) == (thief, request):
+        for key, lease in self._leases():
+            if (lease.thief, lease.request) == (thief, request):
                 self.ignored["steal repeated"] += 1
                 return key
         waiting = list(self._waiting())
@@ -109,8 +125,21 @@ class TileQueue:
         oldest = [key for key in waiting if key[0] == waiting[0][0]]
         others = [key for key in oldest[1:] if key[2] not in keep] or oldest[-1:]
         key = next((key for key in oldest[1:] if key[2] == prefer), others[-1])
-        self._set(key, Lent(thief, request, now + lease_s))
+        self._set(key, Lent((Lease(thief, request, now + lease_s, now + overdue_s),)))
         return key
+
+    def lend_again(self, thief: str, request: str, now: float, lease_s: float) -> Key | None:
+        """The tile of the oldest frame that has been late for longest, for a second thief; None: nothing is late."""
+        late = self._overdue(thief)
+        if not late or late[0][0] > now:
+            return None
+        _, key, lent = late[0]
+        self._set(key, Lent((*lent.leases, Lease(thief, request, now + lease_s)), again=True))
+        return key
+
+    def overdue_at(self, thief: str) -> float:
+        """When there is a tile for ``lend_again``, if nothing happens before."""
+        return min((at for at, _, _ in self._overdue(thief)), default=NEVER)
 
     def computed(self, key: Key) -> bool:
         """The own engine is through with ``key``. False: nobody needs the result, a thief was first."""
@@ -149,18 +178,18 @@ class TileQueue:
         if ended:
             del self._frames[frame]
 
-    def expire(self, now: float) -> dict[Key, str]:
-        """Tiles whose lease has ended unanswered, and who had them; they wait again."""
-        expired = {key: state.thief for key, state in self._all() if isinstance(state, Lent) and state.until <= now}
-        for key in expired:
-            self._set(key, Waiting())
-        return expired
+    def expire(self, now: float) -> list[tuple[Key, str]]:
+        """Tiles of which a lease has ended unanswered, and who had it; a tile that nobody else has waits again."""
+        expired = [(key, lease) for key, lease in self._leases() if lease.until <= now]
+        for key, lease in expired:
+            self._end(key, lease)
+        return [(key, lease.thief) for key, lease in expired]
 
     def hand_back(self, key: Key, thief: str) -> None:
-        """The thief leaves and will not compute ``key``: it waits again."""
-        state = self.state(key)
-        if isinstance(state, Lent) and state.thief == thief:
-            self._set(key, Waiting())
+        """The thief leaves and will not compute ``key``: it waits again, unless somebody else has it, too."""
+        lease = next((lease for lent, lease in self._leases() if (lent, lease.thief) == (key, thief)), None)
+        if lease:
+            self._end(key, lease)
         else:
             self.ignored["handed back: not lent"] += 1
 
@@ -178,7 +207,7 @@ class TileQueue:
 
     def deadline(self) -> float | None:
         """When the earliest lease ends."""
-        return min((state.until for _, state in self._all() if isinstance(state, Lent)), default=None)
+        return min((lease.until for _, lease in self._leases()), default=None)
 
     def state(self, key: Key) -> State | None:
         """Who has ``key``; None: not a tile of an open frame."""
@@ -206,6 +235,23 @@ class TileQueue:
 
     def _all(self) -> Iterator[tuple[Key, State]]:
         return (item for tiles in self._frames.values() for item in tiles.items())
+
+    def _leases(self) -> list[tuple[Key, Lease]]:
+        return [(key, lease) for key, state in self._all() if isinstance(state, Lent) for lease in state.leases]
+
+    def _end(self, key: Key, lease: Lease) -> None:
+        """One lease of a lent tile is over."""
+        state = self.state(key)
+        assert isinstance(state, Lent)
+        left = tuple(other for other in state.leases if other != lease)
+        self._set(key, replace(state, leases=left) if left else Waiting())
+
+    def _overdue(self, thief: str) -> list[tuple[float, Key, Lent]]:
+        """When each tile of the oldest frame is late that ``thief`` may get besides another, earliest first."""
+        oldest = next(iter(self._frames.values()), {})
+        lent = [(key, state) for key, state in oldest.items() if isinstance(state, Lent) and not state.again]
+        found = [(state.leases[0].overdue, key, state) for key, state in lent if state.leases[0].thief != thief]
+        return sorted((late for late in found if late[0] < NEVER), key=lambda late: late[:2])
 
     def _waiting(self) -> Iterator[Key]:
         return (key for key, state in self._all() if isinstance(state, Waiting))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from edge_agent.tiles import Computing, Done, Lent, Sent, TileQueue, Waiting
+from edge_agent.tiles import NEVER, Computing, Done, Lease, Lent, Sent, TileQueue, Waiting
 from schemas.keys import Key
 
 A, B = "cam.0000000a.0", "cam.0000000a.1"
@@ -28,14 +28,14 @@ def test_the_engine_takes_the_oldest_frame_in_the_plans_order(queue: TileQueue) 
 def test_a_thief_gets_the_last_tile_of_the_oldest_frame(queue: TileQueue) -> None:
     assert queue.lend("thief", "r1", False, 0.0, 10.0) == key(1)
     assert queue.lend("thief", "r2", False, 0.0, 10.0) == key(0)
-    assert queue.state(key(1)) == Lent("thief", "r1", 10.0)
+    assert queue.state(key(1)) == Lent((Lease("thief", "r1", 10.0),))
     assert (queue.waiting, queue.lent) == (4, 2)
 
 
 def test_a_repeated_request_gets_the_same_tile_under_the_same_lease(queue: TileQueue) -> None:
     first = queue.lend("thief", "r1", False, 0.0, 10.0)
     assert queue.lend("thief", "r1", False, 5.0, 10.0) == first
-    assert queue.state(key(1)) == Lent("thief", "r1", 10.0)
+    assert queue.state(key(1)) == Lent((Lease("thief", "r1", 10.0),))
     assert queue.lent == 1 and queue.ignored["steal repeated"] == 1
 
 
@@ -49,10 +49,57 @@ def test_a_request_ahead_never_takes_the_last_waiting_tile(queue: TileQueue) -> 
 def test_expired_lease_is_queued_again(queue: TileQueue) -> None:
     queue.lend("thief", "r1", False, 1.0, 10.0)
     assert queue.deadline() == 11.0
-    assert queue.expire(10.999) == {}
-    assert queue.expire(11.0) == {key(1): "thief"}
+    assert queue.expire(10.999) == []
+    assert queue.expire(11.0) == [(key(1), "thief")]
     assert queue.state(key(1)) == Waiting() and queue.deadline() is None
     assert [queue.take(11.0) for _ in range(3)] == [key(2), key(0), key(1)]
+
+
+@pytest.fixture
+def late(queue: TileQueue) -> TileQueue:
+    """The oldest frame is lent: tile 1 is late after 4 s, tile 0 after 3, tile 2 never; the other frame's are all late."""
+    for request, overdue_s in (("r1", 4.0), ("r0", 3.0), ("r2", NEVER), *((f"b{i}", 1.0) for i in range(3))):
+        assert queue.lend("thief", request, False, 0.0, 10.0, overdue_s=overdue_s)
+    return queue
+
+
+def test_what_is_late_is_lent_once_more_the_latest_first_and_only_of_the_oldest_frame(late: TileQueue) -> None:
+    assert late.overdue_at("other") == 3.0 and late.overdue_at("thief") == NEVER
+    assert late.lend_again("other", "x1", 2.999, 10.0) is None
+    assert late.lend_again("thief", "r9", 9.0, 10.0) is None, "who has it gets it not again"
+    assert [late.lend_again("other", f"x{i}", 5.0, 2.0) for i in range(3)] == [key(0), key(1), None]
+    assert late.state(key(0)) == Lent((Lease("thief", "r0", 10.0, 3.0), Lease("other", "x0", 7.0)), again=True)
+    assert late.overdue_at("third") == NEVER and late.deadline() == 7.0
+    assert late.lend("other", "x0", False, 6.0, 10.0) == key(0) and late.ignored["steal repeated"] == 1
+
+
+def test_each_of_two_leases_ends_by_itself_and_with_the_last_the_tile_waits_again(late: TileQueue) -> None:
+    late.lend_again("other", "x0", 3.0, 2.0)
+    assert late.expire(5.0) == [(key(0), "other")]
+    assert late.state(key(0)) == Lent((Lease("thief", "r0", 10.0, 3.0),), again=True)
+    assert late.lend_again("third", "y", 9.0, 10.0) == key(1), "no third run"
+    assert (key(0), "thief") in late.expire(10.0)
+    assert late.state(key(0)) == Waiting() and late.state(key(1)) == Lent((Lease("third", "y", 19.0),), again=True)
+    late.hand_back(key(1), "thief")
+    assert late.ignored["handed back: not lent"] == 1
+    late.hand_back(key(1), "third")
+    assert late.state(key(1)) == Waiting()
+
+
+@pytest.mark.parametrize("how", ["accept", "requeue", "restart", "hand back"])
+def test_a_tile_that_is_lent_twice_takes_every_other_way_out(late: TileQueue, how: str) -> None:
+    late.lend_again("other", "x0", 3.0, 10.0)
+    if how == "accept":
+        late.accept(A, 0, [0], ended=False)
+        late.hand_back(key(0), "other")
+        assert late.state(key(0)) == Done() and late.overdue_at("other") == 4.0
+    elif how == "hand back":
+        late.hand_back(key(0), "thief")
+        assert late.state(key(0)) == Lent((Lease("other", "x0", 13.0),), again=True)
+        assert late.expire(12.999) and late.state(key(0)) is not None and late.expire(13.0) == [(key(0), "other")]
+    else:
+        late.requeue() if how == "requeue" else late.restart(A)
+        assert late.state(key(0)) == Waiting() and late.lend("thief", "z", False, 5.0, 1.0) == key(1)
 
 
 def test_a_tile_is_done_when_the_gateway_has_accepted_it(queue: TileQueue) -> None:

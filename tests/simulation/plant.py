@@ -20,7 +20,7 @@ BUGS = {
         'if isinstance(state, Finishing):\n            self.ignored["result: repeated"] += 1\n'
         "            return Verdict(accepted=True)\n        state.parts[block, len(state.parts)] =",
     ),
-    "a lease never ends": ("edge_agent/tiles.py", "isinstance(state, Lent) and state.until <= now}", "False}"),
+    "a lease never ends": ("edge_agent/tiles.py", "if lease.until <= now]", "if False]"),
     "an ended frame opens again": (
         "gateway_agent/assembly.py", "if self.has_ended(frame):\n            self.ign", "if False:\n            self.ign"
     ),

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent import node as edge
-from edge_agent.tiles import Computing, Done, Lent, Sent
+from edge_agent.tiles import Computing, Done, Lease, Lent, Sent
 from gateway_agent import node as gateway
 from models.tensor import stitch
 from schemas import messages as m
@@ -174,11 +174,14 @@ class EdgeProcess(Process):
         return self.node.deadline()
 
     def tick(self, now: float) -> Sequence[Any]:
-        over = {k: s.until for k, s in self.node.tiles.tiles.items() if isinstance(s, Lent) and s.until <= now}
-        assert self.late or all(now - until < PUNCTUAL_S for until in over.values()), "a lease ends exactly on time"
+        over = [lease.until for lease in self._leases() if lease.until <= now]
+        assert self.late or all(now - until < PUNCTUAL_S for until in over), "a lease ends exactly on time"
         said = self.node.tick(now)
-        assert all(s.until > now for s in self.node.tiles.tiles.values() if isinstance(s, Lent)), "and no later"
+        assert all(lease.until > now for lease in self._leases()), "and no later"
         return said
+
+    def _leases(self) -> list[Lease]:
+        return [lease for s in self.node.tiles.tiles.values() if isinstance(s, Lent) for lease in s.leases]
 
     def connected(self, now: float) -> Sequence[Any]:
         return self.node.connected(now)
@@ -245,8 +248,12 @@ class EdgeProcess(Process):
                 assert running or whole or (key[0], key[2]) in node.lanes, f"nobody computes {key}"
             elif isinstance(state, Sent):
                 assert key in node.outbox or (key[0], node._last, 0) in node.outbox, f"{key} is not on its way"
-        lent = [s.request for s in tiles.values() if isinstance(s, Lent)]
+        lent = [lease.request for lease in self._leases()]
         assert len(lent) == len(set(lent)), "one request, one tile"
+        for state in tiles.values():
+            if isinstance(state, Lent):
+                thieves = {lease.thief for lease in state.leases}
+                assert 1 <= len(thieves) == len(state.leases) <= 1 + state.again, "two thieves at most, and never one twice"
         assert node._results.keys() == node.outbox._held.keys()
         assert set(node._images) == set(node.tiles.frames), "a frame's image is kept as long as the frame"
         assert len(node.tiles.frames) <= node.window and len(node._stolen) <= 10 and len(node.lanes) <= 16

@@ -62,6 +62,22 @@ def test_helpers_take_their_share() -> None:
     assert min(len(edge.tiles_computed) for edge in cluster.edges.values()) > 0.5 * len(cluster.truth.outcomes)
 
 
+def test_what_a_frozen_helper_has_is_computed_by_an_idle_one_long_before_its_lease_ends() -> None:
+    cluster = Cluster(Setup(sources=1, helpers=2, period_s=1.0))
+    cluster.run(30.0)
+    camera, helper = cluster.edges["camera0"], cluster.edges["helper0"]
+    while not helper._running:
+        cluster.run(0.01)
+    frames, lease_s = set(camera.node.tiles.frames), camera.node._lease_s
+    helper.freeze(60.0)
+    cluster.run(0.3 * lease_s)
+    assert frames <= set(cluster.truth.outcomes) and camera.node.counts["lent again"] >= 1
+    ignored = cluster.gateway.node.assembly.ignored
+    helper.thaw()
+    cluster.heal()
+    assert set(cluster.truth.reasons) == {"ok"} and ignored["result: frame has ended"] + ignored["result: repeated"] >= 1
+
+
 @pytest.mark.parametrize("plan", ["one block", "three blocks"])
 def test_a_dead_helper_costs_one_lease(plan: str) -> None:
     cluster = Cluster(Setup(plan, sources=1, helpers=1, period_s=0.4))

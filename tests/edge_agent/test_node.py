@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
-from edge_agent.node import HAND_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
@@ -256,6 +256,83 @@ def test_a_node_that_has_not_repeated_its_request_is_given_nothing() -> None:
     idle(node, "edge3", now=5.0)
     tiles = published(node.frame(IMAGE, 0.5 + HAND_S), topics.TILE)
     assert [t.levels["node"] for t in tiles] == ["edge3"]
+
+
+def practised() -> EdgeNode:
+    """A camera that knows how long a tile takes: a second; it has no frame."""
+    node = camera()
+    (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    (second,) = [a for a in node.computed(first.key, outputs(PLAN, first.key[2]), 1.0, 2.0) if isinstance(a, Compute)]
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=first.key[0], ended=True)), 2.0)
+    node.computed(second.key, outputs(PLAN, second.key[2]), 1.0, 3.0)
+    assert not node.tiles.frames and node.tile_s == 1.0 and node._computing is None
+    return node
+
+
+@pytest.mark.parametrize("busy", [True, False])
+def test_what_is_late_on_a_thief_goes_to_a_node_that_waits_once(busy: bool) -> None:
+    node = practised()
+    for thief in ("edge2", "edge3", "edge4"):
+        idle(node, thief, 9.5)
+    said = list(node.frame(IMAGE, 10.0))
+    lent = {t.levels["node"]: t.message for t in published(said, topics.TILE)}
+    (own,) = [a for a in said if isinstance(a, Compute)]
+    if not busy:
+        node.computed(own.key, outputs(PLAN, own.key[2]), 1.0, 10.9)
+    frame = own.key[0]
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=frame, tiles=(lent["edge2"].tile,))), 11.0)
+    assert not idle(node, "edge2", 11.1), "nothing is late yet"
+    assert not published(node.tick(11.499), topics.TILE) and node.deadline() == 11.5
+    (again,) = published(node.tick(11.5), topics.TILE)
+    assert again.levels["node"] == "edge2" and again.message.tile in {lent["edge3"].tile, lent["edge4"].tile}
+    assert again.tensors and node.deadline() > 11.5 and node.counts["lent again"] == 1
+    (other,) = idle(node, "edge5", 11.6)
+    assert {again.message.tile, other.message.tile} == {lent["edge3"].tile, lent["edge4"].tile}, "each a second time"
+    assert not idle(node, "edge6", 11.7), "and no third"
+
+
+def test_a_tile_that_waits_goes_before_one_that_is_late() -> None:
+    node = practised()
+    idle(node, "edge2", 9.5)
+    (first,) = published(node.frame(IMAGE, 10.0), topics.TILE)
+    (second,) = idle(node, "edge3", 13.0)
+    assert second.message.tile != first.message.tile and not node.counts["lent again"]
+
+
+@pytest.mark.parametrize(
+    ("flops_s", "own_flops_s", "bytes_s", "ahead", "late_s"),
+    [
+        (0.0, 0.0, 0.0, False, 1.5),
+        (2e9, 0.0, 0.0, False, 1.5),
+        (2e9, 1e9, 0.0, False, 0.75),
+        (8e9, 1e9, 0.0, False, LATE_S),
+        (5e8, 1e9, 0.0, True, 6.0),
+        (0.0, 0.0, 1e4, False, 1.5 * (1.0 + 2 * (17 * 17 * 3 + 8 * 8 * 4 * 4) / 1e4)),  # twice by the relay
+    ],
+)
+def test_a_tile_is_late_by_the_speeds_of_its_thief_and_of_the_link(
+    flops_s: float, own_flops_s: float, bytes_s: float, ahead: bool, late_s: float
+) -> None:
+    node = practised()
+    node.flops_s, node.bytes_s = own_flops_s, bytes_s
+    node.frame(IMAGE, 10.0)
+    ask = m.Steal(
+        **GATEWAY, plan=node.digest, thief="edge2", thief_epoch="22222222", request="0000000a", ahead=ahead, flops_s=flops_s
+    )
+    node.hear(heard(topics.STEAL, ask), 10.0)
+    assert node.tiles.overdue_at("edge3") == pytest.approx(10.0 + late_s)
+
+
+DEALT = PLAN.model_copy(update={"schedule": "sharing"})
+
+
+@pytest.mark.parametrize("plan", [blocks_plan(), DEALT], ids=["several blocks", "dealt"])
+def test_tiles_of_several_blocks_and_dealt_ones_are_never_late(plan: Any) -> None:
+    node = camera(plan=plan)
+    node._tile_s = 0.1
+    node.frame(IMAGE, 1.0)
+    assert idle(node, "edge2", 1.0)
+    assert node.tiles.overdue_at("edge3") == float("inf")
 
 
 @pytest.mark.parametrize(("cameras", "ahead"), [(2, False), (1, True)])

@@ -20,7 +20,7 @@ from schemas.errors import DtError, PlanError
 from schemas.plan import Digest, Plan, Record, digest
 from schemas.state import write
 
-CHOSEN = "plan.json"
+CHOSEN = "chosen.json"
 MOST_BYTES = 16 * 2**20
 _log = logging.getLogger(__name__)
 

@@ -38,7 +38,7 @@ def test_what_was_chosen_is_taken_up_so_that_to_the_edges_it_is_no_news(
     assert taken is not None and taken[1] == automatic
     assert taken[0].plan == bundle.plan and taken[0].plan.digest() == bundle.plan.digest()
     assert taken[0].edge_model == bundle.edge_model and taken[0].card == bundle.card
-    assert [path.name for path in tmp_path.iterdir()] == ["plan.json"], "nothing half-written"
+    assert [path.name for path in tmp_path.iterdir()] == ["chosen.json"], "nothing half-written"
     assert Memory(tmp_path / "elsewhere", memory.options).take_up() is None
 
 

@@ -2,7 +2,8 @@
 
     start --block 0--> computed --parts for the neighbours' lanes--> waits for theirs --block 1--> ... --last block--> done
 
-A tile of block k+1 needs its own part of block k, which stays here, and the parts that the neighbours' lanes made. What
+A tile of block k+1 needs its own part of block k, which stays here, and the parts that the neighbours' lanes made. Where a
+block is executed whole, lane 0 needs all parts and the other lanes end: their frame is in lane 0's hands. What
 this node has made or heard for any lane is kept until newer frames push it out, so that it can be published again for a
 node that takes a lane over, or missed it. Law: a lane's tile is computed once all its parts are here, and never with
 others' parts than the plan's; a lane that waits too long is told as stuck, for a part can be lost with its maker.
@@ -62,6 +63,13 @@ class Lane:
     spent_s: float = 0.0
 
 
+def weights(plan: Plan) -> list[float]:
+    """How many tiles a tile of each block amounts to: one of a block that is executed whole to several, by its operations."""
+    tiles = [tile.flops for block in plan.blocks[: plan.spread] for tile in block.tiles]
+    mean = max(sum(tiles) / len(tiles), 1.0)
+    return [max(b.tiles[0].flops / mean, 1.0) if b.mode == "whole" else 1.0 for b in plan.blocks]
+
+
 class Lanes:
     """The lanes of this node, oldest first, and the parts of all frames that it knows."""
 
@@ -69,6 +77,7 @@ class Lanes:
         self.ignored: Counter[str] = Counter()
         self._plan = plan
         self._last = len(plan.blocks) - 1
+        self._spread = plan.spread
         self._lanes: dict[tuple[str, int], Lane] = {}
         self._parts: dict[str, dict[tuple[int, int], dict[int, Tensors]]] = {}  # by frame, (layer, tile) and maker
         self._cuts: dict[tuple[int, int], dict[int, dict[str, Region]]] = {}  # (layer, maker) -> tile -> its regions
@@ -108,20 +117,30 @@ class Lanes:
         return (frame, lane.block, tile), self._gather(frame, lane.block, tile)
 
     def computed(self, key: Key, outputs: Tensors, now: float, seconds: float = 0.0) -> list[Strip]:
-        """A tile of any block but the last is through, in so many seconds: what other nodes' lanes need of it."""
+        """A tile of any block but the last is through, in so many seconds: what other nodes' lanes need of it.
+
+        The lane goes on, or ends where the next block is executed whole in another.
+        """
         frame, layer, tile = key
         lane = self._lanes.get((frame, tile))
         if lane is None:
             self.ignored["computed for a lane that is gone"] += 1
             return []
-        spent_s = lane.spent_s + seconds
-        self._lanes[frame, tile] = Lane(lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s)
+        if self.ends(tile, layer):
+            del self._lanes[frame, tile]
+        else:
+            spent_s = lane.spent_s + seconds
+            self._lanes[frame, tile] = Lane(lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s)
         self._remember(frame)
         self._parts[frame].pop((layer - 1, tile), None)  # used; whoever takes this lane over asks their makers
         made = [Strip(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._cuts[layer, tile]]
         for strip in made:
             self._keep(strip)
         return [strip for strip in made if (frame, strip.tile) not in self._lanes]
+
+    def ends(self, tile: int, layer: int) -> bool:
+        """Whether this block is the last that a lane has a tile of."""
+        return layer == (self._spread - 1 if tile else self._last)
 
     def hear(self, strip: Strip) -> None:
         """Parts from another node.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.lanes import Lanes, Strip, Want
+from edge_agent.lanes import Lanes, Strip, Want, weights
 from edge_agent.outbox import Outbox
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
@@ -33,7 +33,7 @@ HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by th
 MISSED_ECHOES = 3
 LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what it should take, and never before so many seconds
 SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
-FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured tile times, for each block
+FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
 
 Tensors = Mapping[str, np.ndarray]
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -70,7 +70,8 @@ Action = Publish | Compute | Listen | Reconnect
 class EdgeNode:
     """One edge of one plan. ``window`` frames of the own source may be open at once; ``camera``: it has a source.
 
-    A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane.
+    A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane. Where that
+    block is executed whole, lane 0's result answers for all tiles of the frame; the others have passed once they are made.
     """
 
     def __init__(self, name: str, epoch: str, plan: Plan, runtime: str, window: int = 2, camera: bool = False) -> None:
@@ -102,6 +103,7 @@ class EdgeNode:
         self.priority = 0
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
+        self._weights = weights(plan)
         self._gateway = ""
         self._seq = self._echoed_seq = 0
         self._registered: tuple[int, tuple[str, ...]] = (-1, ())
@@ -128,7 +130,7 @@ class EdgeNode:
 
     @property
     def tile_s(self) -> float | None:
-        """Seconds of a tile in the engine, smoothed."""
+        """Seconds of a tile in the engine, smoothed; a block that is executed whole counts as the tiles that it amounts to."""
         return self._tile_s
 
     def frame(self, image: np.ndarray, now: float, picture: tuple[int, int] = (0, 0)) -> list[Action]:
@@ -176,25 +178,31 @@ class EdgeNode:
         if whole:
             self._whole_computed(key, outputs, seconds, now, error)
         else:
-            self._tile_s = seconds if self._tile_s is None else 0.7 * self._tile_s + 0.3 * seconds
-            if key[1] < self._last and not error:
+            tile_s = seconds / self._weights[key[1]]
+            self._tile_s = tile_s if self._tile_s is None else 0.7 * self._tile_s + 0.3 * tile_s
+            passes = key[1] < self._last and not error
+            if passes:
                 said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now, seconds)]
-            else:
-                self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error)
+            if not passes or self.lanes.ends(key[2], key[1]):
+                self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error, passes)
         return said + self._settle(now)
 
-    def _tile_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
+    def _tile_computed(
+        self, key: Key, outputs: Tensors, seconds: float, now: float, error: str, passed: bool = False
+    ) -> None:
+        """The lane has ended. ``passed``: its result is another lane's."""
         lane = self.lanes.drop(key[0], key[2])
         picture, spent_s = (lane.picture, lane.spent_s) if lane else ((0, 0), 0.0)
         stolen = m.frame_source(key[0])[:2] != (self.name, self.epoch)
-        if not stolen and not self.tiles.computed(key):
+        if not stolen and not self.tiles.computed(key, passed):
             return
         self.counts["stolen" if stolen else "computed"] += 1
-        self._put(key, outputs, now, error, compute_s=spent_s + seconds, stolen=stolen, picture=picture)
+        if not passed:
+            self._put(key, outputs, now, error, compute_s=spent_s + seconds, stolen=stolen, picture=picture)
 
     def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
         if self.tiles.computed_whole(key[0]):
-            self.counts["computed"] += len(self.plan.blocks[self._last].tiles)
+            self.counts["computed"] += self.plan.lanes
             self._put(key, outputs, now, error, compute_s=seconds, whole=True, picture=self._images[key[0]][1])
 
     def _put(self, key: Key, outputs: Tensors, now: float, error: str, **about: Any) -> None:
@@ -282,7 +290,7 @@ class EdgeNode:
         blocks = len(self.plan.blocks)
         if self._tile_s is None:
             return FIRST_LEASE_S * blocks
-        return max(SHORTEST_LEASE_S, LEASE_TILES * self._tile_s * blocks)
+        return max(SHORTEST_LEASE_S, LEASE_TILES * self._tile_s * sum(self._weights))
 
     def _steal(self, steal: m.Steal, now: float) -> list[Action]:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""

@@ -1,13 +1,15 @@
 """This edge's own tiles: who has each of them, from the camera's frame until the frame's outcome.
 
     Waiting --take--> Computing --computed--> Sent --accept--> Done --accept(ended)--> gone
+       |                  '--computed(passed)-> Passed --accept--^
        |  ^--put_back--'  ^------put_back------'                 |
-       |  ^------------requeue (gateway restarted), restart------'
+       |  ^------------requeue (gateway restarted), restart------'   (restart from Passed, too)
        +--lend--> Lent --expire, hand_back of the last lease, requeue, restart--> Waiting
                  |    ^--expire, hand_back of one of two--.
                  '--lend_again, once, when overdue--> Lent twice --requeue, restart--> Waiting
 
-``computed`` leads to Sent from Waiting and Lent, too, when a lane outlives the restart of its frame. ``accept`` leads from
+``computed`` leads to Sent from Waiting and Lent, too, when a lane outlives the restart of its frame.
+A tile that has passed is in the hands of the lane that computes the rest of the frame whole. ``accept`` leads from
 every state to Done, ``accept(ended)`` from every state out. Law: a tile is in exactly one state and leaves only with its
 whole frame, when the gateway has named its outcome; so everything can be computed again.
 The own engine takes from the front of the oldest frame, thieves from its back: they meet as late as possible. A tile that
@@ -60,11 +62,16 @@ class Sent:
 
 
 @dataclass(frozen=True)
+class Passed:
+    """Computed here, and what it made is for the lane that goes on; that lane's result answers for this tile."""
+
+
+@dataclass(frozen=True)
 class Done:
     """The gateway has accepted a result for it; the frame has not ended yet."""
 
 
-State: TypeAlias = Waiting | Computing | Lent | Sent | Done
+State: TypeAlias = Waiting | Computing | Lent | Sent | Passed | Done
 
 
 class TileQueue:
@@ -141,12 +148,15 @@ class TileQueue:
         """When there is a tile for ``lend_again``, if nothing happens before."""
         return min((at for at, _, _ in self._overdue(thief)), default=NEVER)
 
-    def computed(self, key: Key) -> bool:
-        """The own engine is through with ``key``. False: nobody needs the result, a thief was first."""
+    def computed(self, key: Key, passed: bool = False) -> bool:
+        """The own engine is through with ``key``. False: nobody needs the result, a thief was first.
+
+        ``passed``: it has no result, the rest of its frame is with another lane.
+        """
         if not isinstance(self.state(key), Computing | Waiting | Lent):  # the latter two: its frame was restarted meanwhile
             self.ignored["computed too late"] += 1
             return False
-        self._set(key, Sent())
+        self._set(key, Passed() if passed else Sent())
         return True
 
     def computed_whole(self, frame: str) -> bool:

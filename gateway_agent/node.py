@@ -82,13 +82,14 @@ class GatewayNode:
         self.digest = plan.digest()
         self.ring = VictimRing()
         self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
+        self._ends_whole = plan.spread < len(plan.blocks)  # the one result answers for the tiles of all lanes
         self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
         self.counts: Counter[str] = Counter()
         self._machines: dict[str, str] = {}  # of the nodes that are here
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
-        self._dealer = Dealer(len(plan.blocks[-1].tiles)) if plan.schedule == "sharing" else None
+        self._dealer = Dealer(plan.lanes) if plan.schedule == "sharing" else None
         self._speeds: dict[str, float] = {}  # of the living, as they say
         self.paused = False  # sources open no frame
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
@@ -280,8 +281,9 @@ class GatewayNode:
         if not ended:
             self._pictures[header.frame] = header.picture
         source = m.frame_source(header.frame)[0]
+        answered = tuple(range(self.plan.lanes)) if self._ends_whole else tuple(tiles)
         said: list[Action] = [
-            self._accepted(node, header.frame, ended, header.block, tuple(tiles))
+            self._accepted(node, header.frame, ended, header.block, answered)
             for node in dict.fromkeys((header.node, source))
         ]
         for complete in [verdict.complete for verdict in verdicts if verdict.complete]:  # not of the last tile, perhaps

@@ -71,7 +71,8 @@ class Exchange(NamedTuple):
 class Workload:
     """What a frame asks of a cluster: operations of each tile of each block, and bytes between them.
 
-    ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs.
+    ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs. Blocks of one tile behind others are
+    executed whole where lane 0 is.
     """
 
     flops: tuple[tuple[int, ...], ...]

@@ -6,7 +6,7 @@ are those of the partition (2 per multiply-accumulate), at the rate that a node 
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -18,7 +18,7 @@ from models.build import Network
 from models.cluster import Cluster, Exchange, Workload, is_whole, undivided
 from models.division import Tiler
 from models.graph import Graph
-from models.ops import RULES
+from models.ops import flops_of
 from models.partition import Cut, Partition
 from models.simulation import Run
 from models.tensor import part_bytes, shared
@@ -43,6 +43,7 @@ class Prediction:
     memory_bytes: dict[str, int]
     blocks: list[dict[str, Any]]
     bound_s: float
+    tail_flops: int = 0  # that are left for the gateway
 
     @property
     def wire_bytes(self) -> int:
@@ -79,6 +80,7 @@ def predict_blocks(
     ``can_undivided``: a source computes its frames whole where it is the only node, or helpers are too few.
     """
     partition = tiler.partition
+    spread = sum(block.mode == "tiles" for block in blocks)
     work = workload(partition, blocks, cut)
     whole = undivided(work, partition.flops(cut.ops), sum(work.results))
     first = whole if can_undivided and cluster.nodes == 1 else work
@@ -95,7 +97,8 @@ def predict_blocks(
         bytes_by_hop=dict(alone.bytes_by_hop),
         memory_bytes=memory(tiler, blocks, cut, cluster),
         blocks=[_told(block) for block in blocks],
-        bound_s=bound_s(partition, work, cut, cluster),
+        bound_s=bound_s(partition, work, cut, cluster, sum(map(sum, work.flops[spread:]))),
+        tail_flops=work.tail_flops,
     )
 
 
@@ -103,6 +106,7 @@ def _told(block: Block) -> dict[str, Any]:
     return {
         "cut": "+".join(spec.name for spec in block.cut),
         "grid": f"{block.rows}x{block.cols}",
+        "mode": block.mode,
         "flops": sum(tile.flops for tile in block.tiles),
     }
 
@@ -138,27 +142,17 @@ def rest_of(graph: Graph, cut: Cut) -> list[int]:
     return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
 
 
-def flops_of(graph: Graph, ops: Iterable[int]) -> int:
-    """Operations of these operators over whole tensors, whether they can be tiled or not."""
-    total = 0.0
-    for op in (graph.ops[i] for i in ops if graph.ops[i].outputs):
-        made = graph.tensors[op.outputs[0]].shape
-        if op.kind in RULES and len(made) == 4:
-            total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
-        elif op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1:
-            total += 2 * prod(graph.tensors[op.inputs[1]].shape)
-        else:
-            total += prod(made)
-    return int(total)
+def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster, whole_flops: int = 0) -> float:
+    """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s.
 
-
-def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster) -> float:
-    """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s."""
+    Of the operations before the cut ``whole_flops`` are not shared: one node is to do them.
+    """
     nodes = min(work.lanes, cluster.nodes)
     shape = partition.graph.tensors[partition.image].shape
     pixels = cluster.packed(prod(shape) * (nodes - 1) // nodes, are_pixels=True)
     results = cluster.packed(sum(work.results), are_pixels=False)
-    compute_s = partition.flops(cut.ops) / sum(cluster.speeds[:nodes]) + work.tail_flops / cluster.gateway_flops_s
+    shared_s = (partition.flops(cut.ops) - whole_flops) / sum(cluster.speeds[:nodes])
+    compute_s = shared_s + whole_flops / cluster.speeds[0] + work.tail_flops / cluster.gateway_flops_s
     return compute_s + (pixels + results) / cluster.bytes_s
 
 
@@ -169,7 +163,8 @@ def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) ->
     cuts = [tiler.partition.find("+".join(spec.name for spec in block.cut)) for block in blocks[:-1]]
     for span, block in zip(tiler.spans([*cuts, cut]), blocks):
         for tile in block.tiles:
-            work = tiler.work(span, {names[name]: region for name, region in tile.outputs.items()})
+            outputs = {names[name]: region for name, region in tile.outputs.items()}
+            work = tiler.whole(span) if block.mode == "whole" else tiler.work(span, outputs)
             edge = tile.index % cluster.nodes
             peaks[edge] = max(peaks[edge], work.live_bytes)
     weights = constant_bytes(graph, cut.ops)

@@ -6,10 +6,11 @@ Law: the tiles of a cut partition each of its maps; what lies between two cuts f
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from models import rewrite
 from models.graph import Graph
 from models.partition import Cut, Partition, Regions
 from models.uneven import Layout, common_lines, layout, moved
-from schemas.plan import Region
+from schemas.plan import Region, TensorSpec
 
 
 class Span(NamedTuple):
@@ -19,9 +20,14 @@ class Span(NamedTuple):
     cut: Cut
     ops: tuple[int, ...]
 
+    @property
+    def made(self) -> list[int]:
+        """The cut's tensors that the block computes: not what only passes it by."""
+        return [t for t in self.cut.tensors if t not in self.given]
+
 
 class Work(NamedTuple):
-    """What a tile needs (region of each tensor), its operations, and the most bytes of maps alive at once."""
+    """What a tile needs (region of each tensor), its operations, and the most bytes of tensors alive at once."""
 
     inputs: dict[int, Region]
     flops: int
@@ -104,6 +110,23 @@ class Tiler:
             self._works[key] = Work(inputs, self.partition.flops(span.ops, regions), live)
         return self._works[key]
 
+    def whole(self, span: Span) -> Work:
+        """The same of a block that is executed whole: of any operators, on whole tensors."""
+        key = (span.given, span.cut.name)
+        if key not in self._works:
+            graph = self.partition.graph
+            read = {t for i in span.ops for t in graph.data_inputs(graph.ops[i])}.union(span.cut.tensors)
+            inputs = {t: extent(graph, t) for t in span.given if t in read}
+            live = peak_memory(rewrite.whole_graph(self.partition, list(inputs), span.made))
+            self._works[key] = Work(inputs, self.partition.flops(span.ops), live)
+        return self._works[key]
+
+
+def extent(graph: Graph, tensor: int) -> Region:
+    """The region that is all of a tensor, as in ``schemas.plan.TensorSpec``."""
+    t = graph.tensors[tensor]
+    return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype).extent
+
 
 def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequence[int]) -> int:
     """The most bytes of a tile's maps that are alive at once when its operators run in order."""
@@ -118,4 +141,16 @@ def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequ
         peak = max(peak, now)
         ended = {t for t in (*graph.ops[i].inputs, *graph.ops[i].outputs) if t in size and last.get(t, -1) <= i}
         now -= sum(size[t] for t in ended)
+    return peak
+
+
+def peak_memory(graph: Graph) -> int:
+    """Largest sum of activations alive at once when operators run in order, in bytes (no constants)."""
+    last = {t: i for i, op in enumerate(graph.ops) for t in op.inputs} | dict.fromkeys(graph.outputs, len(graph.ops))
+    alive = {t for t in graph.inputs if t in last}
+    peak = sum(graph.tensors[t].nbytes for t in alive)
+    for i, op in enumerate(graph.ops):
+        alive.update(t for t in op.outputs if t not in graph.constant)
+        peak = max(peak, sum(graph.tensors[t].nbytes for t in alive))
+        alive = {t for t in alive if last.get(t, -1) > i}
     return peak

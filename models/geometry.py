@@ -65,7 +65,7 @@ def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[t
     A tile's share is its region of the block's first output, blown up to the picture; its halo is not in it.
     """
     spec = block.cut[0]
-    scale = (pixels.width / spec.shape[2], pixels.height / spec.shape[1]) * 2
+    scale = (pixels.width / spec.extent.x1, pixels.height / spec.extent.y1) * 2
     regions = (tile.outputs[spec.name] for tile in block.tiles)
     return _seen(np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64) * scale, pixels, picture)
 

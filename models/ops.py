@@ -6,8 +6,9 @@ padding at a true image border and is the only padding that a tile's graph holds
 bit for bit says why in ``blocker``, and the operator stays in the tail.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -467,3 +468,17 @@ def blocker(graph: Graph, op: Op) -> str | None:
     if len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
         return "its outputs are maps of different sizes"
     return rule.blocker(graph, op)
+
+
+def flops_of(graph: Graph, ops: Iterable[int]) -> int:
+    """Operations of these operators over whole tensors, whether they can be tiled or not."""
+    total = 0.0
+    for op in (graph.ops[i] for i in ops if graph.ops[i].outputs):
+        made = graph.tensors[op.outputs[0]].shape
+        if op.kind in RULES and len(made) == 4:
+            total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
+        elif op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1:
+            total += 2 * prod(graph.tensors[op.inputs[1]].shape)
+        else:
+            total += prod(made)
+    return int(total)

@@ -11,13 +11,14 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from models.graph import Graph
-from models.ops import RULES, blocker, whole
+from models.ops import RULES, blocker, flops_of
 from schemas.errors import PlanError
-from schemas.plan import MAPS, Region
+from schemas.plan import MAPS, Region, TensorSpec
 
 Regions = dict[int, Region]
 Lines: TypeAlias = tuple[tuple[int, ...], tuple[int, ...]]  # row borders and column borders, from 0 to the map's size
 _MAX_SIDE = 16384  # as in schemas.plan.Pixels
+END = "end"  # the name of a cut behind which nothing is left
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,7 @@ class Partition:
             for ops in (self._ancestors(i), tuple(prefix)):
                 tensors = self._boundary(ops)
                 if tensors and tensors not in found:
-                    name = "+".join(self.graph.tensors[t].name for t in tensors)
-                    found[tensors] = Cut(name, tensors, ops)
+                    found[tensors] = Cut(self._named(tensors), tensors, ops)
         return sorted(found.values(), key=lambda cut: (cut.ops[-1], len(cut.ops)))
 
     def _ancestors(self, op: int) -> tuple[int, ...]:
@@ -115,11 +115,51 @@ class Partition:
         for cut in self.cuts:
             if name == cut.name:
                 return cut
+        if name == END or name == self._named(self.graph.outputs):
+            return self.end
         index = int(name) if name.isdecimal() else self.graph.producer.get(self.graph.by_name.get(name, -1), -1)
         if index in by_op:
             return by_op[index]
         some = ", ".join(cut.name for cut in self.cuts[-3:])
         raise PlanError(f"no legal cut {name!r} in this model; the deepest ones are {some} (see 'dt inspect')")
+
+    def _named(self, tensors: Iterable[int]) -> str:
+        return "+".join(self.graph.tensors[t].name for t in dict.fromkeys(tensors))
+
+    @functools.cached_property
+    def end(self) -> Cut:
+        """The model's outputs: a cut behind which the gateway has nothing left to compute.
+
+        Only a block that is executed whole may end here, if operators on the way cannot be tiled.
+
+        Raises:
+            PlanError: an edge cannot compute so far, for the rest needs more than the image (as recurrent models do), or
+                gives what does not travel.
+        """
+        graph, tensors = self.graph, tuple(dict.fromkeys(self.graph.outputs))
+        for cut in self.cuts:
+            if set(cut.tensors) == set(tensors):
+                return cut
+        ops = self.between((self.image,), tensors)
+        needed = [t for i in ops for t in graph.data_inputs(graph.ops[i]) if t not in graph.producer and t != self.image]
+        if needed:
+            name = graph.tensors[needed[0]].name
+            told = f"besides the image it needs {name!r}, and what a model remembers is kept by the gateway"
+            raise PlanError(f"no edge computes this model to its end: {told}; cut it before that")
+        unmade = [graph.tensors[t].name for t in tensors if t not in graph.producer]
+        if unmade or self.image in tensors:
+            raise PlanError(f"no edge computes this model to its end: nothing makes its output {(unmade or ['image'])[0]!r}")
+        for t in tensors:
+            tensor = graph.tensors[t]
+            try:
+                TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype).check_tensor()
+            except ValueError as error:
+                raise PlanError(f"no edge computes this model to its end: {error}") from None
+        return Cut(self._named(tensors), tensors, ops)
+
+    def is_tileable(self, cut: Cut) -> bool:
+        """Whether tiles may end at this cut."""
+        return self.tileable.issuperset(cut.ops)
 
     def between(self, inputs: Iterable[int], outputs: Iterable[int]) -> tuple[int, ...]:
         """The operators, in order, that make ``outputs`` of ``inputs``: those of one block between two cuts."""
@@ -158,11 +198,12 @@ class Partition:
 
     def flops(self, ops: Iterable[int], regions: Mapping[int, Region] | None = None) -> int:
         """Operations (2 per multiply-accumulate) of ``ops`` over ``regions``, or over whole maps."""
+        if regions is None:
+            return flops_of(self.graph, ops)
         total = 0.0
         for i in ops:
             op = self.graph.ops[i]
-            t = op.outputs[0]
-            region = whole(self.graph, t) if regions is None else regions.get(t)
+            region = regions.get(op.outputs[0])
             if region is not None:
                 total += region.height * region.width * RULES[op.kind].flops(self.graph, op)
         return int(total)

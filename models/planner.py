@@ -2,18 +2,20 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import prod
 from typing import Any, TypeAlias
 
 from models import rewrite
-from models.division import Span, Tiler
+from models.division import Span, Tiler, peak_memory
 from models.graph import Graph
 from models.partition import Cut, Partition
 from models.reuse import order as reuse_order
-from models.tensor import part_bytes, parts
+from models.tensor import part_bytes, part_shape, parts
 from schemas.errors import PlanError
 from schemas.plan import Block, Pixels, Plan, Region, TensorSpec, Tile, digest
 
 BlockChoices: TypeAlias = Sequence[tuple[str | Cut, tuple[int, int]]]
+WHOLE = (1, 1)  # the grid of blocks that are executed whole, behind blocks of another
 MAX_BLOCKS = 64  # as in schemas.plan.Plan
 _AUTO_NODES, _AUTO_BYTES_S, _AUTO_FLOPS_S = 6, 60e6 / 8, 10e9  # what "auto" assumes of a cluster: six Pis on Wi-Fi
 
@@ -44,9 +46,10 @@ def make_plan(
     """A plan, its deepest cut, and the edges' model that it is for.
 
     ``blocks`` lists cut and grid of each fused block from the image on; without it there is one block, of ``cut_name``
-    and ``grid``. ``reuse``: tiles of a single block take from their neighbours on the same node what those have computed
-    (several blocks exchange their halos anyway). ``shares`` of the work for each tile, the first one's the source's:
-    such tiles are one for each node, and reuse nothing.
+    and ``grid``. All have one grid, but the last may be 1x1: these are executed whole on one edge. ``reuse``: tiles of a
+    single block take from their neighbours on the same node what those have computed (several blocks exchange their halos
+    anyway). ``shares`` of the work for each tile, the first one's the source's: such tiles are one for each node, and
+    reuse nothing.
 
     Raises:
         PlanError: no such cut, cuts that do not follow each other, or a grid that leaves tiles empty.
@@ -56,7 +59,8 @@ def make_plan(
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
     _, height, width, _ = graph.tensors[partition.image].shape
-    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1], shares=shares)
+    whole = _whole(partition, chosen)
+    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1], shares=shares, whole=whole)
     reuse = reuse and len(chosen) == 1 and not shares
     plan = Plan(
         model=model_digest,
@@ -85,8 +89,6 @@ def _chosen(partition: Partition, blocks: BlockChoices) -> list[tuple[Cut, tuple
         raise PlanError("a plan needs at least one block: name a cut")
     if len(blocks) > MAX_BLOCKS:
         raise PlanError(f"{len(blocks)} blocks: a plan holds at most {MAX_BLOCKS}, name fewer cuts")
-    if len({grid for _, grid in blocks}) > 1:
-        raise PlanError(f"all blocks of a plan have one grid, not {', '.join(f'{r}x{c}' for _, (r, c) in blocks)}")
     found = []
     for cut, grid in blocks:
         if cut == "auto":
@@ -98,23 +100,73 @@ def _chosen(partition: Partition, blocks: BlockChoices) -> list[tuple[Cut, tuple
     return found
 
 
+def _whole(partition: Partition, chosen: Sequence[tuple[Cut, tuple[int, int]]]) -> int:
+    """How many blocks at the end are executed whole.
+
+    Raises:
+        PlanError: the grids are not one and then 1x1, or a block that is divided holds what cannot be tiled.
+    """
+    grids = [grid for _, grid in chosen]
+    reached = [partition.is_tileable(cut) for cut, _ in chosen]
+    spread = max(sum(reached), 1) if grids[0] == WHOLE else grids.count(grids[0])  # with one node all along it is the same
+    if grids != [grids[0]] * spread + [WHOLE] * (len(grids) - spread):
+        told = ", ".join(f"{r}x{c}" for r, c in grids)
+        raise PlanError(f"all blocks of a plan have one grid, not {told} (but the last may be 1x1: whole on one edge)")
+    for is_reached, (cut, _) in zip(reached, chosen[:spread]):
+        if not is_reached:
+            raise PlanError(
+                f"no tile reaches {cut.name}: {partition.describe_blocker()}; name an earlier cut, and this one as --whole"
+            )
+    return len(grids) - spread
+
+
 def _spec(graph: Graph, tensor: int) -> TensorSpec:
     t = graph.tensors[tensor]
     return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype)
 
 
 def fused_blocks(
-    tiler: Tiler, cuts: Sequence[Cut], grid: tuple[int, int], classes: bool = True, shares: Sequence[float] = ()
+    tiler: Tiler,
+    cuts: Sequence[Cut],
+    grid: tuple[int, int],
+    classes: bool = True,
+    shares: Sequence[float] = (),
+    whole: int = 0,
 ) -> tuple[Block, ...]:
     """The blocks between the image and these cuts. Without ``classes`` every tile is its own class, which is quicker.
 
-    ``shares`` as in ``make_plan``.
+    ``shares`` as in ``make_plan``; the last ``whole`` blocks are executed whole.
 
     Raises:
         PlanError: a tile would be empty.
     """
-    divided = zip(tiler.spans(cuts), tiler.divide(cuts, *grid, shares))
-    return tuple(_block(tiler, span, tiles, grid, classes, bool(shares)) for span, tiles in divided)
+    spans, spread = tiler.spans(cuts), len(cuts) - whole
+    divided = zip(spans, tiler.divide(cuts[:spread], *grid, shares))
+    found = [_block(tiler, span, tiles, grid, classes, bool(shares)) for span, tiles in divided]
+    return (*found, *(_whole_block(tiler, span) for span in spans[spread:]))
+
+
+def _whole_block(tiler: Tiler, span: Span) -> Block:
+    graph, work = tiler.partition.graph, tiler.whole(span)
+    inputs, cut = ({t: _spec(graph, t) for t in tensors} for tensors in (work.inputs, span.cut.tensors))
+    tile = Tile(
+        index=0,
+        row=0,
+        col=0,
+        tile_class=0,
+        inputs={spec.name: spec.extent for spec in inputs.values()},
+        outputs={spec.name: spec.extent for spec in cut.values()},
+        flops=work.flops,
+    )
+    return Block(
+        inputs=tuple(inputs.values()),
+        cut=tuple(cut.values()),
+        mode="whole",
+        rows=1,
+        cols=1,
+        tiles=(tile,),
+        order=(0,),
+    )
 
 
 def _block(
@@ -200,15 +252,22 @@ class TileCost:
 
 def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCost]:
     """The cost of each tile of a block."""
-    graph, names, spec = partition.graph, partition.graph.by_name, plan.blocks[block]
+    names, spec = partition.graph.by_name, plan.blocks[block]
+    specs = {t.name: t for t in (*spec.inputs, *spec.cut)}
     costs, peaks = [], {}
     given = [names[t.name] for t in spec.inputs]
     for tile in spec.tiles:
         outputs = {names[name]: region for name, region in tile.outputs.items()}
         if tile.tile_class not in peaks:
-            peaks[tile.tile_class] = peak_memory(_tile_graph(partition, given, outputs))
-        bytes_in = sum(_bytes(graph, names[name], r, plan.pixels.tensor == name) for name, r in tile.inputs.items())
-        bytes_out = sum(_bytes(graph, t, r) for t, r in outputs.items())
+            whole = spec.mode == "whole"
+            made = [t for t in outputs if t not in given]
+            graph = rewrite.whole_graph(partition, given, made) if whole else _tile_graph(partition, given, outputs)
+            peaks[tile.tile_class] = peak_memory(graph)
+        bytes_in = sum(
+            prod(part_shape(specs[name], region)) if plan.pixels.tensor == name else part_bytes(specs[name], region)
+            for name, region in tile.inputs.items()
+        )
+        bytes_out = sum(part_bytes(specs[name], region) for name, region in tile.outputs.items())
         costs.append(TileCost(tile.flops, bytes_in, bytes_out, peaks[tile.tile_class]))
     return costs
 
@@ -218,20 +277,3 @@ def exchanged_bytes(plan: Plan, block: int) -> int:
     specs, tiles = {spec.name: spec for spec in plan.blocks[block].cut}, plan.blocks[block].tiles
     moved = (part for tile in tiles for part in parts(plan, block, tile.index) if part.tile != tile.index)
     return sum(part_bytes(specs[part.tensor], part.region) for part in moved)
-
-
-def _bytes(graph: Graph, tensor: int, region: Region, pixels: bool = False) -> int:
-    t = graph.tensors[tensor]
-    return region.height * region.width * t.shape[3] * (1 if pixels else t.itemsize)
-
-
-def peak_memory(graph: Graph) -> int:
-    """Largest sum of activations alive at once when operators run in order, in bytes (no constants)."""
-    last = {t: i for i, op in enumerate(graph.ops) for t in op.inputs} | dict.fromkeys(graph.outputs, len(graph.ops))
-    alive = {t for t in graph.inputs if t in last}
-    peak = sum(graph.tensors[t].nbytes for t in alive)
-    for i, op in enumerate(graph.ops):
-        alive.update(t for t in op.outputs if t not in graph.constant)
-        peak = max(peak, sum(graph.tensors[t].nbytes for t in alive))
-        alive = {t for t in alive if last.get(t, -1) > i}
-    return peak

@@ -13,6 +13,7 @@ from models.graph import Graph
 from models.ops import RULES, Emitter
 from models.partition import Cut, Partition
 from models.reuse import Pieces, Place, Work, alone
+from schemas.errors import PlanError
 from schemas.plan import Region, digest
 
 Piece: TypeAlias = tuple[int, Region]  # a region of a tensor
@@ -109,6 +110,23 @@ def signature(graph: Graph) -> str:
     ]
     ops = [(op.kind, op.inputs, op.outputs, sorted(op.options.items(), key=str)) for op in graph.ops]
     return digest(repr((graph.inputs, graph.outputs, tensors, ops)).encode())
+
+
+def whole_graph(partition: Partition, inputs: Sequence[int], outputs: Sequence[int]) -> Graph:
+    """The operators between whole tensors as they are: what a block that is executed whole computes.
+
+    Raises:
+        PlanError: they need more than ``inputs``.
+    """
+    graph, given = partition.graph, set(inputs)
+    rest = [op for op in graph.ops if given.isdisjoint(op.outputs)]
+    found = Graph(graph.tensors, rest, tuple(inputs), tuple(outputs)).pruned()
+    made = {t for op in found.ops for t in op.outputs}.union(found.inputs)
+    for t in (*(t for op in found.ops for t in op.inputs if t >= 0), *found.outputs):
+        tensor = found.tensors[t]
+        if t not in made and tensor.data is None and not tensor.variable:
+            raise PlanError(f"a block that is executed whole needs {tensor.name!r}, which it does not get")
+    return found
 
 
 def edge_graph(partition: Partition, cut: Cut) -> Graph:

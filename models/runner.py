@@ -82,6 +82,8 @@ class TileRunner:
         Raises:
             EngineError: the runtime failed.
         """
+        if self.plan.blocks[block].mode == "whole":
+            return self._run_block(block, inputs)
         spec, model = self.plan.blocks[block].tiles[tile], self._partition.graph
         variant, strips = self._variant(block, tile, frame)
         job = self._job(block, tile, variant)
@@ -97,6 +99,21 @@ class TileRunner:
             else:  # a skip connection that passes this block by
                 outputs[name] = crop(inputs[name], region.within(spec.inputs[name]))
         return outputs
+
+    def _run_block(self, block: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A block that is executed whole: the operators as they are."""
+        spec, names = self.plan.blocks[block], self._partition.graph.by_name
+        ends = made(self.plan, block)
+
+        def load() -> engine.Engine:
+            given = [names[t.name] for t in spec.inputs]
+            return self._loaded(rewrite.whole_graph(self._partition, given, [names[name] for name in ends]), [spec])
+
+        outputs = dict(inputs)  # some may pass it by
+        if ends:
+            found = self._classes.get((block, ""), load).run([inputs[t.name] for t in spec.inputs])
+            outputs.update(zip(ends, found, strict=True))
+        return {t.name: outputs[t.name] for t in spec.cut}
 
     @property
     def strip_bytes(self) -> int:

@@ -268,7 +268,7 @@ class Run:
     def _merge(self, number: int, now: float) -> None:
         frame = self._frames[number]
         frame.results += 1
-        if frame.results == self._work.lanes:
+        if frame.results == len(self._work.results):
             gateway = self._gateway
             seconds = self._work.tail_flops / CORE_FLOPS_S + self._cluster.per_outcome_s
             gateway.network = gateway.run(max(now, gateway.network), seconds)

@@ -15,7 +15,9 @@ from schemas.plan import Pixels, Plan, Region, TensorSpec, Tile
 
 
 def crop(array: np.ndarray, region: Region) -> np.ndarray:
-    """The region of an NHWC array, as a view."""
+    """The region of an NHWC array, as a view; what is no map is not divided."""
+    if array.ndim != 4:
+        return array
     part: np.ndarray = array[:, region.y0 : region.y1, region.x0 : region.x1, :]
     return part
 
@@ -27,7 +29,7 @@ def stitch(spec: TensorSpec, parts: Iterable[tuple[Region, np.ndarray]]) -> np.n
         PlanError: the regions do not cover the map exactly once.
     """
     array = np.empty(spec.shape, spec.dtype)
-    covered = np.zeros(spec.shape[1:3], np.uint8)
+    covered = np.zeros(spec.extent[2:], np.uint8)
     for region, part in parts:
         crop(array, region)[...] = part
         covered[region.y0 : region.y1, region.x0 : region.x1] += 1
@@ -63,7 +65,9 @@ def shared(maker: Tile, takers: Iterable[Tile]) -> list[Part]:
 
 
 def part_shape(spec: TensorSpec, region: Region) -> tuple[int, ...]:
-    """The shape of a region of an NHWC map."""
+    """The shape of a region of an NHWC map; of what is no map its own."""
+    if len(spec.shape) != 4:
+        return spec.shape
     return (spec.shape[0], region.height, region.width, spec.shape[3])
 
 

@@ -87,7 +87,7 @@ class Verifier:
     ) -> dict[int, list[tuple[str, Region, np.ndarray]]]:
         """What each tile of the next block gets of this one's."""
         plan = self.bundle.plan
-        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {i: [] for i in made}
+        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {i: [] for i in plan.blocks[block + 1].order}
         for i, tensors in made.items():
             for part in parts(plan, block, i):
                 where = part.region.within(plan.blocks[block].tiles[i].outputs[part.tensor])

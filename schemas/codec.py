@@ -27,7 +27,7 @@ from schemas import topics
 from schemas.errors import DecodeError, PlanError
 from schemas.messages import PROTOCOL, Message, frame_source
 from schemas.packing import pack, unpack
-from schemas.plan import Record
+from schemas.plan import MAX_RANK, TENSORS, Record
 from schemas.topics import Topic
 
 Tensor = npt.NDArray[Any]
@@ -42,8 +42,7 @@ LOG_EVERY_S = 60.0
 _PREAMBLE = struct.Struct("<2sBBI")
 _MAGIC = b"DT"
 _ALIGN = 16
-_NAMES = ("uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool")
-DTYPES = {name: np.dtype(name).newbyteorder("<") for name in _NAMES}
+DTYPES = {name: np.dtype(name).newbyteorder("<") for name in TENSORS}
 
 
 class Rejected(DecodeError):
@@ -59,7 +58,7 @@ class TensorEntry(Record):
 
     name: Annotated[str, Field(max_length=256)]
     dtype: Literal["uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool"]
-    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(max_length=6)]
+    shape: Annotated[tuple[Annotated[int, Field(ge=0, le=2**24)], ...], Field(max_length=MAX_RANK)]
     packed: Annotated[int, Field(ge=0, le=TENSOR_BYTES)] = 0
 
     @property

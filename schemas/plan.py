@@ -3,7 +3,8 @@
 A plan is complete: with the model it says what every node computes. It holds no path, no address and no clock, so equal
 plans have equal digests on every machine. A block is executed tile by tile (``mode="tiles"``) or on one node
 (``mode="whole"``); its tiles name the region of every tensor they need and give, so that halo exchange between blocks is
-a matter of regions, not of another format.
+a matter of regions, not of another format. Tile ``i`` of all blocks is lane ``i``; blocks executed whole stand last, and are
+the business of lane 0: a plan's end.
 """
 
 import hashlib
@@ -16,6 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 PLAN_VERSION: Final = 1
 MAPS: Final = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
 MAP_ELEMENTS: Final = 2**30
+TENSORS: Final = ("uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool")  # what travels
+MAX_RANK: Final = 6  # of what travels
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Channels: TypeAlias = float | tuple[float, float, float]  # one number for all channels, or one for each
 
@@ -67,6 +70,25 @@ class TensorSpec(Record):
     shape: Annotated[tuple[Count, ...], Field(max_length=16)]
     dtype: str
 
+    @property
+    def extent(self) -> Region:
+        """The region that is all of it. What is no map (NHWC) counts as a map of one pixel, which nobody divides."""
+        height, width = self.shape[1:3] if len(self.shape) == 4 else (1, 1)
+        return Region(0, 0, height, width)
+
+    def check_tensor(self) -> None:
+        """Whether one node may give it to another whole: any shape that is known and not empty, of a dtype that travels.
+
+        Raises:
+            ValueError: it may not.
+        """
+        known = 1 <= len(self.shape) <= MAX_RANK and min(self.shape) >= 1 and prod(self.shape) <= MAP_ELEMENTS
+        if not known or self.dtype not in TENSORS:
+            raise ValueError(
+                f"tensor {self.name[:200]!r} of a block that is executed whole is {self.dtype[:20]} of shape {self.shape}: it "
+                f"must have 1 to {MAX_RANK} known dimensions, at most {MAP_ELEMENTS} elements and be {', '.join(TENSORS)}"
+            )
+
     def check_map(self) -> None:
         """Whether it is a map that tiles are cut of: NHWC, not empty, of a dtype that is shown to be exact.
 
@@ -96,7 +118,10 @@ class Tile(Record):
 
 
 class Block(Record):
-    """The fused layers between two cuts. ``order`` is the sequence in which tiles are taken."""
+    """The fused layers between two cuts. ``order`` is the sequence in which tiles are taken.
+
+    ``mode`` whole: the operators as they are, tileable or not, on the node that has lane 0; the one tile is everything.
+    """
 
     inputs: tuple[TensorSpec, ...]
     cut: tuple[TensorSpec, ...]
@@ -114,13 +139,16 @@ class Block(Record):
         if len(needs) != len(self.inputs) or len(gives) != len(self.cut):
             raise ValueError("tensors of one end of a block have one name")
         for spec in (*self.inputs, *self.cut):
-            spec.check_map()
+            spec.check_tensor() if self.mode == "whole" else spec.check_map()
         for tile in self.tiles:
             for regions, specs in ((tile.inputs, needs), (tile.outputs, gives)):
                 if regions.keys() != specs.keys():
                     raise ValueError(f"tile {tile.index} names other tensors than its block")
-                for name, (y0, x0, y1, x1) in regions.items():
-                    if not (0 <= y0 < y1 <= specs[name].shape[1] and 0 <= x0 < x1 <= specs[name].shape[2]):
+                for name, region in regions.items():
+                    (y0, x0, y1, x1), extent = region, specs[name].extent
+                    if self.mode == "whole" and region != extent:
+                        raise ValueError(f"a block that is executed whole has {name[:200]!r} in part")
+                    if not (0 <= y0 < y1 <= extent.y1 and 0 <= x0 < x1 <= extent.x1):
                         raise ValueError(f"tile {tile.index} has a region outside of its map")
         return self
 
@@ -130,6 +158,8 @@ class Block(Record):
             raise ValueError(f"a {self.rows}x{self.cols} block needs {self.rows * self.cols} tiles, numbered in order")
         if sorted(self.order) != list(range(len(self.tiles))):
             raise ValueError("order must name every tile once")
+        if self.mode == "whole" and (len(self.tiles) != 1 or self.reuse):
+            raise ValueError("a block that is executed whole is one tile, and reuses nothing")
         return self
 
 
@@ -181,6 +211,27 @@ class Plan(Record):
             if not set(block.inputs) <= set(before.cut):
                 raise ValueError("a block reads what the one before it does not give")
         return self
+
+    @model_validator(mode="after")
+    def _ending(self) -> "Plan":
+        """Blocks of one grid, then maybe blocks that are executed whole: every lane has its tile in each of the former."""
+        if self.blocks[0].mode == "whole":
+            raise ValueError("the first block is executed tile by tile")
+        for before, block in zip(self.blocks, self.blocks[1:]):
+            same = (before.mode, before.rows, before.cols) == (block.mode, block.rows, block.cols)
+            if block.mode == "tiles" and not same:
+                raise ValueError("blocks have one grid, and behind one that is executed whole all are")
+        return self
+
+    @property
+    def lanes(self) -> int:
+        """Tiles of a frame that nodes take, lend and steal: those of the first block."""
+        return len(self.blocks[0].tiles)
+
+    @property
+    def spread(self) -> int:
+        """Blocks that are executed tile by tile; those behind them are lane 0's alone."""
+        return sum(block.mode == "tiles" for block in self.blocks)
 
     def digest(self) -> str:
         """Digest of the canonical JSON of this plan (BLAKE2b, 128 bits, hexadecimal)."""

@@ -5,9 +5,10 @@ from typing import Any
 import numpy as np
 
 from models.build import Network
-from models.graph import Graph, parse
+from models.graph import Graph, Op, Tensor, parse
 from models.partition import Partition
-from models.planner import make_plan
+from models.planner import BlockChoices, make_plan
+from models.tflite_schema import OPTIONS
 from schemas import messages as m
 from schemas.codec import Incoming
 from schemas.plan import Plan
@@ -36,6 +37,29 @@ def blocks_plan(runtime: str = "test kernels") -> Plan:
     partition = Partition(parse(network.graph().to_bytes()))
     blocks = [(cut, (2, 3)) for cut in ("conv0", "conv0+conv2", "conv4")]
     plan, _, _ = make_plan(partition, "0" * 32, blocks=blocks)
+    return plan.model_copy(update={"runtime": runtime})
+
+
+def ended_graph() -> Graph:
+    """Four layers on 24x30 pixels, a skip connection, and an end that no tile reaches: the mean of each channel."""
+    network = Network((24, 30, 3))
+    for layer in (("conv", 4, 3, 1), ("conv", 3, 3, 1), ("conv", 4, 3, 1), ("route", -1, -3), ("conv", 5, 3, 1)):
+        network.add(layer)
+    made = network.graph()
+    (last,), axes = made.outputs, np.array([1, 2], np.int32)
+    count = len(made.tensors)
+    mean = Tensor("mean", (1, 5), "float32")
+    tensors = [*made.tensors, Tensor("axes", (2,), "int32", None, axes.view(np.uint8)), mean]
+    op = Op("MEAN", (last, count), (count + 1,), OPTIONS.index("Reducer"), {"keep_dims": False})
+    return parse(Graph(tensors, [*made.ops, op], made.inputs, (count + 1,)).to_bytes())
+
+
+WHOLE_BLOCKS = (("conv0", (2, 3)), ("conv0+conv1", (2, 3)), ("conv0+conv2", (1, 1)), ("end", (1, 1)))
+
+
+def whole_plan(blocks: BlockChoices = WHOLE_BLOCKS, runtime: str = "test kernels") -> Plan:
+    """A 2x3 plan of ``ended_graph``: two blocks of tiles, then two that are executed whole, to the model's end."""
+    plan, _, _ = make_plan(Partition(ended_graph()), "0" * 32, blocks=blocks)
     return plan.model_copy(update={"runtime": runtime})
 
 

@@ -20,11 +20,11 @@ import numpy as np
 from models import flatbuffer, rewrite
 from models.bundle import open_bundle
 from models.card import Card, check_card, complete, guess, read_card
-from models.cost import flops_of
 from models.darknet import import_darknet
 from models.decode import decode as decode_outputs
 from models.decode import quantization_of, segmentation_map
 from models.graph import Graph, parse
+from models.ops import flops_of
 from models.partition import Partition
 from models.planner import make_plan, tile_costs
 from schemas import settings, topics

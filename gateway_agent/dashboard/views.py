@@ -13,6 +13,7 @@ from models.draw import class_colour, node_colour
 from models.geometry import halo_boxes, tile_boxes
 from models.readings import read_panels
 from schemas.messages import Outcome, Picture, Status, frame_source
+from schemas.plan import Plan
 from schemas.results import Result, sentence
 
 REASONS: Final = {  # how reasons begin -> their class: text of an engine's error would be a label of its own each time
@@ -118,6 +119,7 @@ def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
     """The plan: its tiles, and for each size of picture (``WxH``) their shares and halos in its pixels."""
     plan = bundle.plan
     first, last = plan.blocks[0], plan.blocks[-1]
+    ends_whole = last.mode == "whole"  # who has computed a frame's end answers for all of it
     return {
         "digest": plan.digest(), "model": bundle.path.stem, "task": bundle.card.task, "undivided": plan.undivided,
         "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
@@ -126,15 +128,25 @@ def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
              "flops": sum(tile.flops for tile in block.tiles)}
             for block in plan.blocks
         ],
-        "flops": [sum(block.tiles[i].flops for block in plan.blocks) for i in range(len(last.tiles))],
+        "flops": plan_flops(plan),
         "views": {
             f"{size[1]}x{size[0]}": {
                 "shares": _boxes(tile_boxes(last, plan.pixels, size)),
-                "halos": _boxes(halo_boxes(first, plan.pixels, size)),
+                "halos": _boxes(
+                    tile_boxes(last, plan.pixels, size) if ends_whole else halo_boxes(first, plan.pixels, size)
+                ),
             }
             for size in sizes
         },
     }  # fmt: skip
+
+
+def plan_flops(plan: Plan) -> list[int]:
+    """Operations of each tile of the last block, and of those that it comes of."""
+    last = plan.blocks[-1]
+    if last.mode == "whole":
+        return [sum(tile.flops for block in plan.blocks for tile in block.tiles)]
+    return [sum(block.tiles[i].flops for block in plan.blocks) for i in range(len(last.tiles))]
 
 
 def _boxes(boxes: Iterable[tuple[float, ...]]) -> list[list[float]]:

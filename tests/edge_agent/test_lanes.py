@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Strip, Tensors, Want
+from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Strip, Tensors, Want, weights
 from models.tensor import crop
 from schemas.errors import DecodeError
-from schemas.plan import TensorSpec
-from tests.nodes import blocks_plan
+from schemas.plan import Plan, TensorSpec
+from tests.nodes import blocks_plan, whole_plan
 
-PLAN = blocks_plan()
+PLAN, WHOLE = blocks_plan(), whole_plan()
 LAST = len(PLAN.blocks) - 1
 TILES = range(len(PLAN.blocks[0].tiles))
 FRAME = "edge1.11111111.0"
@@ -23,45 +23,47 @@ def truth(spec: TensorSpec) -> np.ndarray:
     return np.arange(start, start + int(np.prod(spec.shape))).astype(spec.dtype).reshape(spec.shape)
 
 
-def made(block: int, tile: int) -> Tensors:
-    regions = PLAN.blocks[block].tiles[tile].outputs
-    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in PLAN.blocks[block].cut}
+def made(block: int, tile: int, plan: Plan = PLAN) -> Tensors:
+    regions = plan.blocks[block].tiles[tile].outputs
+    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in plan.blocks[block].cut}
 
 
-def expected(block: int, tile: int) -> Tensors:
-    regions = PLAN.blocks[block].tiles[tile].inputs
-    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in PLAN.blocks[block].inputs}
+def expected(block: int, tile: int, plan: Plan = PLAN) -> Tensors:
+    regions = plan.blocks[block].tiles[tile].inputs
+    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in plan.blocks[block].inputs}
 
 
 class Node:
     """What an edge does with its lanes; the engine answers with the true maps."""
 
-    def __init__(self, tiles: list[int], now: float = 0.0) -> None:
-        self.lanes, self.done = Lanes(PLAN), set[int]()
+    def __init__(self, tiles: list[int], now: float = 0.0, plan: Plan = PLAN) -> None:
+        self.lanes, self.done, self.plan = Lanes(plan), set[int](), plan
         for tile in tiles:
-            self.lanes.start(FRAME, tile, expected(0, tile), now)
+            self.lanes.start(FRAME, tile, expected(0, tile, plan), now)
 
     def work(self, now: float) -> list[Strip]:
         said: list[Strip] = []
         while taken := self.lanes.take():
             (frame, block, tile), inputs = taken
-            wanted = expected(block, tile)
+            wanted = expected(block, tile, self.plan)
             assert inputs.keys() == wanted.keys() and all((inputs[n] == wanted[n]).all() for n in wanted)
-            if block == LAST:
+            if block == len(self.plan.blocks) - 1:
                 self.lanes.drop(frame, tile)
-                self.done.add(tile)
             else:
-                said += self.lanes.computed((frame, block, tile), made(block, tile), now)
+                said += self.lanes.computed((frame, block, tile), made(block, tile, self.plan), now)
+            if self.lanes.ends(tile, block):
+                assert (frame, tile) not in self.lanes
+                self.done.add(tile)
         return said
 
 
-@settings(max_examples=150, deadline=None)
-@given(st.data())
+@settings(max_examples=200, deadline=None)
+@given(st.data(), st.sampled_from([PLAN, WHOLE]))
 def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_whatever_is_lost(
-    data: st.DataObject,
+    data: st.DataObject, plan: Plan
 ) -> None:
     holders = data.draw(st.lists(st.integers(0, 3), min_size=len(TILES), max_size=len(TILES)))
-    nodes = [Node([t for t in TILES if holders[t] == n]) for n in range(4)]
+    nodes = [Node([t for t in TILES if holders[t] == n], plan=plan) for n in range(4)]
     flights: list[tuple[int, Strip]] = []
 
     def publish(sender: int, strips: list[Strip]) -> None:
@@ -172,3 +174,40 @@ def test_only_what_is_lacked_is_published_again_and_what_was_used_is_forgotten()
     assert {s.layer for s in one.lanes.again(Want(FRAME, 0, target))} == {0}
     assert one.lanes.again(Want(FRAME, 1, target)) == []
     assert all(s.maker != 0 for s in one.lanes.again(Want(FRAME, 0, 0))), "a lane's own part is made where the lane is"
+
+
+def test_where_a_block_is_executed_whole_lane_0_goes_on_and_the_others_end_with_their_parts_for_it() -> None:
+    node, others = Node([0], plan=WHOLE), Node(list(TILES[1:]), plan=WHOLE)
+    for strip in node.work(0.0):
+        others.lanes.hear(strip)
+    said = others.work(0.0)
+    assert others.done == set(TILES[1:]) and len(others.lanes) == 0
+    assert {s.tile for s in said if s.layer == WHOLE.spread - 1} == {0}
+    assert {s.maker for s in said if s.layer == WHOLE.spread - 1} == set(TILES[1:])
+    for strip in said:
+        node.lanes.hear(strip)
+    assert node.work(0.0) == [] and node.done == {0}, "what is whole has no halo"
+
+
+def test_who_takes_lane_0_over_gets_the_parts_of_lanes_that_have_ended_from_those_who_made_them() -> None:
+    node, others = Node([0], plan=WHOLE), Node(list(TILES[1:]), plan=WHOLE)
+    for strip in node.work(0.0):
+        others.lanes.hear(strip)
+    others.work(0.0)
+    late = Node([0], now=1.0, plan=WHOLE)
+    late.work(1.0)
+    for now in (2.0, 4.0):
+        for want in late.lanes.wants(now):
+            for strip in others.lanes.again(want):
+                late.lanes.hear(strip)
+        late.work(now)
+    assert late.done == {0}
+
+
+def test_a_block_that_is_executed_whole_amounts_to_several_tiles() -> None:
+    assert weights(PLAN) == [1.0] * 3
+    tiles = [tile.flops for block in WHOLE.blocks[:2] for tile in block.tiles]
+    assert weights(WHOLE)[:2] == [1.0, 1.0]
+    assert weights(WHOLE)[2] == pytest.approx(WHOLE.blocks[2].tiles[0].flops / (sum(tiles) / len(tiles)))
+    small = WHOLE.blocks[3].model_copy(update={"tiles": (WHOLE.blocks[3].tiles[0].model_copy(update={"flops": 0}),)})
+    assert weights(WHOLE.model_copy(update={"blocks": (*WHOLE.blocks[:3], small)}))[3] == 1.0

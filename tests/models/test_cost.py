@@ -7,8 +7,9 @@ import pytest
 
 from models.build import build
 from models.cluster import HEADER_BYTES, Cluster
-from models.cost import constant_bytes, flops_of, measure_speed, predict, rest_of, workload
+from models.cost import constant_bytes, measure_speed, predict, rest_of, workload
 from models.graph import Op
+from models.ops import flops_of
 from models.partition import Partition
 from models.planner import cut_bytes, exchanged_bytes, make_plan
 from schemas.plan import Plan

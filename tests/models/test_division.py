@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.build import build
-from models.division import Tiler, live_bytes
+from models.division import Tiler, live_bytes, peak_memory
 from models.ops import SAME
 from models.partition import Cut, Partition
-from models.planner import fused_blocks, peak_memory
+from models.planner import fused_blocks
 from models.rewrite import tile_graph
 from models.uneven import between
 from schemas.errors import PlanError

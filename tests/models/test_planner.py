@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 
 from models import rewrite
 from models.build import build
+from models.division import peak_memory
 from models.graph import parse
 from models.ops import SAME
 from models.partition import Partition
-from models.planner import choose_cut, cut_bytes, exchanged_bytes, make_plan, parse_grid, peak_memory, tile_costs
+from models.planner import choose_cut, cut_bytes, exchanged_bytes, make_plan, parse_grid, tile_costs
 from schemas.errors import PlanError
 from schemas.plan import Plan, digest
 from tests.models.sketch import Sketch

@@ -83,12 +83,13 @@ class Truth:
 class Cluster:
     """Everything, and the only hand that lets time pass."""
 
-    def __init__(self, setup: Setup, network: type[Network] = Network) -> None:
+    def __init__(self, setup: Setup, network: type[Network] = Network, pictures: Pictures | None = None) -> None:
+        """``pictures`` in place of those of the setup's plan."""
         self.setup = setup
         self.world = World(setup.seed)
         self.network = network(self.world)
         self.network.watch = lambda said: self.truth.hear(said, setup.ordered)
-        self.pictures = Pictures(PLANS[setup.plan])
+        self.pictures = pictures or Pictures(PLANS[setup.plan])
         self.truth = Truth(self.pictures)
         self.disk: dict[str, m.Outcome | None] = {}  # how frames ended; None once that was heard for sure
         self.unsure: set[str] = set()  # frames whose words a gateway had on its lips when it was killed

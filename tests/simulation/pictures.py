@@ -13,7 +13,7 @@ import numpy as np
 from models.build import Network
 from models.graph import parse
 from models.partition import Partition
-from models.planner import make_plan
+from models.planner import BlockChoices, make_plan
 from models.tensor import crop
 from schemas.plan import Plan, digest
 from tests.nodes import small_plan
@@ -22,13 +22,17 @@ Tensors = Mapping[str, np.ndarray]
 REMEMBERED = 64
 
 
-def lanes_plan() -> Plan:
-    """A 2x2 plan of three blocks with halo exchange between them; a skip connection passes the second one by."""
+THREE = (("conv0", (2, 2)), ("conv0+conv2", (2, 2)), ("conv4", (2, 2)))
+ONE_WHOLE = (("conv0+conv2", (2, 2)), ("conv4", (1, 1)))
+TWO_WHOLE = (("conv0", (2, 2)), ("conv0+conv1", (2, 2)), ("conv0+conv2", (1, 1)), ("end", (1, 1)))
+
+
+def lanes_plan(blocks: BlockChoices = THREE) -> Plan:
+    """A plan of several blocks with halo exchange between them; a skip connection passes those between by."""
     network = Network((16, 16, 3))
     for layer in (("conv", 2, 3, 1), ("conv", 2, 3, 1), ("conv", 2, 3, 1), ("route", -1, -3), ("conv", 3, 3, 1)):
         network.add(layer)
     partition = Partition(parse(network.graph().to_bytes()))
-    blocks = [(cut, (2, 2)) for cut in ("conv0", "conv0+conv2", "conv4")]
     plan, _, _ = make_plan(partition, "0" * 32, blocks=blocks)
     return plan.model_copy(update={"runtime": "test kernels"})
 
@@ -48,6 +52,9 @@ PLANS = {
     "reuse": _reusing(_divided(_SMALL)),
     "three blocks": _divided(lanes_plan()),
     "three blocks, undivided": lanes_plan(),
+    "whole end": _divided(lanes_plan(ONE_WHOLE)),
+    "two blocks, two whole": _divided(lanes_plan(TWO_WHOLE)),
+    "whole end, undivided": lanes_plan(ONE_WHOLE),
 }
 
 

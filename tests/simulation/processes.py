@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent import node as edge
-from edge_agent.tiles import Computing, Done, Lease, Lent, Sent
+from edge_agent.tiles import Computing, Done, Lease, Lent, Passed, Sent
 from gateway_agent import node as gateway
 from models.tensor import stitch
 from schemas import messages as m
@@ -213,7 +213,8 @@ class EdgeProcess(Process):
             elif isinstance(action, edge.Compute):
                 assert self._running == 0, "one tile at a time"
                 self._running = 1
-                seconds = self.tile_s * self.slow * (self.node._last + 1 if action.whole else 1)
+                weights = self.node._weights
+                seconds = self.tile_s * self.slow * (sum(weights) if action.whole else weights[action.key[1]])
                 self.world.after(seconds * self.world.chance.uniform(0.8, 1.2), self._computed, action, seconds)
             elif isinstance(action, edge.Listen):
                 self.client.listening.add(action.tile)
@@ -248,6 +249,8 @@ class EdgeProcess(Process):
                 assert running or whole or (key[0], key[2]) in node.lanes, f"nobody computes {key}"
             elif isinstance(state, Sent):
                 assert key in node.outbox or (key[0], node._last, 0) in node.outbox, f"{key} is not on its way"
+            elif isinstance(state, Passed):
+                assert key[2] > 0 and node.plan.spread < len(node.plan.blocks), "lane 0 has the frame's end"
         lent = [lease.request for lease in self._leases()]
         assert len(lent) == len(set(lent)), "one request, one tile"
         for state in tiles.values():

@@ -19,6 +19,8 @@ CLUSTERS = {
     "reuse": Setup("reuse", sources=1, helpers=2, period_s=5.0),
     "lanes": Setup("three blocks", sources=1, helpers=3, period_s=8.0),
     "lanes of two sources": Setup("three blocks, undivided", sources=2, helpers=2, period_s=12.0),
+    "whole end": Setup("two blocks, two whole", sources=1, helpers=3, period_s=8.0),
+    "whole ends of two sources": Setup("whole end, undivided", sources=2, helpers=2, period_s=12.0),
     "recurrent": Setup("one block", sources=2, helpers=2, period_s=6.0, ordered=True),
     "impatient": Setup("one block", sources=2, helpers=1, period_s=5.0, deadline_s=8.0),
 }

@@ -1,0 +1,191 @@
+"""Blocks that are executed whole: how far they may reach, and that no bit of what they give is another."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from models.bundle import Bundle, Reference, make_bundle, open_bundle, save
+from models.cost import predict
+from models.division import Tiler
+from models.graph import Graph, Op, load, parse
+from models.partition import Partition
+from models.planner import fused_blocks, make_plan, tile_costs
+from models.rewrite import whole_graph
+from models.runner import TileRunner
+from models.tensor import assemble, crop, parts, to_input
+from models.trial import Trial
+from models.verify import Verifier, compare_all
+from schemas.errors import PlanError
+from schemas.plan import Region
+from tests.models.test_equality import MODELS, picture, some_cuts
+from tests.models.test_search import SLOW
+from tests.nodes import WHOLE_BLOCKS, ended_graph, small_graph, whole_plan
+from tests.paths import shared
+
+WHOLE = (1, 1)
+RECURRENT = "traffic_model"
+
+
+def ended(path: Path, grid: tuple[int, int], which: int = 2) -> Bundle:
+    """A real model that is divided to one of three cuts, and executed whole from there to its end."""
+    partition = Partition(load(path))
+    cut = some_cuts(partition, grid)[which]
+    return make_bundle(path, blocks=[(cut.name, grid), ("end", WHOLE)], partition=partition)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "ended.tflite"
+    path.write_bytes(ended_graph().to_bytes())
+    return path
+
+
+@pytest.mark.parametrize("which", [1, 2])
+@pytest.mark.parametrize("path", [p for p in MODELS if p.stem != RECURRENT], ids=lambda path: path.stem)
+def test_a_real_model_is_exact_to_its_end(path: Path, which: int) -> None:
+    bundle = ended(path, (2, 3), which)
+    cuts, outputs = Verifier(bundle).check(picture(bundle))
+    assert bundle.plan.blocks[-1].mode == "whole" and bundle.plan.tail_inputs == ()
+    assert {d.tensor for d in outputs} <= {d.tensor for d in cuts}, "the last block gives the model's outputs"
+    assert [d for d in (*cuts, *outputs) if d.differing] == []
+
+
+def test_a_recurrent_model_keeps_its_tail_at_the_gateway() -> None:
+    partition = Partition(load(shared(f"data/models/{RECURRENT}.tflite")))
+    with pytest.raises(PlanError, match="besides the image it needs 'raw_inputs/init_lstm_c'"):
+        make_plan(partition, "0" * 32, blocks=[(partition.cuts[8], (2, 2)), ("end", WHOLE)])
+
+
+def test_a_recurrent_model_may_be_executed_whole_as_far_as_tiles_reach() -> None:
+    path = shared(f"data/models/{RECURRENT}.tflite")
+    partition = Partition(load(path))
+    some = some_cuts(partition, (2, 2))
+    bundle = make_bundle(path, blocks=[(some[0].name, (2, 2)), (some[2].name, WHOLE)], partition=partition)
+    cuts, outputs = Verifier(bundle).check(picture(bundle))
+    assert len(bundle.plan.tail_inputs) > 1 and not [d for d in (*cuts, *outputs) if d.differing]
+
+
+def test_several_whole_blocks_and_what_passes_them_by_are_exact(model: Path) -> None:
+    bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
+    cuts, outputs = Verifier(bundle).check(picture(bundle))
+    assert [block.mode for block in bundle.plan.blocks] == ["tiles"] * 2 + ["whole"] * 2
+    assert len(cuts) == 6 and not [d for d in (*cuts, *outputs) if d.differing]
+
+
+@pytest.mark.parametrize("name", ["mobilenet_v1_0.25_128_quant", "movenet_single_pose_lightning_ptq", ""])
+def test_the_end_is_exact_with_the_weight_cache_and_undivided(name: str, model: Path, tmp_path: Path) -> None:
+    bundle = ended(shared(f"data/models/{name}.tflite"), (2, 2)) if name else make_bundle(model, blocks=WHOLE_BLOCKS)
+    plan, image = bundle.plan, picture(bundle)
+    runner = TileRunner(plan, parse(bundle.edge_model), tmp_path)
+    made = {i: runner.run(0, i, runner.crops(image, 0, i)) for i in range(plan.lanes)}
+    for block in range(1, len(plan.blocks)):
+        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {tile.index: [] for tile in plan.blocks[block].tiles}
+        for maker, tensors in made.items():
+            outputs = plan.blocks[block - 1].tiles[maker].outputs
+            for part in parts(plan, block - 1, maker):
+                piece = crop(tensors[part.tensor], part.region.within(outputs[part.tensor]))
+                given[part.tile].append((part.tensor, part.region, piece))
+        made = {i: runner.run(block, i, assemble(plan, block, i, pieces)) for i, pieces in given.items()}
+    cut, wanted = Reference(bundle).run(to_input(image, plan.pixels))
+    assert cut.keys() == wanted.keys() == made[0].keys()
+    for got in (made[0], runner.run_whole({plan.pixels.tensor: image})):
+        assert not [d for d in compare_all(got, wanted) if d.differing]
+
+
+def test_a_plan_to_the_end_is_saved_opened_and_tried(model: Path, tmp_path: Path) -> None:
+    bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
+    save(bundle, tmp_path / "plan")
+    again = open_bundle(tmp_path / "plan")
+    assert again.plan == bundle.plan and again.cut.tensors == again.graph.outputs
+    with Trial(model, bundle.plan) as trial:
+        assert trial.verdict(wait=True) == ""
+
+
+def test_the_end_of_a_model_that_tiles_reach_is_its_last_cut() -> None:
+    partition = Partition(small_graph())
+    assert partition.end is partition.find("end") is partition.cuts[-1]
+
+
+@pytest.mark.parametrize(
+    ("blocks", "says"),
+    [
+        ((("end", (2, 2)),), "no tile reaches mean: operator 9 .*MEAN.*--whole"),
+        ((("conv0", (2, 2)), ("end", (2, 2))), "no tile reaches mean"),
+        ((("conv0", (2, 2)), ("conv0+conv1", WHOLE), ("conv4", (2, 2))), "one grid, not 2x2, 1x1, 2x2"),
+        ((("conv0", WHOLE), ("conv4", (2, 2))), "one grid, not 1x1, 2x2"),
+        ((("conv4", (2, 2)), ("conv0", WHOLE)), "cut conv0 does not follow conv4"),
+        ((("conv4", (2, 2)), ("elsewhere", WHOLE)), "no legal cut 'elsewhere'"),
+    ],
+)
+def test_blocks_that_make_no_plan_are_refused(blocks: object, says: str) -> None:
+    with pytest.raises(PlanError, match=says):
+        make_plan(Partition(ended_graph()), "0" * 32, blocks=blocks)  # type: ignore[arg-type]
+
+
+def test_one_node_computes_all_to_the_end_where_tiles_do_not_reach() -> None:
+    plan, _, _ = make_plan(Partition(ended_graph()), "0" * 32, blocks=[("conv0", WHOLE), ("conv4", WHOLE), ("end", WHOLE)])
+    assert [block.mode for block in plan.blocks] == ["tiles", "tiles", "whole"]
+    with pytest.raises(PlanError, match="no tile reaches mean"):
+        make_plan(Partition(ended_graph()), "0" * 32, WHOLE, "end")
+
+
+def test_an_end_that_does_not_travel_is_refused_by_name() -> None:
+    graph = ended_graph()
+    for shape, dtype in (((), "float32"), ((1, 5), "string"), ((0, 5), "float32")):
+        tensors = list(graph.tensors)
+        last = graph.outputs[0]
+        tensors[last] = type(tensors[last])("strange", shape, dtype)
+        with pytest.raises(PlanError, match=f"to its end: tensor 'strange' .* is {dtype} of shape"):
+            _ = Partition(Graph(tensors, graph.ops, graph.inputs, graph.outputs)).end
+
+
+def test_an_end_that_nothing_makes_is_refused() -> None:
+    graph = ended_graph()
+    with pytest.raises(PlanError, match="nothing makes its output 'image'"):
+        _ = Partition(Graph(graph.tensors, graph.ops, graph.inputs, (graph.outputs[0], graph.inputs[0]))).end
+
+
+def test_a_whole_block_that_is_not_given_what_it_needs_is_refused() -> None:
+    partition = Partition(ended_graph())
+    names = partition.graph.by_name
+    with pytest.raises(PlanError, match="needs 'image', which it does not get"):
+        whole_graph(partition, [names["conv2"]], [names["mean"]])
+    assert [op.kind for op in whole_graph(partition, [names["conv4"]], [names["mean"]]).ops] == ["MEAN"]
+
+
+def test_what_a_whole_block_costs_is_its_operators_on_whole_tensors() -> None:
+    partition, plan = Partition(ended_graph()), whole_plan()
+    made = [sum(tile.flops for tile in block.tiles) for block in plan.blocks]
+    between = partition.between([partition.graph.by_name[n] for n in ("conv0", "conv1")], [partition.graph.by_name["conv2"]])
+    assert made[2] == partition.flops(between)
+    (cost,) = tile_costs(partition, plan, 3)
+    assert (cost.bytes_out, cost.bytes_in) == (5 * 4, 24 * 30 * 8 * 4)
+    assert cost.peak_memory_bytes >= cost.bytes_in
+    tiler = Tiler(partition)
+    assert fused_blocks(tiler, [partition.find(n) for n, _ in WHOLE_BLOCKS], (2, 3), whole=2) == plan.blocks
+
+
+def test_who_computes_the_end_shows_in_what_is_expected() -> None:
+    partition = Partition(ended_graph())
+    plans = [
+        make_plan(partition, "0" * 32, blocks=blocks)[0]
+        for blocks in ([("conv0+conv2", (2, 3))], [("conv0+conv2", (2, 3)), ("end", WHOLE)])
+    ]
+    gateway, edge = (predict(partition, plan, SLOW) for plan in plans)
+    assert gateway.tail_flops > 0 == edge.tail_flops
+    assert [block["mode"] for block in edge.blocks] == ["tiles", "whole"]
+    assert edge.bytes_by_hop["results up"] < 1000 < gateway.bytes_by_hop["results up"]
+    assert edge.bytes_by_hop["parts up"] > 0 and "parts up" not in gateway.bytes_by_hop
+    assert edge.latency_s > edge.bound_s > 0 and edge.redundancy < gateway.redundancy
+    assert edge.memory_bytes["edge1"] > max(edge.memory_bytes[f"edge{i}"] for i in range(2, 7)), "lane 0 has it all"
+    assert edge.memory_bytes["gateway"] < gateway.memory_bytes["gateway"]
+
+
+def test_an_operator_whose_input_is_absent_is_no_obstacle() -> None:
+    graph = ended_graph()
+    mean = graph.ops[-1]
+    ops = [*graph.ops[:-1], Op(mean.kind, (*mean.inputs, -1), mean.outputs, mean.options_type, mean.options)]
+    partition = Partition(Graph(graph.tensors, ops, graph.inputs, graph.outputs))
+    assert whole_graph(partition, [graph.by_name["conv4"]], graph.outputs).ops[0].inputs[-1] == -1
+    assert np.isfinite(partition.flops(partition.end.ops))

@@ -32,7 +32,7 @@ from models.cluster import Cluster
 from models.cost import measure_speed, predict
 from models.graph import load
 from models.partition import Cut, Partition
-from models.planner import parse_grid
+from models.planner import WHOLE, BlockChoices, parse_grid
 from models.search import best_plan, useful_cuts
 from models.tensor import to_input
 from schemas.errors import DtError
@@ -80,6 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--grid", help="default: what the planner chooses")
     parser.add_argument("--cut", default="auto", help="default: the last layer that is kept")
     parser.add_argument("--blocks", help="several blocks instead: their cuts, separated by commas")
+    parser.add_argument("--whole", help="blocks behind those, each whole on one edge: their cuts; end is the model's end")
     parser.add_argument("--divided", action="store_true", help="compute tile by tile where a node is alone, too")
     parser.add_argument("--recompute", action="store_true", help="no reuse between the tiles of one node")
     parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
@@ -131,7 +132,7 @@ class Run:
         save(bundle, self._room / "plan")
         return bundle
 
-    def _choice(self, partition: Partition) -> tuple[list[tuple[Cut | str, tuple[int, int]]], tuple[float, ...]]:
+    def _choice(self, partition: Partition) -> tuple[BlockChoices, tuple[float, ...]]:
         """Cuts and grid, and shares of the tiles, as they were named or as the planner chooses them."""
         options = self._options
         if options.schedule == "modnn":
@@ -140,12 +141,13 @@ class Run:
                 if not chain or set(chain[-1].ops) < set(cut.ops):
                     chain.append(cut)
             return [(cut, (options.edges, 1)) for cut in chain], ()
-        if options.grid is None and options.blocks is None:
+        if options.grid is None and options.blocks is None and options.whole is None:
             best = best_plan(partition, self._cluster, options.objective, options.force_split).best
-            return [(cut, best.grid) for cut in best.cuts], best.shares
+            return best.blocks, best.shares
         grid = parse_grid(options.grid or "2x3")
         last = partition.cuts[-1].name if options.cut == "auto" and options.layers else options.cut
-        return [(name, grid) for name in (options.blocks or last).split(",")], ()
+        whole = [(name, WHOLE) for name in options.whole.split(",")] if options.whole else []
+        return [*((name, grid) for name in (options.blocks or last).split(",")), *whole], ()
 
     def run(self) -> dict[str, Any]:
         options = self._options
@@ -181,6 +183,7 @@ class Run:
 
     def _told(self, moved: dict[str, int], used: dict[str, float], peak: dict[str, int], frames: int) -> dict[str, Any]:
         options, outcomes, blocks = self._options, self._outcomes(), self._bundle.plan.blocks
+        cuts, spread = ["+".join(spec.name for spec in block.cut) for block in blocks], self._bundle.plan.spread
         steady = outcomes[options.sources :]  # the first frame of each source also fetches the model and loads classes
         return {
             "edges": options.edges,
@@ -190,7 +193,8 @@ class Run:
             "gateway_cpu": options.gateway_cpu,
             "schedule": options.schedule,
             "grid": f"{blocks[0].rows}x{blocks[0].cols}",
-            "blocks": ",".join("+".join(spec.name for spec in block.cut) for block in blocks),
+            "blocks": ",".join(cuts[:spread]),
+            "whole": ",".join(cuts[spread:]) or None,
             "cut": self._bundle.cut.name,
             "frames": len(outcomes),
             "window": self._window,

@@ -327,11 +327,15 @@ class Cluster:
         failed = [o for o in self.outcomes.values() if o.status == "failed"]
         latency = [o.latency_s * 1000 for o in ok] or [0.0]
         nodes = {}
+        ends_whole = self.bundle.plan.spread < len(self.bundle.plan.blocks)  # outcomes name who computed the end alone
         for name in sorted({n for n in self.nodes if n != "gateway"} | {n for o in ok for n in o.computed}):
             status = self.nodes.get(name)
             stolen = sum(o.stolen.get(name, 0) for o in ok)
+            computed = sum(o.computed.get(name, 0) for o in ok) - stolen
+            if ends_whole and status:
+                computed, stolen = status.computed, status.stolen
             nodes[name] = {
-                "computed": sum(o.computed.get(name, 0) for o in ok) - stolen,
+                "computed": computed,
                 "stolen": stolen,
                 "lent": status.lent if status else 0,
                 "compute_s": round(status.compute_s, 4) if status else 0.0,
@@ -340,8 +344,8 @@ class Cluster:
             "frames": len(self.outcomes),
             "failed": len(failed),
             "reasons": [o.reason for o in failed],
-            "tiles": sum(sum(o.computed.values()) for o in ok),
-            "tiles_stolen": sum(sum(o.stolen.values()) for o in ok),
+            "tiles": sum(n["computed"] + n["stolen"] for n in nodes.values()),
+            "tiles_stolen": sum(n["stolen"] for n in nodes.values()),
             "nodes": nodes,
             "wire_bytes": sum(s.bytes_out for s in self.nodes.values()),
             "latency_ms": {f"p{q}": round(float(np.percentile(latency, q)), 2) for q in (50, 95)},

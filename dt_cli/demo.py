@@ -19,13 +19,13 @@ import models
 from dt_cli.cluster import Cluster, Images, Setup
 from dt_cli.output import console, size, table, write_json
 from dt_cli.pictures import Pictures
+from dt_cli.planning import Shape
 from dt_cli.serving import endless, has_dashboard
 from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
-from models.bundle import Bundle, Reference, next_state, open_bundle
-from models.planner import parse_grid
+from models.bundle import Bundle, Reference, next_state, save
 from models.readings import read_panels
 from models.tensor import to_input
 from models.trial import try_bundle
@@ -38,8 +38,7 @@ DIGITS = Path(models.__file__).parent / "zoo" / "digits.tflite"  # ships with th
 def run(
     edges: int,
     frames: int,
-    grid: str | None,
-    cut: str,
+    shape: Shape,
     model: Path | None,
     sources: Sequence[str],
     json: Path | None,
@@ -59,10 +58,14 @@ def run(
     with tempfile.TemporaryDirectory(prefix="dt-demo-") as folder:
         room = Path(folder)
         model = model or DIGITS
-        bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+        bundle = shape.bundle(model)
         try_bundle(bundle)
+        if shape.has_blocks:  # more than a gateway's options say
+            model, shape = room / model.stem, Shape(None, "auto", None)
+            save(bundle, model)
         http = http or ("127.0.0.1:0" if serve or has_dashboard() else None)
-        setup = Setup(model, edges, sources, frames, grid, cut, broker, pictures is not None, http, gateway)
+        outputs = pictures is not None
+        setup = Setup(model, edges, sources, frames, shape.grid, shape.cut, broker, outputs, http, gateway)
         checker = Checker(bundle, sources, Pictures(pictures, bundle) if pictures else None)
         cluster = checker.cluster = Cluster(setup, bundle, room, checker.check)
         with cluster:

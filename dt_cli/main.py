@@ -42,6 +42,13 @@ CutName = Annotated[str, typer.Option("--cut", help="Where to cut: a tensor's na
 Blocks = Annotated[
     str | None, typer.Option(help="Several fused blocks: their cuts, joined by commas.", show_default=False)
 ]
+Whole = Annotated[
+    str | None,
+    typer.Option(
+        help="Blocks behind those, each executed whole on one edge: their cuts, joined by commas; 'end' is the model's end.",
+        show_default=False,
+    ),
+]
 Json = Annotated[Path | None, typer.Option("--json", help="Write the same as JSON to this file.", show_default=False)]
 Sources = Annotated[
     list[str] | None,
@@ -115,6 +122,7 @@ def plan(
     grid: Grid = None,
     cut: CutName = "auto",
     blocks: Blocks = None,
+    whole: Whole = None,
     nodes: Annotated[int | None, typer.Option(help="Plan for so many edges.", min=1, max=64, show_default=False)] = None,
     rate: Annotated[
         float | None, typer.Option(help="Mbit/s of every host's link, up and down.", min=0.01, show_default=False)
@@ -142,7 +150,7 @@ def plan(
     """Divide a model into tiles and show what they cost; with --nodes and --rate, the plan that is best there."""
     from dt_cli import offline, planning
 
-    shape = planning.Shape(grid, cut, blocks)
+    shape = planning.Shape(grid, cut, blocks, whole)
     wishes = planning.Wishes(nodes, rate, speed, gateway_speed, memory, objective, force_split, explain, compare)
     if wishes.is_said:
         planning.plan_cluster(model, shape, wishes, out, json)
@@ -156,6 +164,7 @@ def verify(
     grid: Grid = None,
     cut: CutName = "auto",
     blocks: Blocks = None,
+    whole: Whole = None,
     image: Annotated[Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)] = None,
     threads: Threads = 1,
     json: Json = None,
@@ -163,7 +172,7 @@ def verify(
     """Run tiles and tail in one process and compare them with the unpartitioned model; exit 1 if a bit differs."""
     from dt_cli import offline, planning
 
-    raise typer.Exit(offline.verify_model(model, planning.Shape(grid, cut, blocks), image, threads, json))
+    raise typer.Exit(offline.verify_model(model, planning.Shape(grid, cut, blocks, whole), image, threads, json))
 
 
 @app.command()
@@ -274,6 +283,8 @@ def demo(
     frames: Annotated[int, typer.Option(help="Frames to run.", min=1)] = 8,
     grid: Grid = None,
     cut: CutName = "auto",
+    blocks: Blocks = None,
+    whole: Whole = None,
     model: Annotated[
         Path | None,
         typer.Option(help="A .tflite file or plan folder. [default: the digit reader]", show_default=False),
@@ -294,10 +305,12 @@ def demo(
 ) -> None:
     """Run a whole cluster on this machine and check every answer against the unpartitioned model."""
     from dt_cli import demo as command
+    from dt_cli.planning import Shape
 
     sources = source or ["synthetic://?scene=digits"]
     more = gateway or []
-    raise typer.Exit(command.run(edges, frames, grid, cut, model, sources, json, broker, pictures, serve, http, more))
+    shape = Shape(grid, cut, blocks, whole)
+    raise typer.Exit(command.run(edges, frames, shape, model, sources, json, broker, pictures, serve, http, more))
 
 
 @app.command()

@@ -11,7 +11,7 @@ from rich.table import Table
 from dt_cli.output import console, short, size, table, write_json
 from dt_cli.planning import Shape
 from models.build import build
-from models.bundle import Bundle, make_bundle, open_bundle, save
+from models.bundle import save
 from models.graph import Graph, file_digest, load
 from models.ops import RULES
 from models.partition import Cut, Partition
@@ -135,7 +135,7 @@ def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
 
 
 def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -> None:
-    bundle = _bundle(model, shape)
+    bundle = shape.bundle(model)
     plan = bundle.plan
     costs = [tile_costs(bundle.partition, plan, i) for i in range(len(plan.blocks))]
     rows = [_tiles_table(model, plan, i, block_costs) for i, block_costs in enumerate(costs)]
@@ -174,12 +174,6 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
     )
 
 
-def _bundle(model: Path, shape: Shape) -> Bundle:
-    if shape.blocks is None or model.is_dir():
-        return open_bundle(model, parse_grid(shape.grid) if shape.grid else None, shape.cut)
-    return make_bundle(model, blocks=shape.choices())
-
-
 def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost]) -> list[dict[str, Any]]:
     """Prints the tiles of a block; the same as rows for JSON."""
     block = plan.blocks[index]
@@ -203,7 +197,7 @@ def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost])
 
 
 def verify_model(model: Path, shape: Shape, image: Path | None, threads: int, json: Path | None) -> int:
-    bundle = _bundle(model, shape)
+    bundle = shape.bundle(model)
     try_bundle(bundle, threads)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:

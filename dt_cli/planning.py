@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dt_cli.output import console, short, size, table, write_json
-from models.bundle import Bundle, make_bundle, save
+from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.cluster import Cluster
 from models.cost import Prediction, measure_speed, memory, predict
 from models.division import Tiler
 from models.graph import load
 from models.partition import Partition
-from models.planner import BlockChoices, fused_blocks, parse_grid
+from models.planner import WHOLE, BlockChoices, fused_blocks, parse_grid
 from models.search import Choice, Found, best_plan
 from schemas.errors import PlanError
 
@@ -48,10 +48,16 @@ class Shape(NamedTuple):
     grid: str | None
     cut: str
     blocks: str | None
+    whole: str | None = None
 
     @property
     def is_said(self) -> bool:
-        return self.grid is not None or self.cut != "auto" or self.blocks is not None
+        return self.grid is not None or self.cut != "auto" or self.has_blocks
+
+    @property
+    def has_blocks(self) -> bool:
+        """Whether it is more than a grid and a cut."""
+        return self.blocks is not None or self.whole is not None
 
     def choices(self) -> BlockChoices:
         """Cut and grid of each block."""
@@ -59,7 +65,16 @@ class Shape(NamedTuple):
         if self.blocks is not None and self.cut != "auto":
             raise PlanError("give --cut for one block or --blocks for several, not both")
         names = [self.cut] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
-        return [(name, grid) for name in names]
+        whole = [] if self.whole is None else [name.strip() for name in self.whole.split(",")]
+        return [*((name, grid) for name in names), *((name, WHOLE) for name in whole)]
+
+    def bundle(self, model: Path) -> Bundle:
+        """The model with this plan, or with the one that its folder holds."""
+        if not self.has_blocks:
+            return open_bundle(model, parse_grid(self.grid) if self.grid else None, self.cut)
+        if model.is_dir():
+            raise PlanError(f"{model} holds a plan already: give the model file to choose other blocks")
+        return make_bundle(model, blocks=self.choices())
 
 
 def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, json_: Path | None) -> None:
@@ -67,7 +82,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     run = {} if wishes.compare is None else read_run(wishes.compare)
     cluster = _cluster(wishes, run)
     if not shape.is_said and run:
-        shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"))
+        shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"), run.get("whole"))
     if shape.is_said:
         chosen = shape.choices()
         found = partition = None
@@ -75,7 +90,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     else:
         partition = Partition(load(model))
         found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
-        chosen, shares = [(cut, found.best.grid) for cut in found.best.cuts], found.best.shares
+        chosen, shares = found.best.blocks, found.best.shares
     bundle = _within(make_bundle(model, blocks=chosen, partition=partition, shares=shares), cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)
     _show(model, bundle.cut.name, expected, cluster, found)
@@ -94,7 +109,8 @@ def _within(bundle: Bundle, cluster: Cluster) -> Bundle:
     if cluster.memory_bytes is None:
         return bundle
     tiler = Tiler(bundle.partition)
-    whole = fused_blocks(tiler, [bundle.cut], (1, 1), classes=False)
+    beyond = int(not bundle.partition.is_tileable(bundle.cut))
+    whole = fused_blocks(tiler, [bundle.cut], (1, 1), classes=False, whole=beyond)
     if memory(tiler, whole, bundle.cut, cluster)["edge1"] <= cluster.memory_bytes:
         return bundle
     return replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
@@ -178,6 +194,7 @@ def _explain(expected: Prediction, found: Found | None) -> None:
     hops = ", ".join(f"{hop} {size(count)}" for hop, count in expected.bytes_by_hop.items())
     console.print(f"bytes of a frame by hop: {hops}")
     console.print("memory: " + ", ".join(f"{host} {size(count)}" for host, count in expected.memory_bytes.items()))
+    console.print(_who_runs_the_tail(expected, found))
     if found is None:
         return
     shown = table(
@@ -186,6 +203,18 @@ def _explain(expected: Prediction, found: Found | None) -> None:
     for choice in (found.best, *found.rivals):
         shown.add_row(*_row(choice))
     console.print(shown)
+
+
+def _who_runs_the_tail(expected: Prediction, found: Found | None) -> str:
+    """Who computes what tiles do not, and what the best plan is expected to cost where somebody else does."""
+    whole = sum(block["flops"] for block in expected.blocks if block["mode"] == "whole")
+    shares = [f"one edge {whole / 1e9:.2f} GFLOP of it whole"] if whole else []
+    shares += [f"the gateway {expected.tail_flops / 1e9:.2f} GFLOP"] if expected.tail_flops else []
+    told = f"the tail: {', '.join(shares) or 'there is none'}"
+    if found is None or found.other is None:
+        return told
+    who = "one edge" if found.other.whole else "the gateway"
+    return f"{told}; run by {who} instead: {found.other.prediction.latency_s:.3f} s a frame by {found.other.name}"
 
 
 def _row(choice: Choice) -> list[str]:

@@ -105,5 +105,6 @@ def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundl
 
 
 def _bundle(bundle: Bundle, choice: Choice) -> Bundle:
-    blocks = [(cut, choice.grid) for cut in choice.cuts]
-    return make_bundle(bundle.path, blocks=blocks, partition=bundle.partition, shares=choice.shares, card=bundle.card)
+    return make_bundle(
+        bundle.path, blocks=choice.blocks, partition=bundle.partition, shares=choice.shares, card=bundle.card
+    )

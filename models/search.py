@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from models.cluster import Cluster
-from models.cost import Prediction, flops_of, predict_blocks, rest_of, workload
+from models.cost import Prediction, predict_blocks, rest_of, workload
 from models.division import Tiler
+from models.ops import flops_of
 from models.partition import Cut, Partition
-from models.planner import cut_bytes, fused_blocks
+from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks
 from models.uneven import shares
 from schemas.errors import PlanError
 from schemas.plan import Block, Region
@@ -30,13 +31,27 @@ _ALIKE = 1.05  # predictions that near cannot be told apart
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that was considered: its cuts from the image on, its grid, its tiles' shares, and what is expected of it."""
+    """A plan that was considered: its cuts from the image on, its grid, its tiles' shares, and what is expected of it.
+
+    The blocks to the last ``whole`` cuts are executed whole on one edge: it runs the tail, or the start of it.
+    """
 
     cuts: tuple[Cut, ...]
     grid: tuple[int, int]
     prediction: Prediction
     busy_s: float  # of all processors and links together
     shares: tuple[float, ...] = ()  # of the work for each tile; empty: even ones
+    whole: int = 0
+
+    @property
+    def spread(self) -> tuple[Cut, ...]:
+        """The cuts of the blocks that are executed tile by tile."""
+        return self.cuts[: len(self.cuts) - self.whole]
+
+    @property
+    def blocks(self) -> BlockChoices:
+        """Cut and grid of each block, as ``make_plan`` takes them."""
+        return [(cut, self.grid if i < len(self.spread) else WHOLE) for i, cut in enumerate(self.cuts)]
 
     @property
     def is_alone(self) -> bool:
@@ -47,16 +62,22 @@ class Choice:
     def name(self) -> str:
         """Grid and cuts in words."""
         uneven = " uneven" if self.shares else ""
-        return f"{self.grid[0]}x{self.grid[1]}{uneven}, " + (" | ".join(cut.name for cut in self.cuts))
+        marks = [""] * len(self.spread) + [" whole"] * self.whole
+        cuts = " | ".join(cut.name + mark for cut, mark in zip(self.cuts, marks))
+        return f"{self.grid[0]}x{self.grid[1]}{uneven}, {cuts}"
 
 
 @dataclass(frozen=True)
 class Found:
-    """The chosen plan, its closest rivals (best first) and, where one node alone was faster, why it is that."""
+    """The chosen plan, its closest rivals (best first) and, where one node alone was faster, why it is that.
+
+    ``other`` is the best of the divided plans where somebody else runs the tail: an edge, or the gateway.
+    """
 
     best: Choice
     rivals: tuple[Choice, ...]
     why: str = ""
+    other: Choice | None = None
 
 
 def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency", force_split: bool = False) -> Found:
@@ -72,10 +93,12 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     fine = FINE if cluster.memory_bytes is not None else ()
     for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
         search.explore(grid)
+    search.finish()
     search.shift()
     ranked = search.ranked(force_split)
     best = ranked[0]
-    return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "")
+    other = next((c for c in ranked[1:] if not c.is_alone and (c.whole > 0) != (best.whole > 0)), None)
+    return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "", other)
 
 
 def _why(best: Choice, ranked: Sequence[Choice]) -> str:
@@ -147,8 +170,16 @@ class _Search:
         self.tiler = Tiler(self.partition)
         self.tails: dict[str, int] = {}
         self.cuts = useful_cuts(self.partition)
+        self.end = self._end()
         if not self.cuts:
             raise PlanError(f"this model cannot be tiled at all: {self.partition.describe_blocker()}")
+
+    def _end(self) -> Cut | None:
+        """How far an edge can compute: to the model's end, or the deepest cut where it needs what the gateway has."""
+        try:
+            return self.partition.end
+        except PlanError:
+            return self.cuts[-1] if self.cuts else None
 
     def explore(self, grid: tuple[int, int]) -> None:
         """Plans of this grid with one block, then of two that hold a good cut of the first, and so on."""
@@ -159,6 +190,17 @@ class _Search:
                 beam = self._tried(grid, (chain for seed in seeds for chain in self._divided(seed.cuts)))
                 if not beam or min(map(self._price, beam)) > 1.5 * min(map(self._price, seeds)):
                     break
+
+    def finish(self) -> None:
+        """The best plans of each grid and last cut once more, with the rest executed whole on the edge of lane 0."""
+        best: dict[tuple[object, ...], Choice] = {}
+        for choice in sorted((c for c in self.tried.values() if c is not None), key=self._price):
+            best.setdefault((choice.grid, choice.cuts[-1].name), choice)
+        for choice in best.values():
+            least = 2 if self.end is None or self.partition.is_tileable(self.end) else 1
+            fits = choice.grid[0] * choice.grid[1] in range(least, self.cluster.nodes + 1)
+            if fits and self.end is not None and set(choice.cuts[-1].ops) < set(self.end.ops):
+                self._try(choice.grid, (*choice.cuts, self.end), whole=1)
 
     def _seeds(self, choices: Sequence[Choice]) -> list[Choice]:
         """The best of each last cut, and of those the best: who runs the tail must stay open for a while."""
@@ -181,27 +223,31 @@ class _Search:
         """The best plans with a tile for each node once more, with tiles of uneven work."""
         even = [c for c in self.tried.values() if c is not None and c.grid[0] * c.grid[1] == self.cluster.nodes]
         for choice in sorted(even, key=self._price)[:_SHIFTED]:
-            blocks = fused_blocks(self.tiler, choice.cuts, choice.grid, classes=False)
-            work = workload(self.partition, blocks, choice.cuts[-1])
+            blocks = fused_blocks(self.tiler, choice.spread, choice.grid, classes=False)
+            work = workload(self.partition, blocks, choice.spread[-1])
             for weight in _WEIGHTS:
                 found = shares(self.cluster, work, weight)
                 if found is not None:
-                    self._try(choice.grid, choice.cuts, tuple(found))
+                    self._try(choice.grid, choice.cuts, tuple(found), choice.whole)
 
-    def _try(self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...] = ()) -> Choice | None:
-        key = (grid, tuple(cut.name for cut in cuts), shares)
+    def _try(
+        self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...] = (), whole: int = 0
+    ) -> Choice | None:
+        key = (grid, tuple(cut.name for cut in cuts), shares, whole)
         if key not in self.tried:
-            self.tried[key] = self._judge(grid, cuts, shares)
+            self.tried[key] = self._judge(grid, cuts, shares, whole)
         return self.tried[key]
 
-    def _judge(self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...]) -> Choice | None:
+    def _judge(
+        self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...], whole: int
+    ) -> Choice | None:
         try:
-            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, classes=False, shares=shares)
+            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, False, shares, whole)
         except PlanError:  # this cut's maps are smaller than the grid
             return None
         steady = self.objective == "throughput"
         prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady)
-        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares)
+        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares, whole)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
         cluster, graph = self.cluster, self.partition.graph

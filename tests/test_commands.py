@@ -16,6 +16,7 @@ from models.build import build
 from models.engine import runtime
 from models.graph import Graph, Op, Tensor
 from tests.models.sketch import splitting
+from tests.nodes import ended_graph
 from tests.paths import shared
 
 
@@ -70,6 +71,24 @@ def test_demo_on_a_video_steals_with_every_edge_without_a_camera(tmp_path: Path)
     assert nodes["edge2"]["stolen"] > 0 and nodes["edge3"]["stolen"] > 0
 
 
+def test_an_edge_computes_the_models_end_where_that_is_asked_for(tmp_path: Path) -> None:
+    model, report = tmp_path / "ended.tflite", tmp_path / "report.json"
+    model.write_bytes(ended_graph().to_bytes())
+    done = dt("verify", model, "--grid", "2x2", "--blocks", "conv0,conv0+conv2", "--whole", "end")
+    assert done.returncode == 0 and "equal bit for bit" in done.stdout, done.stderr
+    options = ["--grid", "2x2", "--cut", "conv0+conv2", "--whole", "end"]
+    done = dt("demo", "--edges", 3, "--frames", 4, "--model", model, *options, "--json", report)
+    assert done.returncode == 0, done.stderr
+    said = json.loads(report.read_text())
+    assert said["exact"] and said["frames"] == 4 and said["tiles"] >= 16 and said["tiles_stolen"] > 0
+    done = dt("plan", model, *options, "--out", tmp_path / "plan")
+    assert "block 2 of 2, 1x1 tiles, cut mean" in done.stdout, done.stderr
+    done = dt("plan", model, *options, "--nodes", 4, "--rate", 100, "--speed", 1, "--memory", "900MB", "--explain")
+    assert done.returncode == 0 and "the tail: one edge 0.00 GFLOP of it whole" in done.stdout, done.stderr
+    done = dt("verify", tmp_path / "plan", "--whole", "end")
+    assert done.returncode == 2 and "holds a plan already" in done.stderr
+
+
 def test_demo_runs_over_somebody_elses_broker(tmp_path: Path) -> None:
     with BrokerProcess() as broker:
         done = dt("demo", "--edges", 2, "--frames", 3, "--grid", "2x2", "--broker", broker.url)
@@ -119,7 +138,7 @@ def test_plan_verify_and_inspect_write_what_they_print(mini: Path, tmp_path: Pat
     assert {"2x2", "3x3", "5x5"} == set(cuts[0]["redundancy"]) and {"flop_share", "output_bytes"} <= set(cuts[0])
 
 
-KEYS = {"latency_s", "throughput_fps", "redundancy", "bytes_by_hop", "memory_bytes", "blocks", "bound_s"}
+KEYS = {"latency_s", "throughput_fps", "redundancy", "bytes_by_hop", "memory_bytes", "blocks", "bound_s", "tail_flops"}
 
 
 def test_several_blocks_are_planned_saved_and_verified(mini: Path, tmp_path: Path) -> None:
@@ -142,10 +161,10 @@ def test_plan_for_a_cluster_says_what_it_expects_and_why(mini: Path, tmp_path: P
     options = ["--nodes", 6, "--rate", 60, "--speed", 33, "--gateway-speed", 55]
     done = dt("plan", mini, *options, "--force-split", "--explain", "--out", folder, "--json", report)
     assert done.returncode == 0, done.stderr
-    for words in ("The closest rivals", "bytes of a frame by hop", "memory: edge1", "(bound "):
+    for words in ("The closest rivals", "the tail: ", "run by ", "bytes of a frame by hop", "memory: edge1", "(bound "):
         assert words in done.stdout
     said = json.loads(report.read_text())
-    assert set(said) == KEYS and said["latency_s"] > 0 and set(said["blocks"][0]) == {"cut", "grid", "flops"}
+    assert set(said) == KEYS and said["latency_s"] > 0 and set(said["blocks"][0]) == {"cut", "grid", "mode", "flops"}
     assert dt("verify", folder).returncode == 0
     assert json.loads((folder / "plan.json").read_text())["undivided"] is True
     tight = ["--memory", f"{said['memory_bytes']['edge1'] / 1e6 + 1:.1f}MB"]

@@ -8,13 +8,16 @@ import pytest
 
 from models.build import build
 from models.cluster import Cluster
-from models.cost import predict_blocks
+from models.cost import predict, predict_blocks
 from models.division import Tiler
+from models.graph import Graph, Op, Tensor
 from models.partition import Cut, Partition
-from models.planner import fused_blocks
+from models.planner import fused_blocks, make_plan
 from models.search import Found, best_plan, grids, useful_cuts
+from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
 from tests.models.sketch import Sketch
+from tests.nodes import ended_graph
 
 CLUSTER = Cluster((33e9,) * 6, 1000.0, 55e9)
 SLOW = replace(  # where dividing pays even for a small model: slow engines, and messages that cost little
@@ -138,3 +141,41 @@ def test_a_model_that_cannot_be_tiled_and_an_unknown_objective_are_refused(mini:
         best_plan(Partition(net.graph()), CLUSTER)
     with pytest.raises(PlanError, match="'speed': choose one of latency, throughput, traffic"):
         best_plan(mini, CLUSTER, "speed")
+
+
+def test_the_tail_is_run_by_an_edge_where_the_gateway_is_slow_and_by_the_gateway_where_it_is_fast() -> None:
+    partition = Partition(ended_graph())
+    near = replace(SLOW, round_trip_s=0.0, broker_message_s=0.0, rate_mbit=1e5, slice_s=0.0)
+    speeds = (1e5, 1e12)
+    slow, fast = (best_plan(partition, replace(near, gateway_flops_s=s), force_split=True) for s in speeds)
+    assert slow.best.whole == 1 and slow.best.cuts[-1] is partition.end and slow.best.name.endswith("| mean whole")
+    assert slow.other is not None and slow.other.whole == 0
+    assert slow.best.prediction.latency_s < slow.other.prediction.latency_s
+    assert fast.best.whole == 0 and fast.best.prediction.tail_flops > 0
+    plan, _, _ = make_plan(partition, "0" * 32, blocks=slow.best.blocks, shares=slow.best.shares)
+    assert predict(partition, plan, replace(near, gateway_flops_s=1e5)).latency_s == slow.best.prediction.latency_s
+
+
+def test_one_node_alone_runs_the_tail_too_where_the_gateway_is_slow() -> None:
+    alone = best_plan(Partition(ended_graph()), replace(SLOW, rate_mbit=0.2, gateway_flops_s=1e5)).best
+    assert alone.is_alone and alone.whole == 1
+
+
+def test_a_model_whose_end_no_edge_computes_is_executed_whole_as_far_as_tiles_reach() -> None:
+    graph = ended_graph()
+    state = Tensor("state", (1, 5), "float32")
+    made = Tensor("made", (1, 5), "float32")
+    add = Op("ADD", (graph.outputs[0], len(graph.tensors)), (len(graph.tensors) + 1,), OPTIONS.index("Add"))
+    inputs = (*graph.inputs, len(graph.tensors))
+    partition = Partition(Graph([*graph.tensors, state, made], [*graph.ops, add], inputs, (len(graph.tensors) + 1,)))
+    with pytest.raises(PlanError, match="besides the image it needs 'state'"):
+        _ = partition.end
+    best = best_plan(partition, replace(SLOW, gateway_flops_s=1e5)).best
+    assert best.cuts[-1] is partition.cuts[-1]
+
+
+def test_sources_share_their_tails_where_the_gateway_would_be_the_bottleneck() -> None:
+    partition = Partition(ended_graph())
+    busy = replace(SLOW, sources=3, window=2, gateway_flops_s=1e6)
+    best = best_plan(partition, busy, "throughput").best
+    assert best.whole == 1 and best.prediction.tail_flops == 0

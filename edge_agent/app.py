@@ -98,7 +98,7 @@ class Edge:
         self._link = Link(self._url, self._root, name, self._inbox, guard=self._guard)
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
-        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED)
+        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED, topics.STRIPS)
         for topic in (*own, topics.KEYS) if self._guard.sealed else own:
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
@@ -219,10 +219,12 @@ class Edge:
         if isinstance(event, Computed):
             if event.error:
                 _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
-            elif self._speed is not None and not event.reuse:
-                self._speed.saw(node.flops(event.key, event.whole), event.seconds)
+            elif self._speed is not None:
+                if not event.reduced:
+                    self._speed.saw(node.flops(event.key, event.whole), event.seconds)
                 node.flops_s, node.bytes_s = self._speed.flops_s, self._link.rate
-            return node.computed(event.key, event.outputs, event.seconds, now, event.error)
+            node.counts["reduced"] += event.reduced
+            return node.computed(event.key, event.outputs, event.seconds, now, event.error, event.strips)
         if isinstance(event, Captured) and event.capture is self._capture:
             self._granted, self._captured = False, event
             said = node.frame(event.image, now, event.picture)
@@ -338,7 +340,9 @@ class Edge:
             raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
         self._speed = self._speed or Speed(self._weights())
         runner = TileRunner(plan, graph.load(path), self._weights(), self._options.threads, self._options.keep)
-        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None)
+        self._node = EdgeNode(
+            self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None, runner.trade
+        )  # fmt: skip
         self._node.machine = self._machine
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate

@@ -5,8 +5,8 @@ no socket, thread or clock; every method takes ``now`` and returns what to publi
 """
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Container, Mapping
+from dataclasses import dataclass, field
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -15,10 +15,12 @@ import numpy as np
 
 from edge_agent.lanes import Lanes, Strip, Want, weights
 from edge_agent.outbox import Outbox
+from edge_agent.overlaps import Ask, Overlaps, Rates
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
 from models.tensor import check, crop, part_bytes, part_shape
+from models.trade import NO_TRADE, Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
@@ -36,20 +38,21 @@ SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
 
 Tensors = Mapping[str, np.ndarray]
-NOTHING: Mapping[str, Any] = MappingProxyType({})
+NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Compute:
     """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0.
 
-    ``reuse``: what it makes may serve its neighbours here, or theirs serve it.
+    ``reuse``: what it makes may serve its neighbours, or theirs serve it; ``strips``: what came from other nodes, by maker.
     """
 
     key: Key
     inputs: Tensors
     whole: bool = False
     reuse: bool = False
+    strips: Mapping[int, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -72,13 +75,24 @@ class EdgeNode:
 
     A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane. Where that
     block is executed whole, lane 0's result answers for all tiles of the frame; the others have passed once they are made.
+    ``trade``: what the tiles of its one block give each other.
     """
 
-    def __init__(self, name: str, epoch: str, plan: Plan, runtime: str, window: int = 2, camera: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        epoch: str,
+        plan: Plan,
+        runtime: str,
+        window: int = 2,
+        camera: bool = False,
+        trade: Trade = NO_TRADE,
+    ) -> None:
         self.name, self.epoch, self.plan, self.runtime, self.window = name, epoch, plan, runtime, window
         self.camera = camera
         self.digest = plan.digest()
         self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
+        self.overlaps = Overlaps(name, trade)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
@@ -95,6 +109,7 @@ class EdgeNode:
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._suspects: dict[str, float] = {}  # thieves that let a lease expire, and until when they get no other
+        self._speeds: dict[str, float] = {}  # operations a second of thieves
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
         self.machine = ""  # which machine this is, whatever it is called
@@ -157,9 +172,11 @@ class EdgeNode:
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
             strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            self.lanes.hear(strip)
-        elif isinstance(message, m.OverlapRequest) and message.node != self.name:
-            said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
+            (self.overlaps if self.overlaps.trade.strips else self.lanes).hear(strip)
+        elif isinstance(message, m.OverlapRequest):
+            if message.node != self.name:
+                said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
+                said += [self._overlap(s) for s in self.overlaps.answer(Ask(message.frame, message.tile, message.to))]
         elif isinstance(message, m.Accepted):
             self._accept(message)
         elif isinstance(message, m.Return):
@@ -169,8 +186,20 @@ class EdgeNode:
             self.counts["unexpected message"] += 1
         return said + self._settle(now)
 
-    def computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[Action]:
-        """The engine is through with ``key``; ``error``: it failed, and so will the frame."""
+    def computed(
+        self,
+        key: Key,
+        outputs: Tensors,
+        seconds: float,
+        now: float,
+        error: str = "",
+        strips: Mapping[int, Tensors] = NOTHING,
+    ) -> list[Action]:
+        """The engine is through with ``key``; ``error``: it failed, and so will the frame.
+
+        ``strips``: what it has made for neighbours that have not run here, by taker.
+        """
+        self.overlaps.made(key[0], key[2], strips)
         whole = self._computing is not None and self._computing.whole
         self._computing = None
         self.compute_s += seconds
@@ -283,6 +312,7 @@ class EdgeNode:
             self.outbox.requeue(now)
             self.thief.repeat(now)
             self._hands.clear()
+            self.overlaps.restart()
         self._gateway = echo.epoch
 
     @property
@@ -295,12 +325,13 @@ class EdgeNode:
     def _steal(self, steal: m.Steal, now: float) -> list[Action]:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""
         self._hands.pop(steal.thief, None)
+        self._speeds[steal.thief] = steal.flops_s
         said = self._lend(steal, now)
         keeps = self._only_camera and not self._shares and steal.thief not in self._suspects
         if said is None and keeps and not steal.ahead:
             self._hands[steal.thief] = (steal, now)
             return []
-        return [said or self._tile_message(steal)]
+        return said or [self._tile_message(steal)]
 
     def _deal(self, now: float) -> list[Action]:
         """Waiting tiles to the nodes that wait for them, the largest to the fastest. One is left for the own engine.
@@ -313,26 +344,52 @@ class EdgeNode:
             waiting = self.tiles.waiting
             if now >= since + HAND_S:
                 del self._hands[thief]
-            elif (not waiting or waiting > (self._computing is None)) and (message := self._lend(steal, now)):
+            elif (not waiting or waiting > (self._computing is None)) and (lent := self._lend(steal, now)):
                 del self._hands[thief]
-                said.append(message)
+                said += lent
         return said
 
-    def _lend(self, steal: m.Steal, now: float) -> Publish | None:
-        """The tile for a thief; None: nothing is waiting."""
+    def _lend(self, steal: m.Steal, now: float) -> list[Action] | None:
+        """The tile for a thief, after a word about its strips; None: nothing is waiting."""
         if now < self._suspects.get(steal.thief, now):
             return None
         lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s(steal)
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers, overdue_s)
+        keep = self._kept()
+        if self.overlaps.trade.strips and prefer is not None and prefer in keep:
+            prefer = None
+        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, keep, overdue_s)
         if key is None and not steal.ahead and not self.tiles.waiting:
             key = self.tiles.lend_again(steal.thief, steal.request, now, lease_s)
             self.counts["lent again"] += key is not None
         if key is None:
             return None
+        rates = self._rates(steal.thief)
+        asks = self.overlaps.lent(key, steal, self.flops(key, False), rates, now)
+        takers = self.overlaps.takers(key[2], lambda tile: self.tiles.state((key[0], key[1], tile)), rates)
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
         where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1]}
-        return self._tile_message(steal, where, self._inputs(key))
+        tile = self._tile_message(steal, {**where, "takers": takers}, self._inputs(key))
+        return [*(said for ask in asks for said in self._ask(ask)), tile]
+
+    def _kept(self) -> Container[int]:
+        """Tiles of the oldest frame that are lent last, for here they are cheaper."""
+        following = self.tiles.next
+        if not self.overlaps.trade.strips or following is None:
+            return self._takers
+        return self.overlaps.keep(self.tiles, following[0], self._last, self._rates(None))
+
+    def _rates(self, node: str | None) -> Rates:
+        """Of the engine that computes a tile, where it is known, and of the link."""
+        return Rates(self._speeds.get(node or "") or self.flops_s, self.bytes_s)
+
+    def _ask(self, ask: Ask) -> list[Action]:
+        """For strips: what is made here is published with the request."""
+        said: list[Action] = [self._overlap(strip) for strip in self.overlaps.answer(ask)]
+        lacks = m.OverlapRequest(
+            **self._head(), plan=self.digest, frame=ask.frame, layer=0, tile=ask.taker, to=ask.to
+        )  # fmt: skip
+        return [*said, Publish(topics.OVERLAP_REQ, lacks)]
 
     def _overdue_s(self, steal: m.Steal) -> float:
         """When a tile that is lent now is late: half as long again as it should take, by engine and link as measured.
@@ -385,6 +442,7 @@ class EdgeNode:
             here = key in self._results or (key[0], key[2]) in self.lanes
             if (self._shares or self.thief.tile(header.request)) and not here:
                 self._stolen[key] = (tensors, header.picture)
+                self.overlaps.want(header.frame, header.takers)
 
     def _accept(self, accepted: m.Accepted) -> None:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
@@ -394,6 +452,7 @@ class EdgeNode:
             self._images.pop(accepted.frame, None)
             self._expired.discard(accepted.frame)
             self.lanes.end(accepted.frame)
+            self.overlaps.end(accepted.frame)
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
                 del self._stolen[key]
         for key in self.outbox.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended):
@@ -415,6 +474,8 @@ class EdgeNode:
         for want in self.lanes.wants(now):
             lacks = m.OverlapRequest(**self._head(), plan=self.digest, **want._asdict())
             said.append(Publish(topics.OVERLAP_REQ, lacks))
+        for wish in self.overlaps.asks(self.tiles, self._last, self._rates, now):
+            said += self._ask(wish)
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
@@ -442,7 +503,9 @@ class EdgeNode:
                 said += self._open(now)
                 work = self.lanes.take()
         if work is not None:
-            self._computing = Compute(*work, reuse=self._reuses(work[0]))
+            (frame, _, tile), flops = work[0], self.flops(work[0], False)
+            reuse, strips = self.overlaps.begin(frame, tile, flops, self._rates(None), now)
+            self._computing = Compute(*work, reuse=reuse or self._reuses(work[0]), strips=strips)
             said.insert(0, self._computing)
         return said
 

@@ -224,6 +224,11 @@ class TileQueue:
         return self._frames.get(key[0], {}).get(key)
 
     @property
+    def next(self) -> Key | None:
+        """The tile that the own engine takes next."""
+        return next(self._waiting(), None)
+
+    @property
     def frames(self) -> tuple[str, ...]:
         """Frames without an outcome, oldest first."""
         return tuple(self._frames)

@@ -4,12 +4,13 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from edge_agent.node import Compute
 from models.runner import TileRunner
+from models.trade import Tensors
 from schemas.errors import DtError
 from schemas.keys import Key
 
@@ -18,7 +19,7 @@ from schemas.keys import Key
 class Computed:
     """A tile's outputs and the seconds in the engine (loading its class included); or why there are none.
 
-    ``whole`` and ``reuse`` as in ``Compute``.
+    ``whole`` and ``reuse`` as in ``Compute``; ``strips`` for neighbours, by taker; ``reduced``: it has taken theirs.
     """
 
     key: Key
@@ -27,6 +28,8 @@ class Computed:
     error: str = ""
     whole: bool = False
     reuse: bool = False
+    strips: Mapping[int, Tensors] = field(default_factory=dict)
+    reduced: bool = False
 
 
 class Worker:
@@ -57,12 +60,15 @@ class Worker:
 
     def _compute(self, work: Compute) -> Computed:
         start = time.monotonic()
-        _, block, tile = work.key
+        frame, block, tile = work.key
+        strips: Mapping[int, Tensors] = {}
         try:
             if work.whole:
                 outputs = self._runner.run_whole(work.inputs)
             else:
-                outputs = self._runner.run(block, tile, work.inputs, work.key[0] if work.reuse else "")
+                outputs = self._runner.run(block, tile, work.inputs, frame if work.reuse else "", work.strips)
+                strips = self._runner.given(block, tile, frame) if work.reuse else {}
         except (DtError, MemoryError) as error:
             return Computed(work.key, {}, time.monotonic() - start, str(error) or "out of memory")
-        return Computed(work.key, outputs, time.monotonic() - start, whole=work.whole, reuse=work.reuse)
+        took = work.reuse and self._runner.last == "takes"
+        return Computed(work.key, outputs, time.monotonic() - start, "", work.whole, work.reuse, strips, took)

@@ -71,7 +71,7 @@ def _edge(root: str, name: str) -> Iterator[str]:
             yield f"topic write {row.filter(root, node=name, source=name)}"
         if right.reader == "node":
             yield f"topic read {row.filter(root, node=name)}"
-        elif right.reader in ("edges", "all"):
+        elif right.reader in ("others", "all"):
             yield f"topic read {row.filter(root)}"
 
 

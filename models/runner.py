@@ -7,6 +7,7 @@ In a block with reuse a tile's graph has variants: it gives strips, takes them, 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,10 +16,11 @@ from models import blocking, engine, rewrite
 from models.classes import Classes, Key
 from models.graph import Graph
 from models.partition import Partition
-from models.reuse import Place, Reuse, Work
+from models.reuse import Place, Reuse, Work, neighbours
 from models.rewrite import tile_graph
 from models.strips import Strips
 from models.tensor import crop, to_input
+from models.trade import NO_TRADE, Tensors, Trade, trade
 from schemas.errors import PlanError
 from schemas.plan import Block, Plan, Region, digest
 
@@ -26,6 +28,7 @@ _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, u
 STRIP_BYTES = 16 << 20
 
 Variant: TypeAlias = Literal["plain", "gives", "takes"]
+NOTHING: Mapping[int, Tensors] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TileRunner:
         self._jobs: dict[tuple[int, int, Variant], _Job] = {}
         self._reuses: dict[int, Reuse] = {}
         self._strips = Strips(strip_limit)
+        self.last: Variant = "plain"  # that of the tile that ran last
         names = model.by_name
         for block in plan.blocks:
             for spec in (*block.inputs, *block.cut):
@@ -73,11 +77,19 @@ class TileRunner:
         """A tile's part of the whole uint8 image (NHWC), as views."""
         return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
 
-    def run(self, block: int, tile: int, inputs: Mapping[str, np.ndarray], frame: str = "") -> dict[str, np.ndarray]:
+    def run(
+        self,
+        block: int,
+        tile: int,
+        inputs: Mapping[str, np.ndarray],
+        frame: str = "",
+        strips_of: Mapping[int, Tensors] = NOTHING,
+    ) -> dict[str, np.ndarray]:
         """One tile: its inputs by name (the image as uint8 pixels) -> its outputs by name.
 
         In a block with reuse a tile of a named ``frame`` leaves strips here for tiles of the frame that run later, and
-        takes those that are here if none is missing. It has the same bits either way.
+        takes those that are here if none is missing; ``strips_of``: what other nodes made for it, by maker. It has the same
+        bits either way.
 
         Raises:
             EngineError: the runtime failed.
@@ -85,6 +97,8 @@ class TileRunner:
         if self.plan.blocks[block].mode == "whole":
             return self._run_block(block, inputs)
         spec, model = self.plan.blocks[block].tiles[tile], self._partition.graph
+        if strips_of:
+            self._strips.put(frame, (block, tile), self._placed(block, tile, strips_of))
         variant, strips = self._variant(block, tile, frame)
         job = self._job(block, tile, variant)
         given = [self._given(name, crop(inputs[name], r.within(spec.inputs[name]))) for name, r in job.inputs.items()]
@@ -92,6 +106,7 @@ class TileRunner:
         found = dict(zip(job.ends, self._engine(block, tile, job).run(given), strict=True)) if job.ends else {}
         if variant == "gives":
             self._keep_strips(block, tile, frame, found)
+        self.last = variant
         outputs = {}
         for name, region in spec.outputs.items():
             if (piece := (model.by_name[name], region)) in found:
@@ -114,6 +129,26 @@ class TileRunner:
             found = self._classes.get((block, ""), load).run([inputs[t.name] for t in spec.inputs])
             outputs.update(zip(ends, found, strict=True))
         return {t.name: outputs[t.name] for t in spec.cut}
+
+    @property
+    def trade(self) -> Trade:
+        """What the tiles of the plan's one block with reuse give each other; nothing in another plan."""
+        (block, *others) = self.plan.blocks
+        return trade(self._partition, block, self._reuse(0)) if block.reuse and not others else NO_TRADE
+
+    def given(self, block: int, tile: int, frame: str) -> dict[int, dict[str, np.ndarray]]:
+        """The strips that a tile has made for tiles which have not run here, by taker."""
+        tensors, found = self._partition.graph.tensors, {}
+        for taker, places in self._reuse(block).gives(tile).items():
+            held = self._strips.peek(frame, (block, taker))
+            if places.keys() <= held.keys():
+                found[taker] = {tensors[t].name: held[t, side] for t, side in places}
+        return found
+
+    def _placed(self, block: int, tile: int, strips_of: Mapping[int, Tensors]) -> dict[Place, np.ndarray]:
+        spec, names = self.plan.blocks[block], self._partition.graph.by_name
+        sides = {maker: side for side, maker in neighbours(tile, spec.rows, spec.cols).items()}
+        return {(names[name], sides[m]): array for m, strips in strips_of.items() for name, array in strips.items()}
 
     @property
     def strip_bytes(self) -> int:

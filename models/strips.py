@@ -64,3 +64,48 @@ class Strips:
         if len(self._frames) > _MOST_FRAMES:
             self._frames.popitem(last=False)
         return held
+
+    def peek(self, frame: str, taker: Tile) -> Mapping[Place, np.ndarray]:
+        """The strips that are here for ``taker``; they stay."""
+        return self._frames[frame].strips.get(taker, {}) if frame in self._frames else {}
+
+
+class Shelf:
+    """Strips of many nodes by frame, taker and maker, in at most ``limit`` bytes of at most ``frames`` frames.
+
+    The oldest frame goes first, and ``dropped`` counts it.
+    """
+
+    def __init__(self, limit: int, frames: int) -> None:
+        self.dropped = self.nbytes = 0
+        self._limit, self._most = limit, frames
+        self._frames: OrderedDict[str, dict[tuple[int, int], Mapping[str, np.ndarray]]] = OrderedDict()
+
+    def put(self, frame: str, taker: int, maker: int, tensors: Mapping[str, np.ndarray]) -> bool:
+        """Keeps what ``maker`` gives to ``taker``. False: it was here."""
+        held = self._frames.setdefault(frame, {})
+        if (taker, maker) in held:
+            return False
+        held[taker, maker] = tensors
+        self.nbytes += _bytes(tensors)
+        while self.nbytes > self._limit or len(self._frames) > self._most:
+            self.forget(next(iter(self._frames)))
+            self.dropped += 1
+        return True
+
+    def get(self, frame: str, taker: int) -> dict[int, Mapping[str, np.ndarray]]:
+        """All that is here for ``taker``, by maker."""
+        return {maker: tensors for (to, maker), tensors in self._frames.get(frame, {}).items() if to == taker}
+
+    def remove(self, frame: str, taker: int) -> None:
+        """``taker`` needs nothing any more."""
+        for maker in self.get(frame, taker):
+            self.nbytes -= _bytes(self._frames[frame].pop((taker, maker)))
+
+    def forget(self, frame: str) -> None:
+        """Drops all of a frame."""
+        self.nbytes -= sum(map(_bytes, self._frames.pop(frame, {}).values()))
+
+
+def _bytes(tensors: Mapping[str, np.ndarray]) -> int:
+    return sum(array.nbytes for array in tensors.values())

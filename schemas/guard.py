@@ -86,10 +86,8 @@ class Guard(Open):
     def _receivers(self, topic: Topic, levels: Levels, message: m.Message) -> list[tuple[str, str]]:
         """Name and epoch of all who are to believe it: those whose epoch we know, as far as it takes one."""
         reader = RIGHTS[topic].reader
-        if reader == "edges":
-            names = [name for name in self.keys.peers if name != GATEWAY]
-        else:
-            names = [GATEWAY if reader == "gateway" else str(levels["node"])]
+        one = GATEWAY if reader == "gateway" else str(levels.get("node"))
+        names = self.keys.peers if reader == "others" else (one,)
         to_epoch = getattr(message, "to_epoch", "")
         known = [(name, to_epoch or self.keys.epoch_of(name)) for name in names if name in self.keys.peers]
         receivers = [(name, epoch) for name, epoch in known if epoch]

@@ -19,13 +19,13 @@ class Right:
     """``publisher``: the gateway, any edge, the node or source that the topic names, people who look on, programs of people
     that set controls (Home Assistant), or one who wants to join.
 
-    ``reader``: whose keys seal it. What all may read has no seal: the plan and the model are believed by their digests,
-    and what is for people (``people``) only the gateway may publish, says the broker. ``shown``: people who look on may
-    read it, too, without a key.
+    ``reader``: whose keys seal it; ``others`` are all nodes but the publisher. What all may read has no seal: the plan and
+    the model are believed by their digests, and what is for people (``people``) only the gateway may publish, says the
+    broker. ``shown``: people who look on may read it, too, without a key.
     """
 
     publisher: Literal["gateway", "edge", "node", "source", "people", "control", "newcomer"]
-    reader: Literal["gateway", "node", "edges", "all", "people", "control", "newcomer"]
+    reader: Literal["gateway", "node", "others", "all", "people", "control", "newcomer"]
     shown: bool = False
 
 
@@ -38,8 +38,9 @@ RIGHTS = {
     topics.RETURN: Right("edge", "node"),
     topics.RESULT: Right("edge", "gateway"),
     topics.ACCEPTED: Right("gateway", "node"),
-    topics.OVERLAP: Right("edge", "edges"),
-    topics.OVERLAP_REQ: Right("edge", "edges"),
+    topics.OVERLAP: Right("edge", "others"),
+    topics.OVERLAP_REQ: Right("edge", "others"),
+    topics.STRIPS: Right("gateway", "node"),
     topics.PLAN: Right("gateway", "all", shown=True),
     topics.MODEL: Right("gateway", "all"),
     topics.OUTCOME: Right("gateway", "people"),
@@ -61,7 +62,7 @@ RIGHTS = {
 
 def is_sealed(topic: Topic) -> bool:
     """Whether messages on this topic carry a seal in a sealed cluster."""
-    return RIGHTS[topic].reader in ("gateway", "node", "edges")
+    return RIGHTS[topic].reader in ("gateway", "node", "others")
 
 
 def objection(topic: Topic, levels: dict[str, str], message: m.Message, sender: str) -> str:
@@ -81,6 +82,8 @@ def objection(topic: Topic, levels: dict[str, str], message: m.Message, sender: 
         return "it lists frames of another source"
     if isinstance(message, m.TileHeader) and message.frame and m.frame_source(message.frame)[0] != sender:
         return f"it lends a tile of {message.frame}"
+    if isinstance(message, m.OverlapRequest) and message.to and m.frame_source(message.frame)[0] != sender:
+        return f"it has strips of {message.frame} sent to {message.to}"
     if isinstance(message, m.ResultHeader) and message.whole and m.frame_source(message.frame)[0] != sender:
         return f"it answers for the whole of {message.frame}"
     return ""

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from models.build import Network
-from models.bundle import make_bundle, save
+from models.bundle import Bundle, make_bundle, save
 from models.graph import Graph, Op, Quantization, Tensor
+from models.runner import TileRunner
 from models.tflite_schema import OPTIONS
+from models.trade import Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -90,11 +92,21 @@ def _head() -> dict[str, Any]:
 
 
 @cache
-def plan() -> Plan:
+def bundle() -> Bundle:
     with tempfile.TemporaryDirectory(prefix="dt-fuzz-") as folder:
         model = Path(folder) / "model.tflite"
         model.write_bytes(detector().to_bytes())
-        return make_bundle(model, (2, 1)).plan
+        return make_bundle(model, (2, 1))
+
+
+def plan() -> Plan:
+    return bundle().plan
+
+
+@cache
+def strips() -> Trade:
+    """What the tiles of the plan give each other."""
+    return TileRunner(plan(), bundle().graph).trade
 
 
 def every_message() -> dict[topics.Topic, m.Message]:
@@ -104,11 +116,11 @@ def every_message() -> dict[topics.Topic, m.Message]:
         m.Echo(**_head(), seq=1, to_epoch=_E, plan=_D),
         m.VictimRequest(**_head(), plan=_D, request=_E),
         m.Steal(**_head(), plan=_D, thief="t", thief_epoch=_E, request=_E),
-        m.TileHeader(**_head(), plan=_D, to_epoch=_E, request=_E, frame=_FRAME, lease_s=1.5, picture=(3, 4)),
+        m.TileHeader(**_head(), plan=_D, to_epoch=_E, request=_E, frame=_FRAME, lease_s=1.5, picture=(3, 4), takers=(1,)),
         m.ResultHeader(**_head(), plan=_D, frame=_FRAME, block=0, tile=1, compute_s=0.25),
         m.Accepted(**_head(), frame=_FRAME, tiles=(0, 1)),
         m.OverlapHeader(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1, maker=0),
-        m.OverlapRequest(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1),
+        m.OverlapRequest(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1, to="t"),
         m.PlanMessage(**_head(), plan=plan(), chunks=1, model_bytes=1000),
         m.ChunkHeader(**_head(), digest=_D, n=0),
         m.Outcome(**_head(), frame=_FRAME, status="ok", latency_s=0.5, digests={"cut/a": _D}, computed={"n": 1}),
@@ -117,8 +129,7 @@ def every_message() -> dict[topics.Topic, m.Message]:
         m.StatusRequest(**_head()),
         m.Status(**_head(), dropped={"form": 1}),
     ]
-    rows = {row.payload: row for row in topics.TABLE}
-    return {rows[type(message)]: message for message in said}
+    return {row: message for message in said for row in topics.TABLE if row.payload is type(message)}
 
 
 def record(row: topics.Topic, message: m.Message, tensors: Any = None) -> bytes:

@@ -4,7 +4,7 @@ A process has a clock of its own, which began at any number and stands still whi
 killed (in the middle of what it says, too) and started again.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -144,16 +144,19 @@ class EdgeProcess(Process):
     """An edge with a simulated engine and, with ``camera``, a source that gives a frame every ``period_s``."""
 
     def __init__(
-        self, world: World, network: Network, name: str, pictures: Pictures, camera: bool, tile_s: float = 0.05
+        self, world: World, network: Network, name: str, pictures: Pictures, camera: bool
     ) -> None:
-        self.pictures, self.tile_s, self.slow = pictures, tile_s, 1.0
+        self.pictures, self.tile_s, self.slow = pictures, pictures.tile_s, 1.0
         self.fails = False  # the next tile
         self.captured: list[str] = []
         self.tiles_computed: list[Any] = []
         self._running = 0
         plan: Plan = pictures.plan
         super().__init__(world, network, name)
-        self.node = edge.EdgeNode(name, self.epoch, plan, plan.runtime, 2, camera)
+        self.node = edge.EdgeNode(name, self.epoch, plan, plan.runtime, 2, camera, pictures.trade)
+        self.node.flops_s, self.node.bytes_s = pictures.rates
+        self.engine = pictures.engine()
+        self.reduced = 0  # tiles that took strips
 
     def capture(self) -> None:
         """The source has a frame, and takes it if there is room."""
@@ -227,16 +230,23 @@ class EdgeProcess(Process):
         frame, block, tile = work.key
         error = "the engine broke" if self.fails else ""
         self.fails = False
+        strips: Mapping[int, Mapping[str, np.ndarray]] = {}
         if work.whole:
             outputs = self.pictures.compute_whole(frame, work.inputs)
-        else:
+        elif self.engine is None:
             outputs = self.pictures.compute(frame, block, tile, work.inputs)
+        else:
+            outputs = self.engine.run(block, tile, work.inputs, frame if work.reuse else "", work.strips)
+            strips = self.engine.given(block, tile, frame) if work.reuse else {}
+            self.reduced += self.engine.last == "takes"
         self.tiles_computed.append(work.key)
-        self.happen(lambda now: self._through(work, {} if error else outputs, seconds, now, error))
+        self.happen(lambda now: self._through(work, {} if error else outputs, seconds, now, error, strips))
 
-    def _through(self, work: edge.Compute, outputs: Any, seconds: float, now: float, error: str) -> Sequence[Any]:
+    def _through(
+        self, work: edge.Compute, outputs: Any, seconds: float, now: float, error: str, strips: Any
+    ) -> Sequence[Any]:
         self._running = 0
-        return self.node.computed(work.key, outputs, seconds, now, error)
+        return self.node.computed(work.key, outputs, seconds, now, error, strips)
 
     def check(self) -> None:
         """What holds of an edge at any time."""
@@ -285,7 +295,9 @@ class GatewayProcess(Process):
         self._unsaid: set[str] = set()
         self._tail: list[gateway.Finish] = []
         super().__init__(world, network, GATEWAY)
-        self.node = gateway.GatewayNode(GATEWAY, self.epoch, pictures.plan, deadline_s, ordered, gateway.Before(dict(disk)))
+        before, plan = gateway.Before(dict(disk)), pictures.plan
+        self.node = gateway.GatewayNode(GATEWAY, self.epoch, plan, deadline_s, ordered, before, pictures.trade)
+        self.client.pools = bool(pictures.trade.strips)
 
     def due(self) -> float | None:
         return self.node.deadline()

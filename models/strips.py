@@ -13,7 +13,7 @@ import numpy as np
 from models.reuse import Place
 
 Tile: TypeAlias = tuple[int, int]  # block and index
-_MOST_FRAMES = 64  # so that frames which nobody forgets do not pile up
+_MOST_FRAMES = 8  # an edge has two in flight; nobody tells it to forget one
 
 
 @dataclass

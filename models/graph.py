@@ -202,9 +202,7 @@ def parse(data: bytes | memoryview) -> Graph:
         raise PlanError("the model has no subgraph")
     sub = subgraphs[0]
     codes = [_kind(code) for code in model.get("operator_codes", [])]
-    if any(b.get("offset", 0) > 1 for b in model.get("buffers", [])):
-        raise PlanError("the model keeps its weights outside the flatbuffer: convert it to a file below 2 GiB")
-    buffers = [b.get("data") for b in model.get("buffers", [])]
+    buffers = [_buffer(b, data) for b in model.get("buffers", [])]
     tensors = _unique([_tensor(t, buffers) for t in sub.get("tensors", [])])
     if len(sub.get("operators", [])) > _MAX_OPS:
         raise PlanError(f"the model has {len(sub['operators'])} operators: at most {_MAX_OPS} are planned")
@@ -230,6 +228,16 @@ def _indices(values: Iterable[int], count: int) -> tuple[int, ...]:
         if not -1 <= index < count:
             raise PlanError(f"damaged .tflite file: tensor {index} of {count}")
     return indices
+
+
+def _buffer(record: dict[str, Any], data: bytes | memoryview) -> np.ndarray | None:
+    """A buffer's bytes, in the flatbuffer or behind it, where quantizers put what is large."""
+    offset, size = record.get("offset", 0), record.get("size", 0)
+    if offset <= 1:
+        return record.get("data")
+    if offset + size > len(data):
+        raise PlanError(f"damaged .tflite file: a buffer of {size} bytes at {offset} in a file of {len(data)}")
+    return np.frombuffer(data, np.uint8, size, offset)
 
 
 def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:

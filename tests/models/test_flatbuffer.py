@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models import flatbuffer
+from models import engine, flatbuffer
 from models.build import build
 from models.graph import Graph, Tensor, load, parse
 from models.partition import Partition
@@ -506,8 +506,21 @@ def test_a_built_network_comes_back_unchanged() -> None:
     same_graph(graph, parse(graph.to_bytes()))
 
 
-def test_weights_outside_the_flatbuffer_are_refused_by_name() -> None:
-    record = flatbuffer.read(build("mini", size=32).to_bytes())
-    record["buffers"][1] = {"offset": 4096, "size": 64}
-    with pytest.raises(PlanError, match="keeps its weights outside the flatbuffer"):
-        parse(b"".join(flatbuffer.write(record)))
+def test_weights_behind_the_flatbuffer_are_read_from_there() -> None:
+    whole = build("mini", size=32).to_bytes()
+    record, behind = flatbuffer.read(whole), b""
+    outside = [i for i, b in enumerate(record["buffers"]) if "data" in b and b["data"].size > 64]
+    sizes = {i: record["buffers"][i]["data"].size for i in outside}
+    start = 1 << 24  # beyond the flatbuffer
+    for i in outside:
+        weights = record["buffers"][i].pop("data")
+        record["buffers"][i] |= {"offset": start + len(behind), "size": sizes[i]}
+        behind += weights.tobytes()
+    inner = b"".join(flatbuffer.write(record))
+    moved = inner.ljust(start, b"\0") + behind
+    assert outside and len(inner) < len(whole) / 2
+    same_graph(parse(moved), parse(whole))
+    image = np.ones((1, 32, 32, 3), np.float32)
+    assert np.array_equal(engine.load(moved).run([image])[0], engine.load(whole).run([image])[0])
+    with pytest.raises(PlanError, match="a buffer of"):
+        parse(moved[:-1])

@@ -364,7 +364,7 @@ class EdgeNode:
         if key is None:
             return None
         rates = self._rates(steal.thief)
-        asks = self.overlaps.lent(key, steal, self.flops(key, False), rates, now)
+        asks = self.overlaps.lent(key, steal, self.plan.blocks[0].tiles[key[2]].flops, rates, now)
         takers = self.overlaps.takers(key[2], lambda tile: self.tiles.state((key[0], key[1], tile)), rates)
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1

@@ -35,6 +35,7 @@ from schemas.topics import Publish, Topic
 
 KEEPALIVE_S = 20
 RECONNECT_S = 1.0  # about so far apart are two attempts, and not in step with other nodes'
+NEW_USER_S = 4.0  # a gateway has told its broker by then whom it has let in
 MAX_QUEUED = 1024
 BACKLOG_BYTES = 64 * 1024 * 1024
 PACKED_BYTES = 4096  # smaller tensors are not worth packing
@@ -264,6 +265,8 @@ class Link:
     def connect(self, timeout_s: float = 10.0) -> None:
         """Connect, and return when the broker has accepted this client and acknowledged every subscription.
 
+        A user whom the broker does not know yet may be new: for ``NEW_USER_S`` it is asked again.
+
         Raises:
             UnreachableError: it has not within ``timeout_s``; the link is closed then.
         """
@@ -275,7 +278,12 @@ class Link:
             remedy = "" if isinstance(error, ssl.SSLError) else f": {_REMEDY}"
             raise UnreachableError(f"no broker at {self.address}: {self._why(error)}{remedy}") from None
         self._client.loop_start()
-        if not self._ready.wait(max(deadline - time.monotonic(), 0.0)) or self._refusal:
+        patient_until = min(deadline, time.monotonic() + NEW_USER_S)
+        answered = self._ready.wait(max(deadline - time.monotonic(), 0.0))
+        while answered and self._refusal and self.unknown and time.monotonic() < patient_until:
+            self._ready.clear()
+            answered = self._ready.wait(max(patient_until - time.monotonic(), 0.0))
+        if not answered or self._refusal:
             reason = self._refusal or self._failure or f"no MQTT answer within {timeout_s:g} s"
             self.close(0.0)
             remedy = "" if self.unknown or self._failure else f": {_REMEDY}"

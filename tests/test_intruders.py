@@ -468,7 +468,7 @@ def test_a_line_is_good_for_one_use_and_a_revoked_node_is_cut_off_within_seconds
     assert "brief was revoked" in cluster.log("gateway")
     unknown = r"dt: the gateway at \S+ no longer knows brief: 'dt enroll brief' prints a new line there; give it here: dt edge"
     cluster.said("brief", unknown)
-    assert cluster.processes.pop("brief").wait(10) == 78 and cluster.log("brief").count("WARNING") == 2
+    assert cluster.processes.pop("brief").wait(10) == 78 and cluster.log("brief").count("WARNING") <= 4  # not one a try
     once = cluster.dt("edge", "--once", *places[0])
     assert once.returncode == 78 and re.match(unknown, once.stderr)
     secrets = [json.loads((cluster.folder / "brief" / "edge-brief.json").read_text())["secret"], line]

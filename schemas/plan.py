@@ -56,7 +56,7 @@ class Region(NamedTuple):
 class Record(BaseModel):
     """A frozen value that refuses what it does not know."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, cache_strings="keys")
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]  # what any reader of JSON takes exactly

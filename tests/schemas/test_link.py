@@ -225,6 +225,39 @@ def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told(
     assert ended == Disconnected("the connection has ended") and not link.unknown
 
 
+def served(link: Link, server: socket.socket, answers: list[bytes]) -> None:
+    """Lets paho connect once for each answer, and keeps the last connection until the other side ends it."""
+    link._client.reconnect_delay_set(0, 0)
+    for answer in answers:
+        line, _ = server.accept()
+        with line:
+            line.recv(1024)
+            line.sendall(answer)
+            while answer is answers[-1] and line.recv(1024):
+                pass
+
+
+@pytest.mark.parametrize("enters", [True, False])
+def test_a_user_whom_the_broker_does_not_know_yet_is_asked_about_again_for_a_while(
+    enters: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("schemas.link.NEW_USER_S", 30.0 if enters else 0.0)
+    unknown, accepted = b"\x20\x02\x00\x05", b"\x20\x02\x00\x00"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", queue.Queue())
+        answers = [unknown, unknown, accepted] if enters else [unknown]
+        broker = threading.Thread(target=served, args=(link, server, answers))
+        broker.start()
+        if enters:
+            link.connect(30)
+            assert link.connected and not link.unknown
+        else:
+            with pytest.raises(UnreachableError, match="knows no such user and password"):
+                link.connect(30)
+        link.close(0.0)
+        broker.join(10)
+
+
 def test_nobody_can_guess_the_client_id_of_another() -> None:
     ids = {client_id("e1") for _ in range(100)}
     assert len(ids) == 100 and all(len(bytes.fromhex(one.removeprefix("e1-"))) == 8 for one in ids)

@@ -7,7 +7,6 @@ no socket, thread or clock; every method takes ``now`` and returns what to publi
 from collections import Counter
 from collections.abc import Container, Mapping
 from dataclasses import dataclass, field
-from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -19,21 +18,23 @@ from edge_agent.overlaps import Ask, Overlaps, Rates
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
-from models.tensor import check, crop, part_bytes, part_shape
+from models.tensor import check, crop
 from models.trade import NO_TRADE, Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
 from schemas.keys import Key
-from schemas.plan import Block, Plan, Tile
+from schemas.plan import Plan
 from schemas.topics import Publish
 
 HEARTBEAT_S = 2.0
 FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time until the gateway answers: it may be slower than we
 HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
-LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what it should take, and never before so many seconds
+LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what others took, and never before so many seconds
+ROUNDS = 3  # strips travel where each node has more tiles of a frame: makers must be through before takers begin
+FADES = 0.95  # what the slowest took counts so much less with each tile that comes back
 SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
 
@@ -103,7 +104,8 @@ class EdgeNode:
         self._last = len(plan.blocks) - 1
         first = plan.blocks[0]
         self._shares = plan.schedule == "sharing"  # tiles come unasked
-        self._tile_bytes = max(_travels(first, tile) for tile in first.tiles)
+        self._lent_at: dict[Key, float] = {}  # tiles that were lent once, since when
+        self._turn_s = 0.0  # how long the slowest of them took lately, from lending to acceptance; 0: not known
         self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
@@ -112,6 +114,7 @@ class EdgeNode:
         self._speeds: dict[str, float] = {}  # operations a second of thieves
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
+        self._nodes = 0  # that live
         self.machine = ""  # which machine this is, whatever it is called
         self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
         self.deadline_s: float | None = None  # of the own source's frames; None: the gateway's
@@ -178,7 +181,7 @@ class EdgeNode:
                 said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
                 said += [self._overlap(s) for s in self.overlaps.answer(Ask(message.frame, message.tile, message.to))]
         elif isinstance(message, m.Accepted):
-            self._accept(message)
+            self._accept(message, now)
         elif isinstance(message, m.Return):
             for tile in message.tiles:
                 self.tiles.hand_back((message.frame, self._last, tile), message.node)
@@ -249,7 +252,9 @@ class EdgeNode:
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
-        for (frame, _, _), thief in self.tiles.expire(now):
+        for key, thief in self.tiles.expire(now):
+            frame = key[0]
+            self._lent_at.pop(key, None)
             self._suspects[thief] = now + SUSPECT_S
             if self._last and frame in self._expired:  # not the lane alone: what it waited for may be lost
                 self.tiles.restart(frame)
@@ -306,6 +311,7 @@ class EdgeNode:
         self._echoed_at, self._heartbeat_s = now, HEARTBEAT_S
         self._only_camera = self.camera and echo.cameras <= 1
         self._alone = self.plan.undivided and echo.helpers < echo.cameras
+        self._nodes = echo.cameras + echo.helpers
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
             self.tiles.requeue(whole=self._last > 0)
@@ -353,14 +359,18 @@ class EdgeNode:
         """The tile for a thief, after a word about its strips; None: nothing is waiting."""
         if now < self._suspects.get(steal.thief, now):
             return None
-        lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s(steal)
+        lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s()
         keep = self._kept()
-        if self.overlaps.trade.strips and prefer is not None and prefer in keep:
+        if prefer in keep and self.overlaps.trade.strips and any(self._rates(None)):
             prefer = None
         key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, keep, overdue_s)
-        if key is None and not steal.ahead and not self.tiles.waiting:
+        if key is not None:
+            self._lent_at[key] = now
+        elif not steal.ahead and not self.tiles.waiting:
             key = self.tiles.lend_again(steal.thief, steal.request, now, lease_s)
-            self.counts["lent again"] += key is not None
+            if key is not None:
+                self.counts["lent again"] += 1
+                self._lent_at.pop(key, None)
         if key is None:
             return None
         rates = self._rates(steal.thief)
@@ -380,7 +390,9 @@ class EdgeNode:
         return self.overlaps.keep(self.tiles, following[0], self._last, self._rates(None))
 
     def _rates(self, node: str | None) -> Rates:
-        """Of the engine that computes a tile, where it is known, and of the link."""
+        """Of the engine that computes a tile, where it is known, and of the link; none where strips come too late to serve."""
+        if len(self.plan.blocks[0].tiles) <= ROUNDS * self._nodes:
+            return Rates(0.0, 0.0)
         return Rates(self._speeds.get(node or "") or self.flops_s, self.bytes_s)
 
     def _ask(self, ask: Ask) -> list[Action]:
@@ -391,17 +403,23 @@ class EdgeNode:
         )  # fmt: skip
         return [*said, Publish(topics.OVERLAP_REQ, lacks)]
 
-    def _overdue_s(self, steal: m.Steal) -> float:
-        """When a tile that is lent now is late: half as long again as it should take, by engine and link as measured.
+    def _overdue_s(self) -> float:
+        """When a tile that is lent now is late: half as long again as the slowest took lately, whatever that was spent on.
 
         Never where tiles of several blocks wait for each other, or where the schedule knows no stealing.
         """
-        if self._tile_s is None or self._last or self._shares:
+        if not self._turn_s or self._last or self._shares:
             return NEVER
-        faster = steal.flops_s / self.flops_s if steal.flops_s and self.flops_s else 1.0
-        compute_s = self._tile_s / faster * (2 if steal.ahead else 1)
-        travel_s = 2 * self._tile_bytes / self.bytes_s if self.bytes_s else 0.0  # the broker passes it on
-        return max(LATE_S, LATE * (compute_s + travel_s))
+        return max(LATE_S, LATE * self._turn_s)
+
+    def _came_back(self, accepted: m.Accepted, now: float) -> None:
+        """How long tiles took that were lent."""
+        for tile in accepted.tiles:
+            since = self._lent_at.pop((accepted.frame, accepted.block, tile), None)
+            if since is not None:
+                self._turn_s = max(now - since, FADES * self._turn_s)
+        if accepted.ended:
+            self._lent_at = {key: since for key, since in self._lent_at.items() if key[0] != accepted.frame}
 
     def _late_at(self) -> float | None:
         """When a tile is late that a node which waits could compute again."""
@@ -444,10 +462,11 @@ class EdgeNode:
                 self._stolen[key] = (tensors, header.picture)
                 self.overlaps.want(header.frame, header.takers)
 
-    def _accept(self, accepted: m.Accepted) -> None:
+    def _accept(self, accepted: m.Accepted, now: float) -> None:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
             self.counts["accepted by another gateway"] += 1
             return
+        self._came_back(accepted, now)
         if accepted.ended:
             self._images.pop(accepted.frame, None)
             self._expired.discard(accepted.frame)
@@ -542,12 +561,6 @@ class EdgeNode:
             flops_s=self.flops_s, bytes_s=self.bytes_s, deadline_s=self.deadline_s, priority=self.priority,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
-
-
-def _travels(block: Block, tile: Tile) -> int:
-    """Bytes of a tile's pixels and of its result."""
-    pixels = sum(prod(part_shape(spec, tile.inputs[spec.name])) for spec in block.inputs)
-    return pixels + sum(part_bytes(spec, tile.outputs[spec.name]) for spec in block.cut)
 
 
 def _registers(action: Action) -> bool:

@@ -259,10 +259,12 @@ def test_a_node_that_has_not_repeated_its_request_is_given_nothing() -> None:
 
 
 def practised() -> EdgeNode:
-    """A camera that knows how long a tile takes: a second; it has no frame."""
+    """A camera that knows how long a tile takes, here and elsewhere: a second; it has no frame."""
     node = camera()
     (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    (lent,) = idle(node, "edge9", 1.0)
     (second,) = [a for a in node.computed(first.key, outputs(PLAN, first.key[2]), 1.0, 2.0) if isinstance(a, Compute)]
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=first.key[0], tiles=(lent.message.tile,))), 2.0)
     node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=first.key[0], ended=True)), 2.0)
     node.computed(second.key, outputs(PLAN, second.key[2]), 1.0, 3.0)
     assert not node.tiles.frames and node.tile_s == 1.0 and node._computing is None
@@ -299,28 +301,32 @@ def test_a_tile_that_waits_goes_before_one_that_is_late() -> None:
     assert second.message.tile != first.message.tile and not node.counts["lent again"]
 
 
-@pytest.mark.parametrize(
-    ("flops_s", "own_flops_s", "bytes_s", "ahead", "late_s"),
-    [
-        (0.0, 0.0, 0.0, False, 1.5),
-        (2e9, 0.0, 0.0, False, 1.5),
-        (2e9, 1e9, 0.0, False, 0.75),
-        (8e9, 1e9, 0.0, False, LATE_S),
-        (5e8, 1e9, 0.0, True, 6.0),
-        (0.0, 0.0, 1e4, False, 1.5 * (1.0 + 2 * (17 * 17 * 3 + 8 * 8 * 4 * 4) / 1e4)),  # twice by the relay
-    ],
-)
-def test_a_tile_is_late_by_the_speeds_of_its_thief_and_of_the_link(
-    flops_s: float, own_flops_s: float, bytes_s: float, ahead: bool, late_s: float
-) -> None:
+def test_a_tile_is_late_by_what_the_slowest_took_lately_whatever_that_was_spent_on() -> None:
+    node, late_at = practised(), []
+    for number, took_s in enumerate((0.1, 3.0, *[0.1] * 60)):
+        now = 10.0 * (number + 1)
+        node.frame(IMAGE, now)
+        (tile,) = idle(node, "edge2", now)
+        late_at.append(node.tiles.overdue_at("edge3") - now)
+        frame = tile.message.frame
+        node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=frame, tiles=(tile.message.tile,))), now + took_s)
+        node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=frame, ended=True)), now + took_s)
+        while node._computing is not None:
+            node.computed(node._computing.key, outputs(PLAN, node._computing.key[2]), 0.01, now + took_s)
+    assert late_at[:4] == pytest.approx([1.5 * 1.0, 1.5 * 0.95, 1.5 * 3.0, 1.5 * 3.0 * 0.95])
+    assert late_at[-1] == pytest.approx(LATE_S), "it fades, but for a least"
+
+
+def test_what_was_lent_twice_or_ended_with_its_lease_tells_nothing_of_what_tiles_take() -> None:
     node = practised()
-    node.flops_s, node.bytes_s = own_flops_s, bytes_s
-    node.frame(IMAGE, 10.0)
-    ask = m.Steal(
-        **GATEWAY, plan=node.digest, thief="edge2", thief_epoch="22222222", request="0000000a", ahead=ahead, flops_s=flops_s
-    )
-    node.hear(heard(topics.STEAL, ask), 10.0)
-    assert node.tiles.overdue_at("edge3") == pytest.approx(10.0 + late_s)
+    idle(node, "edge2", 9.5)
+    (tile,) = published(node.frame(IMAGE, 10.0), topics.TILE)
+    while node._computing is not None:
+        node.computed(node._computing.key, outputs(PLAN, node._computing.key[2]), 0.01, 10.5)
+    (again,) = idle(node, "edge3", 20.0)
+    assert again.message.tile == tile.message.tile and node.counts["lent again"] == 1
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=tile.message.frame, tiles=(tile.message.tile,))), 29.0)
+    assert node._turn_s == 1.0
 
 
 DEALT = PLAN.model_copy(update={"schedule": "sharing"})
@@ -329,7 +335,7 @@ DEALT = PLAN.model_copy(update={"schedule": "sharing"})
 @pytest.mark.parametrize("plan", [blocks_plan(), DEALT], ids=["several blocks", "dealt"])
 def test_tiles_of_several_blocks_and_dealt_ones_are_never_late(plan: Any) -> None:
     node = camera(plan=plan)
-    node._tile_s = 0.1
+    node._turn_s = 0.1
     node.frame(IMAGE, 1.0)
     assert idle(node, "edge2", 1.0)
     assert node.tiles.overdue_at("edge3") == float("inf")

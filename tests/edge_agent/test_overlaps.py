@@ -187,7 +187,7 @@ def edge(name: str = "edge1", camera: bool = True) -> EdgeNode:
     node = EdgeNode(name, "11111111" if camera else "22222222", PLAN, "test kernels", camera=camera, trade=TRADE)
     node.flops_s, node.bytes_s = PAYS
     node.connected(0.0)
-    echo = m.Echo(**GATEWAY, seq=1, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=2)
+    echo = m.Echo(**GATEWAY, seq=1, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=1)
     node.hear(heard(topics.ECHO, echo), 0.0)
     return node
 
@@ -256,7 +256,7 @@ def test_a_node_publishes_again_for_a_gateway_that_has_restarted_and_forgets_wit
     assert len(published(node.hear(heard(topics.OVERLAP_REQ, lacks), 1.2), topics.OVERLAP)) == 1
     assert not published(node.hear(heard(topics.OVERLAP_REQ, lacks), 1.3), topics.OVERLAP)
     later = {"node": "gateway", "epoch": "bbbbbbbb"}
-    echo = m.Echo(**later, seq=2, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=2)  # type: ignore[arg-type]
+    echo = m.Echo(**later, seq=2, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=1)  # type: ignore[arg-type]
     node.hear(heard(topics.ECHO, echo), 1.4)
     assert len(published(node.hear(heard(topics.OVERLAP_REQ, lacks), 1.5), topics.OVERLAP)) == 1
     node.hear(heard(topics.ACCEPTED, m.Accepted(**later, frame=FRAME, ended=True)), 1.6)  # type: ignore[arg-type]

@@ -102,7 +102,7 @@ class GatewayNode:
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
         self.assembly.remember(before.ended, before.forgotten)
         self._unheard = {frame: outcome for frame, outcome in before.ended.items() if outcome is not None}
-        self._streams: dict[tuple[str, str], None] = {}  # sources, and their epochs, whose frames it has followed
+        self._streams: dict[tuple[str, str], int] = {}  # sources, and their epochs, that it follows: the last frame they told
         self._alone_s, self._alone_at = ALONE_S, float("inf")  # how long to believe the silence, and until when
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
@@ -250,8 +250,8 @@ class GatewayNode:
             reason = f"gateway restarted: what the model remembers of {register.node} begins anew with its next frame"
             for frame in frames:
                 said += self.failed(frame, reason, now)
-        self._streams.pop(stream, None)
-        self._streams[stream] = None
+        told = max(m.frame_source(frame)[2] for frame in frames)
+        self._streams[stream] = max(told, self._streams.pop(stream, -1))
         for old in list(self._streams)[:-STATES]:
             del self._streams[old]
         return said + self._release(register.node)
@@ -356,7 +356,7 @@ class GatewayNode:
         released: list[Action] = []
         own = [f for f in self.assembly.frames if m.frame_source(f)[0] == source]
         if self._ordered:
-            own = [f for f in own if m.frame_source(f)[:2] in self._streams]
+            own = [f for f in own if self._told(f)]
         for frame in sorted(own, key=m.frame_source):
             if frame in self._held:
                 self._finishing[frame] = self._held.pop(frame)
@@ -364,6 +364,11 @@ class GatewayNode:
             elif self._ordered and frame not in self._finishing:
                 break
         return released
+
+    def _told(self, frame: str) -> bool:
+        """Whether its source has told of it, and so of all before it: tiles of a frame may come before any such word."""
+        source, epoch, number = m.frame_source(frame)
+        return number <= self._streams.get((source, epoch), -1)
 
     def _accepted(self, node: str, frame: str, ended: bool, block: int = 0, tiles: tuple[int, ...] = ()) -> Publish:
         message = m.Accepted(**self._head(), frame=frame, block=block, tiles=tiles, ended=ended)

@@ -3,6 +3,7 @@
 import os
 import queue
 import secrets
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from schemas.link import Link
 E = TypeVar("E")
 
 os.environ["DT_CONFIG"] = os.devnull  # whatever this machine is configured to be
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
 
 
 @pytest.fixture(scope="session", autouse=True)

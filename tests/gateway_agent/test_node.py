@@ -37,9 +37,9 @@ def register(
 
 
 def result(
-    node: GatewayNode, tile: int, worker: str = "edge2", epoch: str = "22222222", now: float = 1.0
+    node: GatewayNode, tile: int, worker: str = "edge2", epoch: str = "22222222", now: float = 1.0, frame: str = FRAME
 ) -> list[object]:
-    header = m.ResultHeader(node=worker, epoch=epoch, plan=node.digest, frame=FRAME, block=0, tile=tile, stolen=True)
+    header = m.ResultHeader(node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, stolen=True)
     return list(node.hear(heard(topics.RESULT, header, outputs(PLAN, tile, tile)), now))
 
 
@@ -351,6 +351,23 @@ def test_no_frame_of_a_recurrent_model_is_finished_before_its_source_is_known() 
     register(node, "edge2", "22222222")
     assert not [a for tile in range(4) for a in result(node, tile) if isinstance(a, Finish)]
     assert [a for a in register(node, "edge1", "11111111", 4, (FRAME,)) if isinstance(a, Finish)]
+
+
+def test_a_frame_of_a_recurrent_model_waits_until_its_source_has_told_of_those_before_it() -> None:
+    node = GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, ordered=True)
+    frames = tuple(f"edge1.11111111.{number}" for number in range(3))
+
+    def finished(number: int) -> list[str]:
+        said = [a for tile in range(4) for a in result(node, tile, frame=frames[number])]
+        return [a.complete.frame for a in said if isinstance(a, Finish)]
+
+    register(node, "edge2", "22222222")
+    register(node, "edge1", "11111111", 4, frames[:1])
+    assert finished(0) == [frames[0]]
+    assert not finished(2)  # nobody has said yet whether there is a frame 1
+    assert not [a for a in register(node, "edge1", "11111111", 4, frames) if isinstance(a, Finish)]
+    register(node, "edge1", "11111111", 4, frames[1:2])  # an old heartbeat takes nothing back
+    assert finished(1) == [frames[1], frames[2]]
 
 
 def test_silence_of_everybody_is_doubted_ever_less_often() -> None:

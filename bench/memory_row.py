@@ -49,10 +49,9 @@ def main(folder: str, keep: int, cache: str | None) -> None:
     from models.graph import load
     from models.runner import TileRunner
     from schemas.plan import Plan
+    from schemas.process import return_memory
 
-    mallopt = ctypes.CDLL(None).mallopt  # as the edge does at its start
-    mallopt(-3, 65536)
-    mallopt(-1, 65536)
+    return_memory()
     engine.silence_runtime()
     plan = Plan.model_validate_json((Path(folder) / "plan.json").read_bytes())
     marks["ready"] = mark()

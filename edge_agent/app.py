@@ -1,7 +1,6 @@
 """The edge's loop: link, model cache, source, engine and clock around ``EdgeNode``. It decides nothing about tiles."""
 
 import contextlib
-import ctypes
 import logging
 import queue
 import threading
@@ -32,7 +31,7 @@ from schemas.errors import CredentialError, DecodeError, EngineError, PlanError,
 from schemas.identity import machine_id
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.parcel import Parcel
-from schemas.process import log_to_stderr, on_end, version
+from schemas.process import log_to_stderr, on_end, return_memory, version
 from schemas.redact import redact
 from schemas.service import Service
 from schemas.topics import Publish
@@ -54,7 +53,7 @@ _log = logging.getLogger(__name__)
 def main(settings: Settings) -> int:
     """``dt edge``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
     log_to_stderr(settings.log)
-    _return_memory()
+    return_memory()
     service, stopped = Service.found(), threading.Event()
     on_end(stopped.set)
     options: EdgeOptions | None = settings.edge
@@ -70,14 +69,6 @@ def main(settings: Settings) -> int:
     app = Edge(options, options.name or host_name(), service, membership)
     on_end(app.stop)
     return app.run()
-
-
-def _return_memory() -> None:
-    """glibc keeps what large tensors used; asked like this it gives pages back (mallopt: mmap and trim threshold)."""
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-3, 65536)
-        mallopt(-1, 65536)
 
 
 class Edge:
@@ -162,6 +153,8 @@ class Edge:
             event = None
         now = time.monotonic()
         self._act(self._handle(event, now))
+        if isinstance(event, Captured):
+            event.capture.ahead()
         if self._node is not None:
             if now >= self._node.deadline():
                 self._act(self._node.tick(now))

@@ -1,6 +1,7 @@
 """One thread that reads the source: decodes, fits to the model's size, and waits until the loop has room for a frame.
 
-Files and folders are lossless and in order: the next frame is read ahead, and handed over when it is asked for. A live
+Files and folders are lossless and in order: the next frame is read ahead, once the tiles of the one before are on their
+way, and handed over when it is asked for. A live
 source is asked only when there is room, and gives its newest frame or, where all count, the one that waits longest.
 """
 
@@ -49,14 +50,14 @@ class Ended:
 
 
 class Capture:
-    """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``.
+    """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``, each ``ahead()`` has one read.
 
     ``pictures_s`` may be set at any time: a frame carries a picture for people so often at most; 0: never.
     """
 
     def __init__(self, source: Source, pixels: Pixels, limit: int | None, inbox: "queue.Queue[object]") -> None:
         self._source, self._pixels, self._limit, self._inbox = source, pixels, limit, inbox
-        self._room = threading.Semaphore(0)
+        self._room, self._ahead = threading.Semaphore(0), threading.Semaphore(1)
         self._closed = False
         self.pictures_s = 0.0
         self._pictured_at = float("-inf")
@@ -67,10 +68,15 @@ class Capture:
         """There is room for one frame."""
         self._room.release()
 
+    def ahead(self) -> None:
+        """What is in a hurry is done for the frame that came last: the next one may be read."""
+        self._ahead.release()
+
     def close(self) -> None:
         """No frame follows. The source stays open and may be captured again."""
         self._closed = True
         self._room.release()
+        self._ahead.release()
         self._thread.join(2.0)
 
     def _run(self) -> None:
@@ -89,8 +95,7 @@ class Capture:
         running = shots(self._source, lambda: self._closed)
         count = 0
         while count != self._limit and not self._closed:
-            if live:
-                self._room.acquire()
+            (self._room if live else self._ahead).acquire()
             shot = next(running, None)
             if shot is None:
                 return

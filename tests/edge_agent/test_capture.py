@@ -39,6 +39,7 @@ class Ticker:
 def captured(inbox: "queue.Queue[object]") -> Captured:
     event = inbox.get(timeout=5)
     assert isinstance(event, Captured)
+    event.capture.ahead()
     return event
 
 
@@ -63,9 +64,24 @@ def test_a_limit_ends_the_capture_after_so_many_frames() -> None:
     capture = Capture(open_source("synthetic://?width=40&height=30"), PIXELS, 2, inbox)
     for _ in range(5):
         capture.more()
-    assert [type(inbox.get(timeout=5)) for _ in range(3)] == [Captured, Captured, Ended]
+    assert captured(inbox) and captured(inbox)
+    assert inbox.get(timeout=5) == Ended(capture)
     capture.close()
     assert inbox.empty()
+
+
+def test_the_next_picture_is_read_ahead_once_the_last_one_is_on_its_way() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Ticker()
+    source.live = False
+    capture = Capture(source, PIXELS, None, inbox)
+    capture.more()
+    event = inbox.get(timeout=5)
+    assert isinstance(event, Captured) and source.asked.acquire(timeout=5)
+    assert not source.asked.acquire(timeout=0.1)
+    event.capture.ahead()
+    assert source.asked.acquire(timeout=5) and inbox.empty()  # nobody has room for it yet
+    capture.close()
 
 
 def test_a_live_source_is_asked_only_when_there_is_room() -> None:

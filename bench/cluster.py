@@ -226,7 +226,7 @@ class Run:
 
     def _edge(self, hosts: Hosts, name: str, url: str, *more: str) -> None:
         cache = str(self._room / f"cache-{name}")
-        self._dt(hosts, name, "edge", "--gateway", url, "--name", name, "--cache", cache, "--keep", "9", *more)
+        self._dt(hosts, name, "edge", "--gateway", url, "--name", name, "--cache", cache, *more)
 
     def _heard(self) -> list[dict[str, Any]]:
         lines = (self._room / "heard").read_text().splitlines()

@@ -35,7 +35,7 @@ from schemas.process import log_to_stderr, on_end, return_memory, version
 from schemas.redact import redact
 from schemas.service import Service
 from schemas.topics import Publish
-from schemas.vitals import Reader
+from schemas.vitals import Reader, free_bytes
 
 if TYPE_CHECKING:
     from edge_agent.membership import Membership
@@ -332,14 +332,17 @@ class Edge:
         if path is None:
             raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
         self._speed = self._speed or Speed(self._weights())
-        runner = TileRunner(plan, graph.load(path), self._weights(), self._options.threads, self._options.keep)
+        options = self._options
+        runner = TileRunner(
+            plan, graph.load(path), self._weights(), options.threads, options.keep or 0, free=free_bytes()
+        )
         self._node = EdgeNode(
             self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None, runner.trade
         )  # fmt: skip
         self._node.machine = self._machine
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
-        self._worker = Worker(runner, self._inbox)
+        self._worker = Worker(runner, self._inbox, ahead=self._source is None)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False

@@ -1,5 +1,6 @@
 """One thread around the engine: it releases the interpreter lock while a tile computes, so the loop goes on."""
 
+import logging
 import queue
 import threading
 import time
@@ -13,6 +14,8 @@ from models.runner import TileRunner
 from models.trade import Tensors
 from schemas.errors import DtError
 from schemas.keys import Key
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,13 @@ class Computed:
 
 
 class Worker:
-    """``submit`` one tile at a time; it comes back as ``Computed`` in ``inbox``."""
+    """``submit`` one tile at a time; it comes back as ``Computed`` in ``inbox``.
 
-    def __init__(self, runner: TileRunner, inbox: "queue.Queue[object]") -> None:
-        self._runner = runner
+    ``ahead``: until the first one comes tile classes are loaded. Later that would take time from what is in a hurry.
+    """
+
+    def __init__(self, runner: TileRunner, inbox: "queue.Queue[object]", ahead: bool = False) -> None:
+        self._runner, self._ahead = runner, ahead
         self._inbox = inbox
         self._work: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
         self._closed = False
@@ -53,10 +59,19 @@ class Worker:
         self._thread.join(wait_s)
 
     def _run(self) -> None:
+        if self._ahead:
+            self._load()
         while (work := self._work.get()) is not None:
             done = self._compute(work)
             if not self._closed:
                 self._inbox.put(done)
+
+    def _load(self) -> None:
+        try:
+            while self._work.empty() and self._runner.warm():
+                pass
+        except (DtError, MemoryError) as error:
+            _log.warning("no tile class is loaded ahead: %s", error or "out of memory")
 
     def _compute(self, work: Compute) -> Computed:
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""The engines of few tile classes at a time: a class costs memory while it is alive and milliseconds to load.
+"""The engines of few tile classes at a time: a class costs memory while it is alive, and time to load.
 
 Classes that share packed weights with the others and hold little besides (tiles that take most of a block from their
 neighbours) come on top, up to a sixth of what the others hold: otherwise they would drive out classes worth more.
@@ -24,6 +24,10 @@ class Classes:
 
     def __len__(self) -> int:
         return len(self._alive) + len(self._light)
+
+    def has_room(self, key: Key) -> bool:
+        """Whether an ordinary class is not alive, and may be without another one's end."""
+        return key not in self._alive and len(self._alive) < self._keep
 
     def get(self, key: Key, load: Callable[[], Engine], share: float = 1.0) -> Engine:
         """The engine of a class, which ``load`` makes if it is not alive.

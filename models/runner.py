@@ -1,6 +1,7 @@
 """Runs tiles of a plan: rewrites the edges' model for a tile's class on first use and keeps few classes alive.
 
-A class costs memory while it is alive and milliseconds to load, so ``keep`` of them stay, least recently used out first.
+A class costs memory while it is alive, and to load it may take longer than to run it, so ``keep`` of them stay, least
+recently used out first, and are loaded ahead by ``warm``.
 In a block with reuse a tile's graph has variants: it gives strips, takes them, or does neither (``models.reuse``).
 """
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from models import blocking, engine, rewrite
 from models.classes import Classes, Key
+from models.division import peak_memory
 from models.graph import Graph
 from models.partition import Partition
 from models.reuse import Place, Reuse, Work, neighbours
@@ -26,6 +28,8 @@ from schemas.plan import Block, Plan, Region, digest
 
 _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, undivided
 STRIP_BYTES = 16 << 20
+_MOST = 64  # classes alive
+_PART = 4  # of the memory that is free classes take so small a part
 
 Variant: TypeAlias = Literal["plain", "gives", "takes"]
 NOTHING: Mapping[int, Tensors] = MappingProxyType({})
@@ -45,7 +49,8 @@ class _Job:
 class TileRunner:
     """The tiles of ``plan`` on one engine at a time; not thread-safe. ``cache``: folder for packed weights, or None.
 
-    ``strip_limit`` is the most bytes of the strips that wait for the tiles that take them, of all frames together.
+    ``keep``: classes alive at once; 0: as many as a quarter of ``free`` bytes holds. ``strip_limit`` is the most bytes of the
+    strips that wait for the tiles that take them, of all frames together.
     """
 
     def __init__(
@@ -56,12 +61,12 @@ class TileRunner:
         threads: int = 1,
         keep: int = 1,
         strip_limit: int = STRIP_BYTES,
+        free: int = 0,
     ) -> None:
         self.plan = plan
         self._partition = Partition(model)
         self._cache = cache
         self._threads = threads
-        self._classes = Classes(keep)
         self._stride = blocking.numbers(model)
         self._jobs: dict[tuple[int, int, Variant], _Job] = {}
         self._reuses: dict[int, Reuse] = {}
@@ -72,6 +77,36 @@ class TileRunner:
             for spec in (*block.inputs, *block.cut):
                 if spec.name not in names or model.tensors[names[spec.name]].shape != spec.shape:
                     raise PlanError(f"the plan's tensor {spec.name} {spec.shape} is not in this model")
+        self._classes = Classes(keep or self._fitting(free // _PART))
+
+    def warm(self) -> bool:
+        """Loads one class that is not alive, if none must go for it; False: there is none.
+
+        Raises:
+            EngineError: the runtime failed.
+        """
+        for block, spec in enumerate(self.plan.blocks):
+            for tile in spec.order if spec.mode == "tiles" else ():
+                job = self._job(block, tile, "plain")
+                if job.ends and self._classes.has_room(job.key):
+                    self._engine(block, tile, job)
+                    return True
+        return False
+
+    def _fitting(self, budget: int) -> int:
+        """How many classes so many bytes hold, at least one."""
+        costs = [1]
+        for block, tile in {(b, t.tile_class): (b, t.index) for b, s in enumerate(self.plan.blocks) for t in s.tiles}.values():
+            job = self._job(block, tile, "plain")
+            if job.ends and self.plan.blocks[block].mode == "tiles":
+                graph = self._graph(block, tile, job)
+                own = 0 if self._shares(graph) else sum(t.nbytes for t in graph.tensors if t.data is not None)
+                costs.append(peak_memory(graph) + own)
+        return min(max(budget // max(costs), 1), _MOST)
+
+    def _shares(self, graph: Graph) -> bool:
+        """Whether its weights are in memory once for all classes."""
+        return self._cache is not None and engine.shares_weights(graph)
 
     def crops(self, image: np.ndarray, block: int, tile: int) -> dict[str, np.ndarray]:
         """A tile's part of the whole uint8 image (NHWC), as views."""
@@ -220,7 +255,7 @@ class TileRunner:
 
     def _share(self, block: int, tile: int, graph: Graph) -> float:
         """The largest tensor of a tile that takes strips, as a part of the largest that it holds without them."""
-        if self._cache is None or not engine.shares_weights(graph):
+        if not self._shares(graph):
             return 1.0
         plain = self._graph(block, tile, self._job(block, tile, "plain"))
         most, own = (max(t.nbytes for t in g.tensors if t.data is None) for g in (plain, graph))

@@ -129,7 +129,9 @@ class EdgeOptions(Record):
     frames: int | None = option(None, "Stop the source after so many frames.", ge=1)
     root: NodeName | None = option(None, f"{_ROOT} [default: {ROOT}, or that of the gateway that is found]")
     cache: Path | None = option(None, "Folder for models. [default: the service's, or ~/.cache/deepthings]")
-    keep: int = option(1, "Tile classes kept in memory.", ge=1, le=64)
+    keep: int | None = option(
+        None, "Tile classes kept in memory. [default: what a quarter of the free memory holds]", ge=1, le=64
+    )
     window: int = option(2, "Frames of the source in flight: 1 for latency, 2 for rate.", ge=1, le=32)
     threads: int = option(1, _THREADS, ge=1, le=64)
     deadline: float | None = option(

@@ -1,5 +1,6 @@
 """Tiles run by class, as few of which stay loaded as the runner was told."""
 
+from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -86,6 +87,31 @@ def test_nothing_is_loaded_before_its_tile_runs(planned: tuple[Plan, Graph], mon
     loads = Loads(monkeypatch)
     TileRunner(*planned)
     assert loads.count == 0
+
+
+@pytest.mark.parametrize(("keep", "loaded"), [(2, 2), (9, 9)])
+def test_classes_are_loaded_ahead_as_long_as_there_is_room(
+    keep: int, loaded: int, planned: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = Loads(monkeypatch)
+    runner = TileRunner(*planned, keep=keep)
+    runner.run(0, 4, runner.crops(IMAGE, 0, 4))
+    while runner.warm():
+        pass
+    assert loads.count == loads.alive == loaded
+    run_all(runner, range(9))
+    assert loads.count == 9 if keep == 9 else loads.count > 9
+
+
+def test_a_quarter_of_the_free_memory_says_how_many_classes_stay(planned: tuple[Plan, Graph]) -> None:
+    def keeps(free: int) -> int:
+        runner = TileRunner(*planned, keep=0, free=free)
+        while runner.warm():
+            pass
+        return len(runner._classes)
+
+    two = 4 * bisect_left(range(1 << 24), 2, key=TileRunner(*planned)._fitting)
+    assert (keeps(0), keeps(two - 4), keeps(two), keeps(1 << 30)) == (1, 1, 2, 9)
 
 
 @pytest.mark.parametrize("cached", [False, True])

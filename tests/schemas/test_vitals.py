@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.vitals import Reader
+from schemas.vitals import Reader, free_bytes
 
 
 def write(root: Path, files: dict[str, str]) -> None:
@@ -48,3 +48,18 @@ def test_what_a_machine_does_not_tell_is_none(tmp_path: Path, files: dict[str, s
 
 def test_this_machine_tells_its_memory() -> None:
     assert (Reader().read().memory_bytes or 0) > 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("limit", "free"),
+    [
+        ({}, 2000 << 10),
+        ({"sys/fs/cgroup/memory.max": "max\n"}, 2000 << 10),
+        ({"sys/fs/cgroup/memory.max": "1000000\n"}, 1000000),
+        ({"sys/fs/cgroup/memory/memory.limit_in_bytes": "9223372036854771712\n"}, 2000 << 10),
+        ({"proc/meminfo": "MemTotal: 9 kB\n"}, 0),
+    ],
+)
+def test_free_memory_is_what_machine_and_container_leave(tmp_path: Path, limit: dict[str, str], free: int) -> None:
+    write(tmp_path, {"proc/meminfo": "MemTotal:  4000 kB\nMemFree: 1 kB\nMemAvailable:    2000 kB\n"} | limit)
+    assert free_bytes(tmp_path) == free

@@ -1,0 +1,75 @@
+import logging
+import queue
+import threading
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from edge_agent.node import Compute
+from edge_agent.worker import Computed, Worker
+from models.runner import TileRunner
+from schemas.errors import EngineError
+
+
+class Engine:
+    """A runner at the boundary: it has ``classes`` to load ahead, and says what it did."""
+
+    last = "plain"
+
+    def __init__(self, classes: int, error: str = "") -> None:
+        self.done: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.go = threading.Semaphore(0)
+        self._classes, self._error = classes, error
+
+    def warm(self) -> bool:
+        if self._error:
+            raise EngineError(self._error)
+        if not self._classes:
+            return False
+        self._classes -= 1
+        self.done.put("loaded")
+        self.go.acquire(timeout=5)
+        return True
+
+    def run(self, block: int, tile: int, *_: Any) -> dict[str, np.ndarray]:
+        self.done.put(f"tile {tile}")
+        return {}
+
+    def heard(self, count: int) -> list[str]:
+        return [self.done.get(timeout=5) for _ in range(count)]
+
+
+def worker(engine: Engine, ahead: bool = True) -> tuple[Worker, "queue.Queue[object]"]:
+    inbox: queue.Queue[object] = queue.Queue()
+    return Worker(cast(TileRunner, engine), inbox, ahead), inbox
+
+
+def test_classes_are_loaded_ahead_until_a_tile_comes() -> None:
+    engine = Engine(3)
+    under_test, inbox = worker(engine)
+    assert engine.heard(1) == ["loaded"]
+    for tile in (3, 4):
+        under_test.submit(Compute(("f", 0, tile), {}))
+        engine.go.release()
+        assert engine.heard(1) == [f"tile {tile}"]
+        assert cast(Computed, inbox.get(timeout=5)).key == ("f", 0, tile)
+    under_test.close()
+    assert engine.done.empty()
+
+
+def test_a_node_with_a_camera_loads_nothing_ahead() -> None:
+    engine = Engine(3)
+    under_test, _ = worker(engine, ahead=False)
+    under_test.close()
+    assert engine.done.empty()
+
+
+def test_a_class_that_cannot_be_loaded_ahead_is_told_and_tiles_run(caplog: pytest.LogCaptureFixture) -> None:
+    engine = Engine(1, "no such operator")
+    with caplog.at_level(logging.WARNING):
+        under_test, inbox = worker(engine)
+        under_test.submit(Compute(("f", 0, 3), {}))
+        assert cast(Computed, inbox.get(timeout=5)).error == ""
+        under_test.close()
+    assert "no tile class is loaded ahead: no such operator" in caplog.text

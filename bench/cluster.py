@@ -4,7 +4,8 @@
 
 The plan is the planner's choice unless ``--grid`` or ``--blocks`` names one. With ``--edges 1 --grid 1x1`` this is one edge
 alone, the time that others are shares of. Latency runs from the gateway's first word of a frame, which its source says
-before it sends any tile, to the frame's outcome, and is measured with one frame at a time; throughput with two frames in
+before it sends any tile, to the frame's outcome, and is measured with one frame at a time, after the helpers have loaded
+what fits into their memory; throughput with two frames in
 flight. Every answer is compared with the unpartitioned model's.
 """
 
@@ -41,6 +42,7 @@ from schemas.messages import frame_source
 PORT = 1883
 PATIENCE_S = 120.0
 ALONE_S = 3600.0
+QUIET_S = 0.5
 
 
 def main() -> int:
@@ -167,6 +169,7 @@ class Run:
             for name in helpers:
                 self._edge(hosts, name, url)
             self._until(lambda: set(helpers) <= {line.get("node") for line in self._heard()}, "the edges to join")
+            self._until(lambda: _is_quiet(hosts, helpers), "the edges to load their tile classes")
             hosts.limit()
             for i, name in enumerate(cameras):
                 source = f"synthetic://?width=608&height=608&seed={i + 1}"
@@ -246,6 +249,14 @@ class Run:
                 last = {p.name: p.read_text().strip().splitlines()[-1:] for p in self._room.glob("*.log")}
                 raise DtError(f"waited {PATIENCE_S:g} s for {what}: {last}")
             time.sleep(0.1)
+
+
+def _is_quiet(hosts: Hosts, names: Sequence[str]) -> bool:
+    """Whether these hosts do nothing much, by what their processors did in a while."""
+    before = hosts.cpu_s()
+    time.sleep(QUIET_S)
+    after = hosts.cpu_s()
+    return all(after[name] - before[name] < QUIET_S / 20 for name in names)
 
 
 def throughput(outcomes: Sequence[Mapping[str, Any]]) -> float:

@@ -21,7 +21,7 @@ from models.partition import Partition
 from models.reuse import Place, Reuse, Work, neighbours
 from models.rewrite import tile_graph
 from models.strips import Strips
-from models.tensor import crop, to_input
+from models.tensor import crop, part_shape, to_input
 from models.trade import NO_TRADE, Tensors, Trade, trade
 from schemas.errors import PlanError
 from schemas.plan import Block, Plan, Region, digest
@@ -82,14 +82,18 @@ class TileRunner:
     def warm(self) -> bool:
         """Loads one class that is not alive, if none must go for it; False: there is none.
 
+        It runs once, too: only then the memory of its activations is really there, and that takes longer than a tile.
+
         Raises:
             EngineError: the runtime failed.
         """
         for block, spec in enumerate(self.plan.blocks):
+            specs = {t.name: t for t in spec.inputs}
             for tile in spec.order if spec.mode == "tiles" else ():
                 job = self._job(block, tile, "plain")
                 if job.ends and self._classes.has_room(job.key):
-                    self._engine(block, tile, job)
+                    shapes = [(part_shape(specs[name], region), specs[name].dtype) for name, region in job.inputs.items()]
+                    self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
                     return True
         return False
 

@@ -30,7 +30,7 @@ from gateway_agent.tail import digests
 from models.build import build
 from models.bundle import Bundle, Reference, make_bundle, save
 from models.cluster import Cluster
-from models.cost import measure_speed, predict
+from models.cost import is_quantized, measure_speed, predict
 from models.graph import load
 from models.partition import Cut, Partition
 from models.planner import WHOLE, BlockChoices, parse_grid
@@ -107,7 +107,11 @@ class Run:
         if options.edges < max(options.sources, 1):
             raise DtError(f"{options.sources} sources for {options.edges} edges: give more edges")
         self._window = options.window or (1 if options.sources == 1 else 2)
-        speed = measure_speed()
+        self._model = options.model or room / "yolov2.tflite"
+        if options.model is None:
+            self._model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
+        self._partition = Partition(load(self._model))
+        speed = measure_speed(is_quantized(self._partition.graph))
         self._cluster = Cluster(
             speeds=(speed * options.edge_cpu,) * options.edges,
             rate_mbit=options.rate,
@@ -120,13 +124,9 @@ class Run:
         self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room)}
 
     def _plan(self) -> Bundle:
-        options, model = self._options, self._options.model
-        if model is None:
-            model = self._room / "yolov2.tflite"
-            model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
-        partition = Partition(load(model))
+        options, partition = self._options, self._partition
         blocks, shares = self._choice(partition)
-        bundle = make_bundle(model, blocks=blocks, reuse=not options.recompute, partition=partition, shares=shares)
+        bundle = make_bundle(self._model, blocks=blocks, reuse=not options.recompute, partition=partition, shares=shares)
         if options.schedule == "sharing":
             bundle = replace(bundle, plan=bundle.plan.model_copy(update={"schedule": "sharing", "undivided": False}))
         if options.divided:

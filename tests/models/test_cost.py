@@ -1,14 +1,15 @@
 """What a prediction is made of: operations, bytes by hop, memory and the bound, for plans that can be counted by hand."""
 
 from dataclasses import replace
+from importlib.resources import files
 
 import numpy as np
 import pytest
 
 from models.build import build
 from models.cluster import HEADER_BYTES, Cluster
-from models.cost import constant_bytes, measure_speed, predict, rest_of, workload
-from models.graph import Op
+from models.cost import constant_bytes, is_quantized, measure_speed, predict, rest_of, workload
+from models.graph import Op, parse
 from models.ops import flops_of
 from models.partition import Partition
 from models.planner import cut_bytes, exchanged_bytes, make_plan
@@ -125,8 +126,15 @@ def test_a_node_that_is_alone_computes_frames_whole_if_the_plan_lets_it(mini: Pa
     assert bound.redundancy > 1 and bound.latency_s > found.latency_s
 
 
-def test_this_machine_has_a_speed() -> None:
-    assert 1e8 < measure_speed() < 1e13
+@pytest.mark.parametrize("quantized", [False, True])
+def test_this_machine_has_a_speed(quantized: bool) -> None:
+    assert 1e8 < measure_speed(quantized) < 1e13
+
+
+def test_a_model_is_quantized_if_most_of_its_work_is() -> None:
+    zoo = files("models") / "zoo"
+    assert is_quantized(parse((zoo / "digits_int8.tflite").read_bytes()))
+    assert not is_quantized(parse((zoo / "digits.tflite").read_bytes()))
 
 
 def test_operators_that_no_runtime_takes_are_counted_all_the_same() -> None:

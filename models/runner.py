@@ -5,7 +5,7 @@ recently used out first, and are loaded ahead by ``warm``.
 In a block with reuse a tile's graph has variants: it gives strips, takes them, or does neither (``models.reuse``).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -87,26 +87,31 @@ class TileRunner:
         Raises:
             EngineError: the runtime failed.
         """
-        for block, spec in enumerate(self.plan.blocks):
-            specs = {t.name: t for t in spec.inputs}
-            for tile in spec.order if spec.mode == "tiles" else ():
-                job = self._job(block, tile, "plain")
-                if job.ends and self._classes.has_room(job.key):
-                    shapes = [(part_shape(specs[name], region), specs[name].dtype) for name, region in job.inputs.items()]
-                    self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
-                    return True
+        for block, tile, job in self._plain():
+            if self._classes.has_room(job.key):
+                specs = {t.name: t for t in self.plan.blocks[block].inputs}
+                shapes = [(part_shape(specs[name], region), specs[name].dtype) for name, region in job.inputs.items()]
+                self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
+                return True
         return False
+
+    def _plain(self) -> Iterator[tuple[int, int, _Job]]:
+        """Block, tile and job of a tile of each class, without reuse."""
+        for block, spec in enumerate(self.plan.blocks):
+            if spec.mode == "tiles":
+                for tile in {t.tile_class: t.index for t in spec.tiles}.values():
+                    job = self._job(block, tile, "plain")
+                    if job.ends:
+                        yield block, tile, job
 
     def _fitting(self, budget: int) -> int:
         """How many classes so many bytes hold, at least one."""
-        costs = [1]
-        for block, tile in {(b, t.tile_class): (b, t.index) for b, s in enumerate(self.plan.blocks) for t in s.tiles}.values():
-            job = self._job(block, tile, "plain")
-            if job.ends and self.plan.blocks[block].mode == "tiles":
-                graph = self._graph(block, tile, job)
-                own = 0 if self._shares(graph) else sum(t.nbytes for t in graph.tensors if t.data is not None)
-                costs.append(peak_memory(graph) + own)
-        return min(max(budget // max(costs), 1), _MOST)
+        most = 1
+        for block, tile, job in self._plain():
+            graph = self._graph(block, tile, job)
+            own = 0 if self._shares(graph) else sum(t.nbytes for t in graph.tensors if t.data is not None)
+            most = max(most, peak_memory(graph) + own)
+        return min(max(budget // most, 1), _MOST)
 
     def _shares(self, graph: Graph) -> bool:
         """Whether its weights are in memory once for all classes."""

@@ -66,6 +66,15 @@ def test_a_recurrent_model_may_be_executed_whole_as_far_as_tiles_reach() -> None
     assert len(bundle.plan.tail_inputs) > 1 and not [d for d in (*cuts, *outputs) if d.differing]
 
 
+def test_what_is_executed_whole_is_not_loaded_ahead(model: Path) -> None:
+    bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
+    runner = TileRunner(bundle.plan, parse(bundle.edge_model), keep=0, free=1 << 30)
+    loaded = 0
+    while runner.warm():
+        loaded += 1
+    assert loaded == sum(len({tile.tile_class for tile in block.tiles}) for block in bundle.plan.blocks[: bundle.plan.spread])
+
+
 def test_several_whole_blocks_and_what_passes_them_by_are_exact(model: Path) -> None:
     bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
     cuts, outputs = Verifier(bundle).check(picture(bundle))

@@ -5,8 +5,7 @@
 The plan is the planner's choice unless ``--grid`` or ``--blocks`` names one. With ``--edges 1 --grid 1x1`` this is one edge
 alone, the time that others are shares of. Latency runs from the gateway's first word of a frame, which its source says
 before it sends any tile, to the frame's outcome, and is measured with one frame at a time, after the helpers have loaded
-what fits into their memory; throughput with two frames in
-flight. Every answer is compared with the unpartitioned model's.
+what fits into their memory; throughput with two frames in flight. Every answer is compared with the unpartitioned model's.
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """One thread that reads the source: decodes, fits to the model's size, and waits until the loop has room for a frame.
 
 Files and folders are lossless and in order: the next frame is read ahead, once the tiles of the one before are on their
-way, and handed over when it is asked for. A live
-source is asked only when there is room, and gives its newest frame or, where all count, the one that waits longest.
+way, and handed over when it is asked for. A live source is asked only when there is room, and gives its newest frame or,
+where all count, the one that waits longest.
 """
 
 import logging

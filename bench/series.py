@@ -34,7 +34,7 @@ def main() -> int:
         return 0
     frames = options.frames or (4 if options.short else 6)
     todo = list(dict.fromkeys(short_runs() if options.short else full_runs()))
-    done = {tuple(line["argv"]) for line in read(options.json)}
+    done = {tuple(line.get("argv", ())) for line in read(options.json)}
     failed = 0
     for number, run in enumerate(todo, 1):
         argv = ("--layers", "16", *run, "--frames", str(frames))

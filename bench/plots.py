@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def memory_by_layer(axes: Any, runs: Sequence[Run]) -> bool:
-    """Figure 11: what an edge needs, by the depth that is fused and the grid."""
+    """Figure 11: what an edge needs, by the depth that is fused and the grid; predicted for one tile class."""
     tiler = Tiler(Partition(build("yolov2", layers=16)))
     for colour, grid in zip(COLOURS, GRIDS):
         rows, cols = parse_grid(grid)
@@ -66,7 +66,7 @@ def memory_by_layer(axes: Any, runs: Sequence[Run]) -> bool:
         peaks = {run["cut"]: _peak(run) / 1e6 for run in _shaped(runs) if run["grid"] == grid}
         known = [cut for cut in CUTS if cut in peaks]
         axes.plot(known, [peaks[cut] for cut in known], "-o", color=colour, label=grid)
-    _named(axes, "last fused layer", "memory of an edge, MB", "Memory by fused depth and grid")
+    _named(axes, "last fused layer", "MB of an edge (measured: all tile classes)", "Memory by fused depth and grid")
     return True
 
 

@@ -134,7 +134,7 @@ def plan(
         float | None, typer.Option(help="GFLOP/s of the gateway. [default: an edge's]", min=0.001, show_default=False)
     ] = None,
     memory: Annotated[
-        str | None, typer.Option(help="What an edge may use at most, such as 120MB.", show_default=False)
+        str | None, typer.Option(help="What an edge (of --keep 1) may use at most, such as 120MB.", show_default=False)
     ] = None,
     objective: Annotated[str, typer.Option(help="latency, throughput or traffic.")] = "latency",
     force_split: Annotated[

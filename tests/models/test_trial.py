@@ -99,7 +99,7 @@ def test_no_more_verdicts_are_kept_than_told(tmp_path: Path) -> None:
 
 def test_a_trial_ends_with_its_time_or_with_its_user_and_leaves_no_child(tmp_path: Path) -> None:
     made = bundle(good(), tmp_path)
-    with Trial(made.path, made.plan, limit_s=0.01) as late:
+    with Trial(made.path, made.plan, limit_s=1e-4) as late:
         assert "took more than" in str(late.verdict(wait=True))
     with Trial(made.path, made.plan) as given_up:
         assert given_up.verdict() is None

@@ -35,7 +35,7 @@ def main() -> int:
     parser.add_argument("runs", type=Path, help="what bench.series has written")
     parser.add_argument("--out", type=Path, default=Path("figures"), help="folder for the figures [figures]")
     options = parser.parse_args()
-    runs = [run for run in read(options.runs) if "argv" in run]  # bench.cluster's own lines do not say what was asked for
+    runs = read(options.runs)
     if not runs:
         print(f"bench.plots: {options.runs} holds no runs of bench.series: see python -m bench.series --help", file=sys.stderr)
         return 2

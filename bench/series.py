@@ -34,7 +34,7 @@ def main() -> int:
         return 0
     frames = options.frames or (4 if options.short else 6)
     todo = list(dict.fromkeys(short_runs() if options.short else full_runs()))
-    done = {tuple(line.get("argv", ())) for line in read(options.json)}
+    done = {tuple(line["argv"]) for line in read(options.json)}
     failed = 0
     for number, run in enumerate(todo, 1):
         argv = ("--layers", "16", *run, "--frames", str(frames))
@@ -100,10 +100,11 @@ def measure(argv: tuple[str, ...], file: Path) -> bool:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """The runs of a file; none if it is not there yet."""
+    """The runs of a series; none if the file is not there yet. ``bench.cluster``'s own lines do not say what was asked for."""
     if not file.exists():
         return []
-    return [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    lines = [json.loads(line) for line in file.read_text().splitlines() if line.strip()]
+    return [line for line in lines if "argv" in line]
 
 
 if __name__ == "__main__":

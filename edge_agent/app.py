@@ -333,9 +333,7 @@ class Edge:
             raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
         self._speed = self._speed or Speed(self._weights())
         options = self._options
-        runner = TileRunner(
-            plan, graph.load(path), self._weights(), options.threads, options.keep or 0, free=free_bytes()
-        )
+        runner = TileRunner(plan, graph.load(path), self._weights(), options.threads, options.keep, free=free_bytes())
         self._node = EdgeNode(
             self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None, runner.trade
         )  # fmt: skip

@@ -29,7 +29,7 @@ from schemas.plan import Block, Plan, Region, digest
 _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, undivided
 STRIP_BYTES = 16 << 20
 _MOST = 64  # classes alive
-_PART = 4  # of the memory that is free classes take so small a part
+_PART = 4  # of so many parts of the free memory classes take one
 
 Variant: TypeAlias = Literal["plain", "gives", "takes"]
 NOTHING: Mapping[int, Tensors] = MappingProxyType({})
@@ -49,8 +49,8 @@ class _Job:
 class TileRunner:
     """The tiles of ``plan`` on one engine at a time; not thread-safe. ``cache``: folder for packed weights, or None.
 
-    ``keep``: classes alive at once; 0: as many as a quarter of ``free`` bytes holds. ``strip_limit`` is the most bytes of the
-    strips that wait for the tiles that take them, of all frames together.
+    ``keep``: classes alive at once; None: as many as a quarter of ``free`` bytes holds. ``strip_limit`` is the most bytes of
+    the strips that wait for the tiles that take them, of all frames together.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TileRunner:
         model: Graph,
         cache: Path | None = None,
         threads: int = 1,
-        keep: int = 1,
+        keep: int | None = 1,
         strip_limit: int = STRIP_BYTES,
         free: int = 0,
     ) -> None:
@@ -89,11 +89,16 @@ class TileRunner:
         """
         for block, tile, job in self._plain():
             if self._classes.has_room(job.key):
-                specs = {t.name: t for t in self.plan.blocks[block].inputs}
-                shapes = [(part_shape(specs[name], region), specs[name].dtype) for name, region in job.inputs.items()]
-                self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
+                self.run(block, tile, self.zeros(block, tile))
                 return True
         return False
+
+    def zeros(self, block: int, tile: int) -> dict[str, np.ndarray]:
+        """Inputs of a tile that say nothing, by name (the image as uint8 pixels)."""
+        specs = {spec.name: spec for spec in self.plan.blocks[block].inputs}
+        dtypes = {name: "uint8" if name == self.plan.pixels.tensor else spec.dtype for name, spec in specs.items()}
+        inputs = self.plan.blocks[block].tiles[tile].inputs
+        return {name: np.zeros(part_shape(specs[name], region), dtypes[name]) for name, region in inputs.items()}
 
     def _plain(self) -> Iterator[tuple[int, int, _Job]]:
         """Block, tile and job of a tile of each class, without reuse."""

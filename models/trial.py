@@ -25,7 +25,7 @@ from models.files import cache_folder
 from models.graph import Graph, load, parse
 from models.partition import Partition
 from models.runner import TileRunner
-from models.tensor import check, check_whole, part_shape
+from models.tensor import check, check_whole
 from schemas.errors import DecodeError, DtError, EngineError
 from schemas.plan import Plan, digest
 
@@ -194,11 +194,9 @@ def _try_tiles(plan: Plan, model: Graph, weights: Path | None, threads: int) -> 
     runner = TileRunner(plan, model, weights, threads)
     try:
         for index, block in enumerate(plan.blocks):
-            specs = {spec.name: spec for spec in block.inputs}
             for tile in {tile.tile_class: tile for tile in reversed(block.tiles)}.values():
-                dtypes = {name: "uint8" if name == plan.pixels.tensor else specs[name].dtype for name in tile.inputs}
-                zeros = {name: np.zeros(part_shape(specs[name], r), dtypes[name]) for name, r in tile.inputs.items()}
-                check(plan, index, tile.index, runner.run(index, tile.index, zeros), inputs=False)
+                outputs = runner.run(index, tile.index, runner.zeros(index, tile.index))
+                check(plan, index, tile.index, outputs, inputs=False)
         if plan.undivided and weights is not None:
             image = plan.blocks[0].inputs[0]
             check_whole(plan, len(plan.blocks) - 1, runner.run_whole({image.name: np.zeros(image.shape, np.uint8)}))

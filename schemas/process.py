@@ -11,10 +11,10 @@ from collections.abc import Callable
 from importlib import metadata
 from typing import TextIO
 
-KEPT_BYTES = 4 << 20  # free memory that each of a process's heaps keeps, and what is allocated at once apart from them
 STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its death closes the pipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 4 << 20  # free memory that each of a process's heaps keeps, and what is allocated at once apart from them
 # sd-daemon(3) and ECMA-48 (faint, yellow, red)
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _COLOURS = {logging.DEBUG: 2, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
@@ -73,8 +73,8 @@ def return_memory() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL(None).mallopt
-        mallopt(_M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(_M_TRIM_THRESHOLD, KEPT_BYTES)
+        mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def on_end(stop: Callable[[], None]) -> None:

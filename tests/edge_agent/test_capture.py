@@ -16,7 +16,7 @@ PIXELS = Pixels(tensor="image", width=40, height=30, dtype="uint8")
 
 
 class Ticker:
-    """A live source at the boundary: ``value`` is what it would give now; ``gate`` holds it back."""
+    """A live source at the boundary: ``value`` is what it would give now, or it fails."""
 
     live = True
 
@@ -41,6 +41,14 @@ def captured(inbox: "queue.Queue[object]") -> Captured:
     assert isinstance(event, Captured)
     event.capture.ahead()
     return event
+
+
+def with_room(source: Ticker) -> tuple[Capture, "queue.Queue[object]"]:
+    """A capture that has room for one frame, and its inbox."""
+    inbox: queue.Queue[object] = queue.Queue()
+    capture = Capture(source, PIXELS, None, inbox)
+    capture.more()
+    return capture, inbox
 
 
 def test_a_file_is_captured_whole_and_in_order_as_room_is_given() -> None:
@@ -71,11 +79,9 @@ def test_a_limit_ends_the_capture_after_so_many_frames() -> None:
 
 
 def test_the_next_picture_is_read_ahead_once_the_last_one_is_on_its_way() -> None:
-    inbox: queue.Queue[object] = queue.Queue()
     source = Ticker()
     source.live = False
-    capture = Capture(source, PIXELS, None, inbox)
-    capture.more()
+    capture, inbox = with_room(source)
     event = inbox.get(timeout=5)
     assert isinstance(event, Captured) and source.asked.acquire(timeout=5)
     assert not source.asked.acquire(timeout=0.1)
@@ -111,11 +117,9 @@ def test_a_closed_capture_is_silent_and_its_source_can_be_captured_again() -> No
 
 
 def test_a_source_that_fails_ends_the_capture_with_its_error() -> None:
-    inbox: queue.Queue[object] = queue.Queue()
     source = Ticker()
     source.failure = True
-    capture = Capture(source, PIXELS, None, inbox)
-    capture.more()
+    capture, inbox = with_room(source)
     event = inbox.get(timeout=5)
     assert isinstance(event, Ended) and str(event.error) == "the source is broken"
     capture.close()

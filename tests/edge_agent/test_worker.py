@@ -36,8 +36,8 @@ class Engine:
         self.done.put(f"tile {tile}")
         return {}
 
-    def heard(self, count: int) -> list[str]:
-        return [self.done.get(timeout=5) for _ in range(count)]
+    def heard(self) -> str:
+        return self.done.get(timeout=5)
 
 
 def worker(engine: Engine, ahead: bool = True) -> tuple[Worker, "queue.Queue[object]"]:
@@ -48,11 +48,11 @@ def worker(engine: Engine, ahead: bool = True) -> tuple[Worker, "queue.Queue[obj
 def test_classes_are_loaded_ahead_until_a_tile_comes() -> None:
     engine = Engine(3)
     under_test, inbox = worker(engine)
-    assert engine.heard(1) == ["loaded"]
+    assert engine.heard() == "loaded"
     for tile in (3, 4):
         under_test.submit(Compute(("f", 0, tile), {}))
         engine.go.release()
-        assert engine.heard(1) == [f"tile {tile}"]
+        assert engine.heard() == f"tile {tile}"
         assert cast(Computed, inbox.get(timeout=5)).key == ("f", 0, tile)
     under_test.close()
     assert engine.done.empty()

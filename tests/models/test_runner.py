@@ -106,7 +106,7 @@ def test_classes_are_loaded_ahead_as_long_as_there_is_room(
 
 def test_a_quarter_of_the_free_memory_says_how_many_classes_stay(planned: tuple[Plan, Graph]) -> None:
     def keeps(free: int) -> int:
-        runner = TileRunner(*planned, keep=0, free=free)
+        runner = TileRunner(*planned, keep=None, free=free)
         while runner.warm():
             pass
         return len(runner._classes)

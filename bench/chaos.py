@@ -76,8 +76,10 @@ def main() -> int:
     options = _options()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        with tempfile.TemporaryDirectory(prefix="dt-chaos-") as folder:
-            told = Run(options, Path(folder)).run()
+        with contextlib.ExitStack() as stack:
+            room = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dt-chaos-")))
+            room.mkdir(parents=True, exist_ok=True)
+            told = Run(options, room.resolve()).run()
     except DtError as error:
         print(f"bench.chaos: {error}", file=sys.stderr)
         return error.exit_code
@@ -100,6 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second of each source")
     parser.add_argument("--loopback", action="store_true", help="no emulated hosts")
+    parser.add_argument("--logs", type=Path, help="keep logs, faults and outcomes in this new folder [default: none]")
     parser.add_argument("--json", type=Path, help="append one JSON line to this file")
     return parser.parse_args()
 
@@ -123,6 +126,8 @@ class Run:
         self._later: list[tuple[float, Any]] = []
         self._memory: dict[str, list[tuple[float, float]]] = defaultdict(list)
         self._logs: Counter[str] = Counter()
+        if any(room.iterdir()):
+            raise DtError(f"--logs {room}: it is not empty; name a new folder")
         model = room / "mini.tflite"
         model.write_bytes(build("mini", size=160).to_bytes())
         self._bundle = make_bundle(model, (2, 3))
@@ -193,6 +198,8 @@ class Run:
             self._hosts.share(name, 0.1)
             self._later.append((until, lambda: self._hosts.share(name, None)))
         self._happened.append(Happened(kind, name, now, until))
+        with (self._room / "faults").open("a") as file:
+            file.write(json.dumps(vars(self._happened[-1])) + "\n")
 
     def _start(self, name: str) -> None:
         self._logs[name] += 1

@@ -89,7 +89,7 @@ State: TypeAlias = Open[P] | Finishing
 class Assembly(Generic[P]):
     """Frames by id. ``tiles`` is the number of tiles of each block; the last block's tiles make a frame whole."""
 
-    def __init__(self, tiles: Sequence[int], deadline_s: float = 120.0, memory: int = 4096) -> None:
+    def __init__(self, tiles: Sequence[int], deadline_s: float = 120.0, memory: int = 1024) -> None:
         self.ignored: Counter[str] = Counter()
         self._tiles = tuple(tiles)
         self._deadline_s = deadline_s

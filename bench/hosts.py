@@ -58,6 +58,13 @@ class Hosts:
         return self
 
     def __exit__(self, *_: object) -> None:
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # who asks twice gets it whole
+        try:
+            self._remove()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+    def _remove(self) -> None:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()

@@ -46,6 +46,7 @@ FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
 WARN_S = 30.0
 TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
+REUSING = 9  # a source of so many tiles computes several, gives and takes: it loads what that needs before its first frame
 UNKNOWN_S = 10.0  # so long a gateway may take to tell its broker of a node
 _log = logging.getLogger(__name__)
 
@@ -158,7 +159,8 @@ class Edge:
         if self._node is not None:
             if now >= self._node.deadline():
                 self._act(self._node.tick(now))
-            if self._capture is not None and self._node.wants_frame and not self._granted:
+            is_ready = self._worker is not None and self._worker.ready
+            if self._capture is not None and is_ready and self._node.wants_frame and not self._granted:
                 self._granted = True
                 self._capture.pictures_s = self._node.pictures_s
                 self._capture.more()
@@ -334,13 +336,12 @@ class Edge:
         self._speed = self._speed or Speed(self._weights())
         options = self._options
         runner = TileRunner(plan, graph.load(path), self._weights(), options.threads, options.keep, free=free_bytes())
-        self._node = EdgeNode(
-            self._name, self._epoch, plan, kernels(), self._options.window, self._source is not None, runner.trade
-        )  # fmt: skip
+        trade, is_source = runner.trade, self._source is not None
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source, trade)
         self._node.machine = self._machine
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
-        self._worker = Worker(runner, self._inbox, ahead=self._source is None)
+        self._worker = Worker(runner, self._inbox, ahead=not is_source or bool(trade.strips and plan.lanes >= REUSING))
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False

@@ -38,11 +38,12 @@ class Computed:
 class Worker:
     """``submit`` one tile at a time; it comes back as ``Computed`` in ``inbox``.
 
-    ``ahead``: until the first one comes tile classes are loaded. Later that would take time from what is in a hurry.
+    ``ahead``: until the first one comes tile classes are loaded. Later that would take time from what is in a hurry. With the
+    last one it is ``ready``, and None in ``inbox`` says so.
     """
 
     def __init__(self, runner: TileRunner, inbox: "queue.Queue[object]", ahead: bool = False) -> None:
-        self._runner, self._ahead = runner, ahead
+        self._runner, self.ready = runner, not ahead
         self._inbox = inbox
         self._work: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
         self._closed = False
@@ -59,8 +60,10 @@ class Worker:
         self._thread.join(wait_s)
 
     def _run(self) -> None:
-        if self._ahead:
+        if not self.ready:
             self._load()
+            self.ready = True
+            self._inbox.put(None)
         while (work := self._work.get()) is not None:
             done = self._compute(work)
             if not self._closed:

@@ -25,16 +25,18 @@ class Classes:
     def __len__(self) -> int:
         return len(self._alive) + len(self._light)
 
-    def has_room(self, key: Key) -> bool:
-        """Whether an ordinary class is not alive, and may be without another one's end."""
-        return key not in self._alive and len(self._alive) < self._keep
+    def has_room(self, key: Key, share: float = 1.0) -> bool:
+        """Whether a class is not alive, and may be without another one's end; ``share`` as in ``get``."""
+        if key in self._alive or key in self._light:
+            return False
+        return self._held(share) <= self._room if self._is_light(share) else len(self._alive) < self._keep
 
     def get(self, key: Key, load: Callable[[], Engine], share: float = 1.0) -> Engine:
         """The engine of a class, which ``load`` makes if it is not alive.
 
         ``share``: what the class holds in memory of its own, as a part of what an ordinary one holds.
         """
-        if share <= min(_LIGHT, self._room):
+        if self._is_light(share):
             return self._get_light(key, load, share)
         if key not in self._alive:
             while len(self._alive) >= self._keep:
@@ -45,8 +47,15 @@ class Classes:
 
     def _get_light(self, key: Key, load: Callable[[], Engine], share: float) -> Engine:
         if key not in self._light:
-            while self._light and sum(other for other, _ in self._light.values()) + share > self._room:
+            while self._light and self._held(share) > self._room:
                 self._light.popitem(last=False)
             self._light[key] = share, load()
         self._light.move_to_end(key)
         return self._light[key][1]
+
+    def _is_light(self, share: float) -> bool:
+        return share <= min(_LIGHT, self._room)
+
+    def _held(self, share: float) -> float:
+        """By all light classes, and one more."""
+        return sum(other for other, _ in self._light.values()) + share

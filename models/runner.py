@@ -5,6 +5,7 @@ recently used out first, and are loaded ahead by ``warm``.
 In a block with reuse a tile's graph has variants: it gives strips, takes them, or does neither (``models.reuse``).
 """
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -80,16 +81,20 @@ class TileRunner:
         self._classes = Classes(keep or self._fitting(free // _PART))
 
     def warm(self) -> bool:
-        """Loads one class that is not alive, if none must go for it; False: there is none.
+        """Loads one class that is not alive, if none must go for it; False: there is none. Variants come last.
 
         It runs once, too: only then the memory of its activations is really there, and that takes longer than a tile.
 
         Raises:
             EngineError: the runtime failed.
         """
-        for block, tile, job in self._plain():
-            if self._classes.has_room(job.key):
-                self.run(block, tile, self.zeros(block, tile))
+        for block, tile, job in itertools.chain(self._plain(), self._variants()):
+            if self._classes.has_room(job.key, job.share):
+                tensors, names = self._partition.graph.tensors, self._partition.graph.by_name
+                held = [(names[name], region) for name, region in job.inputs.items()]
+                held += [(t, region) for (t, _), region in job.work.strips()]
+                shapes = [((1, r.height, r.width, tensors[t].shape[3]), tensors[t].dtype) for t, r in held]
+                self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
                 return True
         return False
 
@@ -108,6 +113,14 @@ class TileRunner:
                     job = self._job(block, tile, "plain")
                     if job.ends:
                         yield block, tile, job
+
+    def _variants(self) -> Iterator[tuple[int, int, _Job]]:
+        """Block, tile and job of all tiles that give strips, then of those that take them."""
+        for block, spec in enumerate(self.plan.blocks):
+            if spec.reuse:
+                reuse, tiles = self._reuse(block), range(len(spec.tiles))
+                yield from ((block, t, self._job(block, t, "gives")) for t in tiles if reuse.gives(t))
+                yield from ((block, t, self._job(block, t, "takes")) for t in tiles if reuse.reduced(t).taken)
 
     def _fitting(self, budget: int) -> int:
         """How many classes so many bytes hold, at least one."""

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -47,6 +48,18 @@ def publish(station: Any, root: str, graph: Graph, folder: Path) -> Bundle:
 def test_the_policy_of_its_options_is_that_of_its_source(tmp_path: Path) -> None:
     with pytest.raises(PlanError, match="nothing to drop"):
         Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", drop="latest", cache=tmp_path), "e1")
+
+
+def test_a_source_begins_once_what_its_tiles_need_is_loaded(tmp_path: Path) -> None:
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", cache=tmp_path), "e1")
+    app._node = Mock(wants_frame=True, plan=None, digest="", **{"deadline.return_value": float("inf")})
+    app._worker, app._capture = Mock(ready=False), Mock()
+    app._status_at = float("inf")
+    for ready in (False, True):
+        app._worker.ready = ready
+        app._inbox.put(None)
+        app._step()
+        assert app._capture.more.called == ready
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":

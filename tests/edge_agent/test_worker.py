@@ -53,14 +53,27 @@ def test_classes_are_loaded_ahead_until_a_tile_comes() -> None:
         under_test.submit(Compute(("f", 0, tile), {}))
         engine.go.release()
         assert engine.heard() == f"tile {tile}"
+        if tile == 3:
+            assert inbox.get(timeout=5) is None and under_test.ready
         assert cast(Computed, inbox.get(timeout=5)).key == ("f", 0, tile)
     under_test.close()
     assert engine.done.empty()
 
 
-def test_a_node_with_a_camera_loads_nothing_ahead() -> None:
+def test_it_is_ready_once_all_classes_are_loaded() -> None:
+    engine = Engine(2)
+    under_test, inbox = worker(engine)
+    for _ in range(2):
+        assert engine.heard() == "loaded" and not under_test.ready
+        engine.go.release()
+    assert inbox.get(timeout=5) is None and under_test.ready
+    under_test.close()
+
+
+def test_nothing_is_loaded_ahead_where_tiles_are_in_a_hurry() -> None:
     engine = Engine(3)
     under_test, _ = worker(engine, ahead=False)
+    assert under_test.ready
     under_test.close()
     assert engine.done.empty()
 
@@ -69,6 +82,7 @@ def test_a_class_that_cannot_be_loaded_ahead_is_told_and_tiles_run(caplog: pytes
     engine = Engine(1, "no such operator")
     with caplog.at_level(logging.WARNING):
         under_test, inbox = worker(engine)
+        assert inbox.get(timeout=5) is None and under_test.ready
         under_test.submit(Compute(("f", 0, 3), {}))
         assert cast(Computed, inbox.get(timeout=5)).error == ""
         under_test.close()

@@ -1,5 +1,6 @@
 """Tiles run by class, as few of which stay loaded as the runner was told."""
 
+import itertools
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -194,6 +195,21 @@ def test_in_the_plans_order_givers_run_before_takers(
     assert graphs.kinds == "gggggtttt"
 
 
+@pytest.mark.parametrize("cached", [False, True])
+@pytest.mark.parametrize("keep", [64, 10])
+def test_variants_are_loaded_ahead_so_that_a_frame_loads_nothing(
+    keep: int, cached: bool, reusing: tuple[Plan, Graph], tmp_path: Path
+) -> None:
+    runner = TileRunner(*reusing, cache=tmp_path if cached else None, keep=keep)
+    loads = list(itertools.takewhile(bool, (runner.warm() for _ in range(40))))
+    alive = len(runner._classes)
+    assert len(loads) == alive < 40
+    if keep == 64:
+        run_frame(runner, "f")
+        run_all(runner, range(9))
+        assert len(runner._classes) == alive == 9 + 5 + 4  # plain, those that give, those that take
+
+
 def test_without_a_frame_or_reuse_tiles_run_plain(
     planned: tuple[Plan, Graph], reusing: tuple[Plan, Graph], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +317,17 @@ def test_light_classes_do_not_drive_out_others() -> None:
     get("f", 0.3)  # not light: one of the two others goes
     assert len(classes) == 3
     assert loads == ["a", "b", "c", "d", "e", "f"]
+
+
+def test_there_is_room_for_light_classes_as_long_as_none_goes_for_them() -> None:
+    classes = Classes(keep=3)
+    rooms = []
+    for name, share in (("a", 1.0), ("b", 0.1), ("c", 0.2), ("d", 0.25), ("b", 0.1), ("a", 1.0)):
+        rooms.append(classes.has_room((0, name), share))
+        if rooms[-1]:
+            classes.get((0, name), Idle, share)
+    assert rooms == [True, True, True, False, False, False] and len(classes) == 3
+    assert classes.has_room((0, "e"))
 
 
 class Idle:

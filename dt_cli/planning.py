@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 from dt_cli.output import console, short, size, table, write_json
 from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.cluster import Cluster
-from models.cost import Prediction, is_quantized, measure_speed, memory, predict
+from models.cost import Prediction, is_quantized, measure_speed, predict
 from models.division import Tiler
 from models.graph import load
 from models.partition import Partition
-from models.planner import WHOLE, BlockChoices, fused_blocks, parse_grid
-from models.search import Choice, Found, best_plan
+from models.planner import WHOLE, BlockChoices, parse_grid
+from models.search import Choice, Found, best_plan, fits_undivided
 from schemas.errors import PlanError
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
@@ -106,12 +106,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
 
 def _within(bundle: Bundle, cluster: Cluster) -> Bundle:
     """The same plan, which forbids sources to compute frames whole where a budget has no room for that."""
-    if cluster.memory_bytes is None:
-        return bundle
-    tiler = Tiler(bundle.partition)
-    beyond = int(not bundle.partition.is_tileable(bundle.cut))
-    whole = fused_blocks(tiler, [bundle.cut], (1, 1), classes=False, whole=beyond)
-    if memory(tiler, whole, bundle.cut, cluster)["edge1"] <= cluster.memory_bytes:
+    if fits_undivided(Tiler(bundle.partition), bundle.cut, cluster):
         return bundle
     return replace(bundle, plan=bundle.plan.model_copy(update={"undivided": False}))
 

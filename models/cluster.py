@@ -1,6 +1,7 @@
 """A cluster as the planner sees it, and what a frame asks of it: numbers only, from measurements and from a plan."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 HOPS = 2  # sender -> broker -> receiver
@@ -67,12 +68,20 @@ class Exchange(NamedTuple):
     size: int
 
 
+class Saving(NamedTuple):
+    """``flops`` that a tile need not compute where all of ``makers`` have run before."""
+
+    makers: frozenset[int]
+    flops: int
+
+
 @dataclass(frozen=True)
 class Workload:
     """What a frame asks of a cluster: operations of each tile of each block, and bytes between them.
 
     ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs. Blocks of one tile behind others are
-    executed whole where lane 0 is.
+    executed whole where lane 0 is. Where tiles reuse what others of the same node have made, ``savings`` has those that do,
+    and ``order`` the sequence in which a node takes them.
     """
 
     flops: tuple[tuple[int, ...], ...]
@@ -80,6 +89,8 @@ class Workload:
     exchanges: tuple[tuple[Exchange, ...], ...]
     results: tuple[int, ...]
     tail_flops: int = 0
+    savings: Mapping[int, Saving] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
 
     @property
     def lanes(self) -> int:

@@ -4,6 +4,7 @@
 are those of the partition (2 per multiply-accumulate), at the rate that a node was measured to have.
 """
 
+import functools
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -15,11 +16,12 @@ import numpy as np
 
 from models import engine
 from models.build import Network
-from models.cluster import Cluster, Exchange, Workload, is_whole, undivided
+from models.cluster import Cluster, Exchange, Saving, Workload, is_whole, undivided
 from models.division import Tiler
 from models.graph import Graph, Quantization, Tensor
 from models.ops import flops_of
 from models.partition import Cut, Partition
+from models.reuse import Reuse, neighbours
 from models.simulation import Run
 from models.tensor import part_bytes, shared
 from schemas.plan import Block, Plan, Region
@@ -32,7 +34,7 @@ _MEASURED_S = 0.3
 class Prediction:
     """What is expected of a plan. ``bytes_by_hop`` is a frame's; ``memory_bytes`` is each host's, by name.
 
-    ``redundancy`` is the operations of all tiles over those of the undivided blocks. ``bound_s``: the ideal share of the
+    ``redundancy`` is the operations that tiles do, over those of the undivided blocks. ``bound_s``: the ideal share of the
     operations, the tail, and the bytes that must travel at the links' rate, with nothing waiting for anything.
     """
 
@@ -89,11 +91,10 @@ def predict_blocks(
     fps = 1 / latency_s
     if steady and (cluster.sources > 1 or cluster.window > 1):
         fps = Run(whole if can_undivided and is_whole(cluster) else first, cluster, _STEADY_FRAMES).fps
-    done, ideal = sum(map(sum, first.flops)), partition.flops(cut.ops)
     return Prediction(
         latency_s=latency_s,
         throughput_fps=fps,
-        redundancy=done / max(ideal, 1),
+        redundancy=alone.flops / max(partition.flops(cut.ops), 1),
         bytes_by_hop=dict(alone.bytes_by_hop),
         memory_bytes=memory(tiler, blocks, cut, cluster),
         blocks=[_told(block) for block in blocks],
@@ -114,14 +115,28 @@ def _told(block: Block) -> dict[str, Any]:
 def workload(partition: Partition, blocks: Sequence[Block], cut: Cut) -> Workload:
     """What a frame asks of the cluster, from the regions of the blocks' tiles."""
     image = partition.graph.tensors[partition.image]
-    last = blocks[-1]
+    last, reuses = blocks[-1], blocks[0].reuse
     return Workload(
         flops=tuple(tuple(tile.flops for tile in block.tiles) for block in blocks),
         crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
         exchanges=tuple(_exchanges(one, other) for one, other in zip(blocks, blocks[1:])),
         results=tuple(sum(part_bytes(t, tile.outputs[t.name]) for t in last.cut) for tile in last.tiles),
         tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
+        savings=_savings(partition, blocks[0], cut) if reuses else {},
+        order=blocks[0].order if reuses else (),
     )
+
+
+def _savings(partition: Partition, block: Block, cut: Cut) -> dict[int, Saving]:
+    names, sides = partition.graph.by_name, functools.partial(neighbours, rows=block.rows, cols=block.cols)
+    outputs = [{names[name]: region for name, region in tile.outputs.items()} for tile in block.tiles]
+    reuse = Reuse(partition, cut.ops, outputs, block.rows, block.cols)
+    found = {}
+    for tile in range(len(outputs)):
+        makers = frozenset(sides(tile)[side] for (_, side), _ in reuse.reduced(tile).strips())
+        if makers:
+            found[tile] = Saving(makers, reuse.saved_flops(tile))
+    return found
 
 
 def _exchanges(block: Block, after: Block) -> tuple[Exchange, ...]:

@@ -72,14 +72,15 @@ def make_plan(
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),
-        blocks=tuple(_reusing(b) if reuse and len(b.tiles) > 1 else b for b in divided),
+        blocks=tuple(reusing(b) if reuse and len(b.tiles) > 1 else b for b in divided),
         tail_inputs=() if tail is None else tuple(_spec(tail, t) for t in tail.inputs),
         outputs=tuple(_spec(graph, t) for t in graph.outputs),
     )
     return plan, cut, edge_model
 
 
-def _reusing(block: Block) -> Block:
+def reusing(block: Block) -> Block:
+    """The block whose tiles take from their neighbours on the same node what those have computed."""
     order = reuse_order(block.rows, block.cols, [tile.tile_class for tile in block.tiles])
     return block.model_copy(update={"reuse": True, "order": order})
 

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from models.cluster import Cluster
-from models.cost import Prediction, predict_blocks, rest_of, workload
+from models.cost import Prediction, memory, predict_blocks, rest_of, workload
 from models.division import Tiler
 from models.ops import flops_of
 from models.partition import Cut, Partition
-from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks
+from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks, reusing
 from models.uneven import shares
 from schemas.errors import PlanError
 from schemas.plan import Block, Region
@@ -101,6 +101,15 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "", other)
 
 
+def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
+    """Whether a source has the memory to compute its frames whole up to ``cut``."""
+    if cluster.memory_bytes is None:
+        return True
+    beyond = int(not tiler.partition.is_tileable(cut))
+    whole = fused_blocks(tiler, [cut], WHOLE, classes=False, whole=beyond)
+    return memory(tiler, whole, cut, cluster)["edge1"] <= cluster.memory_bytes
+
+
 def _why(best: Choice, ranked: Sequence[Choice]) -> str:
     split = next((choice for choice in ranked if not choice.is_alone), None)
     alone_s = best.prediction.latency_s
@@ -169,6 +178,7 @@ class _Search:
     def __post_init__(self) -> None:
         self.tiler = Tiler(self.partition)
         self.tails: dict[str, int] = {}
+        self.fitting: dict[str, bool] = {}
         self.cuts = useful_cuts(self.partition)
         self.end = self._end()
         if not self.cuts:
@@ -245,8 +255,13 @@ class _Search:
             blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, False, shares, whole)
         except PlanError:  # this cut's maps are smaller than the grid
             return None
+        if len(blocks) == 1 and len(blocks[0].tiles) > self.cluster.nodes and not shares:
+            blocks = (reusing(blocks[0]),)
         steady = self.objective == "throughput"
-        prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady)
+        if cuts[-1].name not in self.fitting:
+            self.fitting[cuts[-1].name] = fits_undivided(self.tiler, cuts[-1], self.cluster)
+        undivided = self.fitting[cuts[-1].name]
+        prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady, undivided)
         return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares, whole)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:

@@ -58,17 +58,19 @@ class _Frame:
     start: float
     owner: dict[int, int] = field(default_factory=dict)  # lane -> edge
     waiting: deque[int] = field(default_factory=deque)  # lanes that nobody has yet
+    made: dict[int, int] = field(default_factory=dict)  # lane of the first block that is through -> edge
     missing: Counter[tuple[int, int]] = field(default_factory=Counter)  # (block, lane) -> parts not yet here
     results: int = 0
     end: float = -1.0
 
 
 class Run:
-    """Frames played; read ``latencies_s``, ``fps`` and ``bytes_by_hop`` afterwards."""
+    """Frames played; read ``latencies_s``, ``fps``, ``flops`` (of all tiles) and ``bytes_by_hop`` afterwards."""
 
     def __init__(self, work: Workload, cluster: Cluster, frames: int = 1) -> None:
         """Plays ``frames`` of each source, ``cluster.window`` of a source at a time."""
         self.bytes_by_hop: Counter[str] = Counter()
+        self.flops = 0
         self._work, self._cluster = work, cluster
         self._edges = [_Host(speed, cluster.slice_s) for speed in cluster.speeds]
         self._gateway = _Host(cluster.gateway_flops_s, cluster.slice_s)
@@ -169,8 +171,9 @@ class Run:
         if static:
             owners = [(lane, (frame.source + lane) % edges) for lane in range(lanes)]
         else:
-            owners = [(lane, (frame.source + lane) % edges) for lane in range(min(lanes, edges))]
-            frame.waiting.extend(range(edges, lanes))
+            order = self._work.order if self._work.savings and lanes > edges else range(lanes)
+            owners = [(lane, (frame.source + i) % edges) for i, lane in enumerate(order[:edges])]
+            frame.waiting.extend(order[edges:])
         for lane, edge in owners:
             if edge != frame.source:
                 self._lend(number, lane, edge, now)
@@ -199,12 +202,19 @@ class Run:
         host.ready.remove(task)
         host.computing, host.debt_s = True, 0.0
         number, block, lane = task[0], -task[1], task[2]
-        seconds = self._work.flops[block][lane] / CORE_FLOPS_S + self._cluster.per_tile_s
+        flops = self._work.flops[block][lane] - self._saved(self._frames[number], block, lane, edge)
+        self.flops += flops
+        seconds = flops / CORE_FLOPS_S + self._cluster.per_tile_s
         seconds += self._cluster.per_lane_s if block == 0 else 0.0
         seconds, host.owed_s = seconds + host.owed_s, 0.0
         if edge != self._frames[number].source:
             self._ask(number, edge, now, ahead=True)
         self._at(host.run(now, seconds), lambda now: self._computed(number, block, lane, edge, now))
+
+    def _saved(self, frame: _Frame, block: int, lane: int, edge: int) -> int:
+        """Operations that need not be done again where a tile's neighbours have run. Strips that travel are not looked at."""
+        saving = self._work.savings.get(lane) if block == 0 else None
+        return saving.flops if saving and all(frame.made.get(maker) == edge for maker in saving.makers) else 0
 
     def _computed(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
         host = self._edges[edge]
@@ -213,6 +223,7 @@ class Run:
             self._at(now + debt, lambda now: self._computed(number, block, lane, edge, now))
             return
         host.computing = False
+        self._frames[number].made.setdefault(lane, edge)
         if block + 1 < len(self._work.flops):
             self._give(number, block, lane, edge, now)
         else:
@@ -232,7 +243,8 @@ class Run:
             return
         if ahead and any(task[0] == number for task in self._edges[edge].ready):
             return
-        lane = frame.waiting.pop()
+        lane = next((lane for lane in reversed(frame.waiting) if lane not in self._work.savings), frame.waiting[-1])
+        frame.waiting.remove(lane)
         source = self._edges[frame.source]
         self._send(now, self._edges[edge], source, 0, "requests", lambda now: self._lend(number, lane, edge, now))
 

@@ -93,9 +93,5 @@ def trade(partition: Partition, block: Block, reuse: Reuse) -> Trade:
             found.setdefault(sides[side], {})[spec.name] = Strip(spec, region)
         if found and all(_fits(strips_of.values(), block) for strips_of in found.values()):
             strips[taker] = dict(sorted(found.items()))
-            whole, less = (
-                partition.flops(w.made, {partition.graph.ops[i].outputs[0]: r for i, r in w.made.items()})
-                for w in (reuse.alone(taker), work)
-            )
-            saved[taker] = whole - less
+            saved[taker] = reuse.saved_flops(taker)
     return Trade(strips, saved)

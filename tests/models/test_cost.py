@@ -55,6 +55,16 @@ def test_redundancy_is_the_work_of_all_tiles_over_that_of_the_undivided_blocks(m
     assert exact.redundancy == pytest.approx(done / mini.flops(mini.find("max3").ops))
 
 
+def test_tiles_that_reuse_are_predicted_to_do_less_where_one_node_has_them_all(mini: Partition) -> None:
+    plan = plan_of(mini, (3, 3), "max7").model_copy(update={"undivided": False})
+    plain = plan.model_copy(update={"blocks": tuple(b.model_copy(update={"reuse": False}) for b in plan.blocks)})
+    for nodes, saves in ((1, True), (9, False)):
+        cluster = replace(CLUSTER, speeds=CLUSTER.speeds[:1] * nodes)
+        less, all_ = (predict(mini, p, cluster) for p in (plan, plain))
+        assert (less.redundancy < all_.redundancy and less.latency_s < all_.latency_s) == saves
+        assert all_.redundancy == pytest.approx(mini.redundancy(mini.find("max7"), 3, 3))
+
+
 def test_no_plan_is_predicted_to_beat_its_bound(mini: Partition) -> None:
     for cuts in (["max7"], ["max3", "max7"], ["max1", "max3", "conv5", "max7"]):
         for rate in (1.0, 60.0, 1000.0):

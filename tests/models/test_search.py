@@ -122,6 +122,16 @@ def test_a_plan_keeps_to_the_memory_and_the_refusal_names_what_would_do(mini: Pa
         best_plan(mini, replace(SLOW, memory_bytes=round(budget * 1e6) - 100_000))
 
 
+def test_plans_whose_tiles_share_a_node_are_judged_with_what_they_reuse(yolov2_16: Partition) -> None:
+    least = predict(yolov2_16, make_plan(yolov2_16, "0" * 32, (5, 5))[0], CLUSTER).edge_memory_bytes
+    alone = replace(CLUSTER, speeds=(33e9,), gateway_flops_s=1e9, memory_bytes=least)
+    best = best_plan(yolov2_16, alone).best
+    plan = make_plan(yolov2_16, "0" * 32, blocks=best.blocks)[0].model_copy(update={"undivided": False})
+    assert not best.is_alone and plan.blocks[0].reuse
+    assert best.prediction.redundancy == predict(yolov2_16, plan, alone).redundancy
+    assert best.prediction.redundancy < yolov2_16.redundancy(best.cuts[0], *best.grid)
+
+
 def test_only_cuts_that_can_matter_are_tried(yolov2_16: Partition) -> None:
     """An activation costs no halo and no byte, a pool of 2x2 saves bytes: cuts before them are never better."""
     names = "max1 max3 conv5 max7 conv9 max11 conv13 conv15".split()

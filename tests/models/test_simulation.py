@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Workload, is_whole, undivided
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Saving, Workload, is_whole, undivided
 from models.simulation import Run
 
 FREE = Cluster(  # messages cost nothing but their bytes; a full core each, so that seconds are plain
@@ -91,6 +91,29 @@ def test_more_tiles_than_nodes_are_taken_in_rounds() -> None:
     run = Run(Workload(((SECOND,) * tiles,), (0,) * tiles, (), (0,) * tiles), FREE)
     assert run.latencies_s[0] == pytest.approx(3.0, abs=0.01)
     assert run.bytes_by_hop["results up"] == tiles * HEADER_BYTES
+
+
+REUSING = Workload(
+    ((SECOND,) * 4,), (0,) * 4, (), (0,) * 4,
+    savings={1: Saving(frozenset({0, 3}), SECOND * 3 // 4), 2: Saving(frozenset({0, 3}), SECOND // 2)},
+    order=(0, 3, 1, 2),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("nodes", "done", "seconds"), [(1, 2.75, 2.75), (2, 4.0, 2.0)])
+def test_tiles_save_what_their_neighbours_have_made_on_the_same_node(nodes: int, done: float, seconds: float) -> None:
+    """Two nodes have one of the makers each, and so nothing to take."""
+    run = Run(REUSING, replace(FREE, speeds=FREE.speeds[:nodes]))
+    assert run.flops == pytest.approx(done * SECOND)
+    assert run.latencies_s[0] == pytest.approx(seconds, abs=0.01)
+
+
+def test_thieves_get_tiles_that_save_something_last() -> None:
+    """The source computes 0 all the time. Another one gets 3 at once, then 4, which saves nothing, before 2 and 1."""
+    flops = (9 * SECOND, SECOND, SECOND, SECOND, SECOND)
+    work = replace(REUSING, flops=(flops,), crops=(0,) * 5, results=(0,) * 5, order=(0, 3, 4, 1, 2))
+    run = Run(work, replace(FREE, speeds=FREE.speeds[:2]))
+    assert [lane for lane, edge in run._frames[0].made.items() if edge] == [3, 4, 2, 1]
 
 
 def test_results_of_several_nodes_share_the_gateways_link() -> None:

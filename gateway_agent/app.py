@@ -43,6 +43,7 @@ from schemas.topics import Publish
 from schemas.vitals import Reader
 
 STATUS_S = 2.0
+HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a restart says it once more
 ENTER_S = 30.0
 VITALS_S = 10.0  # without news, so often
 LABELS = 200  # that the bridge names
@@ -322,14 +323,15 @@ class Gateway:
     def _step(self) -> None:
         now = time.monotonic()
         deadline = min(self._status_at + STATUS_S, self._node.deadline() or float("inf"))
+        patience_s = HEARD_S if self._saying and self._link.connected else 1.0
         try:
-            event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0))
+            event = self._inbox.get(timeout=min(max(deadline - now, 0.0), patience_s))
         except queue.Empty:
             event = None
         now = time.monotonic()
         heard = self._handle(event, now)
         self._act([*self._settle(now), *heard, *self._node.tick(now)], now)
-        if self._journal is not None and self._saying and self._link.flush(0.0):
+        if self._saying and self._journal is not None and self._link.flush(0.0):
             self._journal.heard(tuple(self._saying))
             self._saying.clear()
         if self._next is not None and (not self._node.assembly.frames or now >= self._swap_at):
@@ -370,7 +372,8 @@ class Gateway:
             else:
                 self._link.send(action)
                 if isinstance(action.message, m.Outcome):
-                    self._saying.append(action.message.frame)
+                    if self._journal is not None:
+                        self._saying.append(action.message.frame)
                     self._tell(action.message, now)
 
     def _tell(self, outcome: m.Outcome, now: float) -> None:

@@ -1,16 +1,20 @@
-"""Both agents as services: ready when they are, fed by their own loop even when idle, and said to end."""
+"""Both agents' loops: ready when they are, fed even when idle, said to end, and awake when something must be written."""
 
+import queue
 import socket
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
 from edge_agent.app import Edge
-from gateway_agent.app import Gateway, bind
+from gateway_agent.app import HEARD_S, Gateway, bind
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.journal import Journal
+from gateway_agent.node import NOTHING_BEFORE
 from models.build import build
 from models.bundle import make_bundle
 from schemas.config import EdgeOptions, GatewayOptions
@@ -53,3 +57,22 @@ def test_an_idle_agent_is_ready_and_feeds_its_watchdog(tmp_path: Path, kind: str
             agent.stop()
             thread.join(20)
         assert "STOPPING=1" in words(manager, lambda heard: "STOPPING=1" in heard)
+
+
+def test_the_journal_knows_at_once_that_the_broker_has_an_outcome(tmp_path: Path) -> None:
+    """A gateway that is killed before it is written says the outcome once more."""
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    journal = Mock(spec=Journal, before=NOTHING_BEFORE)
+    app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), "mqtt://127.0.0.1:1", None, journal=journal)
+    app._inbox, app._link = Mock(**{"get.side_effect": queue.Empty}), Mock(connected=True)
+    app._status_at = time.monotonic()
+    app._saying.append("camera.11111111.0")
+    waited = []
+    for acknowledged in (False, True, True):
+        app._link.flush.return_value = acknowledged
+        app._step()
+        waited.append(app._inbox.get.call_args.kwargs["timeout"])
+        assert journal.heard.called == acknowledged
+    assert waited[:2] == [HEARD_S] * 2 and waited[2] > 0.5
+    journal.heard.assert_called_once_with(("camera.11111111.0",))

@@ -25,6 +25,7 @@ from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
 from schemas.keys import Key
+from schemas.packing import HOPS
 from schemas.plan import Plan
 from schemas.topics import Publish
 
@@ -390,10 +391,14 @@ class EdgeNode:
         return self.overlaps.keep(self.tiles, following[0], self._last, self._rates(None))
 
     def _rates(self, node: str | None) -> Rates:
-        """Of the engine that computes a tile, where it is known, and of the link; none where strips come too late to serve."""
+        """Of the engine that computes a tile, where it is known, and of the link; none where strips come too late to serve.
+
+        All that travels shares the broker's link, and what one node saves serves all: with n nodes 2/n of the link count.
+        """
         if len(self.plan.blocks[0].tiles) <= ROUNDS * self._nodes:
             return Rates(0.0, 0.0)
-        return Rates(self._speeds.get(node or "") or self.flops_s, self.bytes_s)
+        share = min(HOPS / max(self._nodes, 1), 1.0)
+        return Rates(self._speeds.get(node or "") or self.flops_s, self.bytes_s * share)
 
     def _ask(self, ask: Ask) -> list[Action]:
         """For strips: what is made here is published with the request."""

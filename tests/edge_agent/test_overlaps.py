@@ -9,10 +9,14 @@ from edge_agent.lanes import Strip
 from edge_agent.node import Compute, EdgeNode
 from edge_agent.overlaps import Ask, Overlaps, Rates
 from edge_agent.tiles import Computing, Done, Lease, Lent, State, TileQueue, Waiting
+from models.build import build
+from models.partition import Partition
+from models.planner import make_plan
 from models.tensor import part_shape
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import DecodeError
+from schemas.plan import Plan
 from tests.models.test_trade import PLAN, TRADE, strips
 from tests.nodes import heard, published
 
@@ -183,13 +187,20 @@ def test_frames_that_a_thief_never_hears_of_again_do_not_pile_up() -> None:
     assert overlaps._made.nbytes <= 6 * sum(a.nbytes for given in made(4).values() for a in given.values())
 
 
-def edge(name: str = "edge1", camera: bool = True) -> EdgeNode:
-    node = EdgeNode(name, "11111111" if camera else "22222222", PLAN, "test kernels", camera=camera, trade=TRADE)
+def edge(name: str = "edge1", camera: bool = True, plan: Plan = PLAN, helpers: int = 1) -> EdgeNode:
+    node = EdgeNode(name, "11111111" if camera else "22222222", plan, "test kernels", camera=camera, trade=TRADE)
     node.flops_s, node.bytes_s = PAYS
     node.connected(0.0)
-    echo = m.Echo(**GATEWAY, seq=1, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=1)
+    echo = m.Echo(**GATEWAY, seq=1, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=helpers)
     node.hear(heard(topics.ECHO, echo), 0.0)
     return node
+
+
+@pytest.mark.parametrize(("nodes", "share"), [(1, 1.0), (2, 1.0), (4, 0.5), (5, 0.4)])
+def test_the_more_nodes_share_the_brokers_link_the_more_a_strip_must_save(nodes: int, share: float) -> None:
+    plan = make_plan(Partition(build("mini", 96)), "0" * 32, (4, 4), "max3")[0]
+    assert edge(plan=plan, helpers=nodes - 1)._rates(None) == Rates(PAYS.flops_s, PAYS.bytes_s * share)
+    assert edge(plan=plan, helpers=5)._rates(None) == (0.0, 0.0), "three tiles for each node, or none travels"
 
 
 def work(said: Any) -> Compute | None:

@@ -1,7 +1,8 @@
 """What the tiles of a block with reuse give each other, what it weighs and what it saves: enough to decide without the model.
 
 It follows from plan and model alone, so that giver, taker and pool agree without a word. Law: strips travel only where they
-save more seconds of an engine than they cost on the link, where each byte goes up to the broker and down again.
+save more seconds of an engine than they cost: on the link, where each byte goes up to the broker and down again, and on the
+processors of maker, pool and taker.
 """
 
 from collections.abc import Collection, Mapping, Set
@@ -10,6 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from models.cluster import CORE_FLOPS_S, Cluster
 from models.partition import Partition
 from models.reuse import Reuse, neighbours
 from models.tensor import part_bytes, part_shape
@@ -31,10 +33,14 @@ class Strip(NamedTuple):
 
 @dataclass(frozen=True)
 class Trade:
-    """``strips`` by taker, maker and tensor; ``saved``: the operations that a taker saves if it has all of its strips."""
+    """``strips`` by taker, maker and tensor; ``saved``: the operations that a taker saves if it has all of its strips.
+
+    ``message_flops``: what an engine does while a strip is sent, passed on and taken.
+    """
 
     strips: Mapping[int, Mapping[int, Mapping[str, Strip]]] = field(default_factory=dict)
     saved: Mapping[int, int] = field(default_factory=dict)
+    message_flops: int = int(3 * Cluster.per_message_s * CORE_FLOPS_S)
 
     def makers(self, taker: int) -> Set[int]:
         """The tiles that give strips to ``taker``."""
@@ -52,7 +58,8 @@ class Trade:
         """Whether ``taker`` gains on an engine and a link of so much a second (0: not known) by strips that travel."""
         if taker not in self.strips or flops_s <= 0 or bytes_s <= 0:
             return False
-        return HOPS * self.bytes(taker) / bytes_s < self.saved[taker] / flops_s
+        saved = self.saved[taker] - len(self.makers(taker)) * self.message_flops
+        return HOPS * self.bytes(taker) / bytes_s < saved / flops_s
 
     def check(self, taker: int, maker: int, tensors: Tensors) -> None:
         """Whether ``tensors`` are what ``maker`` gives to ``taker``: names, shapes and dtypes.

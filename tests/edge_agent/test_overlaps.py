@@ -17,7 +17,8 @@ from schemas import messages as m
 from schemas import topics
 from schemas.errors import DecodeError
 from schemas.plan import Plan
-from tests.models.test_trade import PLAN, TRADE, strips
+from tests.models.test_trade import LARGE as TRADE
+from tests.models.test_trade import PLAN, strips
 from tests.nodes import heard, published
 
 FRAME = "edge1.11111111.0"

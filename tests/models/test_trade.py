@@ -1,5 +1,7 @@
 """What strips weigh and save, from plan and model alone."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +19,7 @@ from schemas.errors import DecodeError
 
 PLAN, _, MODEL = make_plan(Partition(build("mini", 96)), "0" * 32, (3, 3), "max3")
 TRADE = TileRunner(PLAN, parse(MODEL)).trade
+LARGE = replace(TRADE, message_flops=0)  # as if tiles were so large that messages do not matter
 RATES = st.floats(1e3, 1e12)
 
 
@@ -43,14 +46,22 @@ def test_bytes_are_those_of_the_strips_that_would_be_sent() -> None:
         assert TRADE.bytes(taker) == sum(sent)
 
 
-@given(RATES, RATES)
-def test_strips_pay_where_both_hops_cost_less_than_what_they_save(flops_s: float, bytes_s: float) -> None:
-    assert TRADE.pays(1, flops_s, bytes_s) == (2 * TRADE.bytes(1) / bytes_s < TRADE.saved[1] / flops_s)
+@given(RATES, RATES, st.integers(0, TRADE.saved[1]))
+def test_strips_pay_where_both_hops_and_messages_cost_less_than_what_they_save(
+    flops_s: float, bytes_s: float, message_flops: int
+) -> None:
+    trade = replace(TRADE, message_flops=message_flops)
+    gain_s = (trade.saved[1] - 3 * message_flops) / flops_s
+    assert trade.pays(1, flops_s, bytes_s) == (2 * trade.bytes(1) / bytes_s < gain_s)
 
 
 def test_at_the_rate_at_which_they_cost_what_they_save_strips_do_not_pay() -> None:
-    bytes_s = 2 * TRADE.bytes(1) * 1e9 / TRADE.saved[1]
-    assert not TRADE.pays(1, 1e9, 0.99 * bytes_s) and TRADE.pays(1, 1e9, 1.01 * bytes_s)
+    bytes_s = 2 * LARGE.bytes(1) * 1e9 / LARGE.saved[1]
+    assert not LARGE.pays(1, 1e9, 0.99 * bytes_s) and LARGE.pays(1, 1e9, 1.01 * bytes_s)
+
+
+def test_a_small_models_strips_save_less_than_their_messages_cost() -> None:
+    assert not TRADE.pays(1, 1.0, 1e12)
 
 
 def test_takers_whose_strips_no_message_holds_are_left_out() -> None:
@@ -63,8 +74,8 @@ def test_takers_whose_strips_no_message_holds_are_left_out() -> None:
 
 
 def test_at_rates_that_are_not_known_nothing_pays() -> None:
-    assert TRADE.pays(1, 1.0, 1e12)
-    assert not TRADE.pays(1, 0.0, 1e12) and not TRADE.pays(1, 1.0, 0.0) and not TRADE.pays(0, 1.0, 1e12)
+    assert LARGE.pays(1, 1.0, 1e12)
+    assert not LARGE.pays(1, 0.0, 1e12) and not LARGE.pays(1, 1.0, 0.0) and not LARGE.pays(0, 1.0, 1e12)
 
 
 def test_strips_that_the_plan_does_not_name_are_refused() -> None:

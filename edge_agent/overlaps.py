@@ -128,12 +128,14 @@ class Overlaps:
         found = []
         for frame in tiles.frames if self.trade.strips else ():
             for taker in self.trade.strips:
-                key = (frame, last, taker)
+                state = tiles.state(key := (frame, last, taker))
+                thief = state.leases[-1].thief if isinstance(state, Lent) else None
+                if not isinstance(state, Waiting | Lent) or not self.trade.pays(taker, *rates(thief)):
+                    continue
                 if not self._is_ready(taker, lambda m, frame=frame: tiles.state((frame, last, m))):  # type: ignore[misc]
                     continue
-                to = self._whose(tiles, key, now, rates)
-                asked = self._frame(frame).asked.get(taker)
-                if to == "" or (asked is not None and to in (asked[0], None)) or not self.trade.pays(taker, *rates(to)):
+                to, asked = self._whose(tiles, key, now, rates), self._frame(frame).asked.get(taker)
+                if to == "" or (asked is not None and to in (asked[0], None)):
                     continue
                 found.append(self._ask(frame, taker, to, now))
         return found

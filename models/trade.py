@@ -5,6 +5,7 @@ save more seconds of an engine than they cost: on the link, where each byte goes
 processors of maker, pool and taker.
 """
 
+import functools
 from collections.abc import Collection, Mapping, Set
 from dataclasses import dataclass, field
 from typing import NamedTuple, TypeAlias
@@ -52,7 +53,14 @@ class Trade:
 
     def bytes(self, taker: int) -> int:
         """Bytes of all strips for ``taker``."""
-        return sum(part_bytes(*strip) for strips in self.strips[taker].values() for strip in strips.values())
+        return self._bytes[taker]
+
+    @functools.cached_property
+    def _bytes(self) -> dict[int, int]:
+        return {
+            taker: sum(part_bytes(*strip) for strips in makers.values() for strip in strips.values())
+            for taker, makers in self.strips.items()
+        }
 
     def pays(self, taker: int, flops_s: float, bytes_s: float) -> bool:
         """Whether ``taker`` gains on an engine and a link of so much a second (0: not known) by strips that travel."""

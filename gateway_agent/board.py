@@ -64,15 +64,19 @@ class Rate:
 
     def count(self, now: float) -> None:
         self._since = now if self._since is None else self._since
+        self._forget(now)
         self._times.append(now)
 
     def per_second(self, now: float) -> float:
         """0 without any. A rate is known from the second one on."""
-        while self._times and self._times[0] <= now - self._window_s:
-            self._times.popleft()
+        self._forget(now)
         if self._since is None or not self._times:
             return 0.0
         return len(self._times) / max(min(now - self._since, self._window_s), 1.0)
+
+    def _forget(self, now: float) -> None:
+        while self._times and self._times[0] <= now - self._window_s:
+            self._times.popleft()
 
 
 @dataclass

@@ -93,6 +93,13 @@ def test_a_rate_counts_the_window_and_not_what_was_before() -> None:
     assert rate.per_second(100.0) == 0.0
 
 
+def test_a_rate_that_nobody_looks_at_forgets_what_is_past() -> None:
+    rate = Rate(10.0)
+    for second in range(1000):
+        rate.count(float(second))
+    assert len(rate._times) == 10
+
+
 def test_a_young_rate_is_over_the_time_since_its_start() -> None:
     rate = Rate(30.0)
     for tenth in range(20):

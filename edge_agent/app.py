@@ -159,7 +159,7 @@ class Edge:
         if self._node is not None:
             if now >= self._node.deadline():
                 self._act(self._node.tick(now))
-            is_ready = self._worker is not None and self._worker.ready
+            is_ready = self._worker is not None and (self._worker.ready or self._node.is_alone)
             if self._capture is not None and is_ready and self._node.wants_frame and not self._granted:
                 self._granted = True
                 self._capture.pictures_s = self._node.pictures_s

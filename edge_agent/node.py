@@ -134,6 +134,11 @@ class EdgeNode:
         """Whether the source may add a frame."""
         return not self._paused and len(self.tiles.frames) < self.window
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether own frames are computed whole, for helpers are too few."""
+        return self._alone
+
     def source_ended(self) -> None:
         """There will be no more frames: this node is a helper now."""
         self.camera = False

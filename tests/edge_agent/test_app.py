@@ -50,16 +50,20 @@ def test_the_policy_of_its_options_is_that_of_its_source(tmp_path: Path) -> None
         Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", drop="latest", cache=tmp_path), "e1")
 
 
-def test_a_source_begins_once_what_its_tiles_need_is_loaded(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("ready", "is_alone"), [(True, False), (False, True)])
+def test_a_source_begins_once_what_its_tiles_need_is_loaded_or_at_once_alone(
+    ready: bool, is_alone: bool, tmp_path: Path
+) -> None:
     app = Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", cache=tmp_path), "e1")
-    app._node = Mock(wants_frame=True, plan=None, digest="", **{"deadline.return_value": float("inf")})
-    app._worker, app._capture = Mock(ready=False), Mock()
+    node = Mock(wants_frame=True, is_alone=False, plan=None, digest="", **{"deadline.return_value": float("inf")})
+    app._node, app._worker, app._capture = node, Mock(ready=False), Mock()
     app._status_at = float("inf")
-    for ready in (False, True):
-        app._worker.ready = ready
+    for begins in (False, True):
+        if begins:
+            app._worker.ready, node.is_alone = ready, is_alone
         app._inbox.put(None)
         app._step()
-        assert app._capture.more.called == ready
+        assert app._capture.more.called == begins
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":

@@ -10,7 +10,6 @@ what fits into their memory; throughput with two frames in flight. Every answer 
 
 import argparse
 import json
-import signal
 import statistics
 import sys
 import tempfile
@@ -22,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import Hosts, missing
+from bench.hosts import Hosts, end_on_sigterm, missing
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
@@ -46,7 +45,7 @@ QUIET_S = 0.5
 
 def main() -> int:
     options = _options()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that hosts and processes end with it
+    end_on_sigterm()
     reason = missing()
     if reason:
         Console().print(f"skipped: {reason}")

@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,6 +35,16 @@ def missing() -> str:
     if not (CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() and not (CGROUPS / "cpu").is_dir():
         return "it needs control groups, version 1, with a cpu controller"
     return ""
+
+
+def end_on_sigterm() -> None:
+    """SIGTERM ends this program with all that it has started; a second one (``timeout`` sends it) cannot cut that short."""
+
+    def end(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        sys.exit(143)
+
+    signal.signal(signal.SIGTERM, end)
 
 
 class Hosts:
@@ -70,11 +81,19 @@ class Hosts:
                 process.kill()
             process.wait()
         for name in self._names:
+            self._kill_all(name)
             _run("ip", "link", "del", self._veth(name), check=False)
             _run("ip", "netns", "del", self._namespace(name), check=False)
             for controller in CONTROLLERS:
                 _remove(self._group(name, controller))
         _run("ip", "link", "del", self._bridge, check=False)
+
+    def _kill_all(self, name: str) -> None:
+        """What processes of this host have left: a broker, a trial of a model."""
+        with contextlib.suppress(FileNotFoundError):
+            for pid in (self._group(name, CONTROLLERS[0]) / "cgroup.procs").read_text().split():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(int(pid), signal.SIGKILL)
 
     @property
     def _bridge(self) -> str:

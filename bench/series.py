@@ -6,7 +6,6 @@ again, so a series that was interrupted goes on. ``--short`` takes less than fiv
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.hosts import missing
+from bench.hosts import end_on_sigterm, missing
 
 CUTS = ("max3", "max7", "max11", "conv15")
 GRIDS = ("1x1", "2x2", "2x3", "3x3", "4x4", "5x5")
@@ -27,7 +26,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a few points of each figure")
     parser.add_argument("--frames", type=int, help="of each source [default: 6; short: 4]")
     options = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    end_on_sigterm()
     reason = missing()
     if reason:
         print(f"skipped: {reason}")

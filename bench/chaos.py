@@ -298,6 +298,7 @@ class Run:
             kind: {"count": len(seconds), "recover_s": {
                 "median": round(statistics.median(seconds), 2), "max": round(max(seconds), 2)}}
             for kind, seconds in times.items()
+            if seconds  # the only source was the victim each time
         }  # fmt: skip
 
     def _heard(self) -> list[dict[str, Any]]:

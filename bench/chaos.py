@@ -28,7 +28,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import Hosts, end_on_sigterm, missing
+from bench.hosts import Hosts, end_once, missing
 from bench.loopback import Loopback
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
@@ -75,7 +75,7 @@ class Told:
 
 def main() -> int:
     options = _options()
-    end_on_sigterm()
+    end_once()
     try:
         with contextlib.ExitStack() as stack:
             room = options.logs or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="dt-chaos-")))

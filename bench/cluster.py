@@ -21,7 +21,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import Hosts, end_on_sigterm, missing
+from bench.hosts import Hosts, end_once, missing
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
@@ -45,7 +45,7 @@ QUIET_S = 0.5
 
 def main() -> int:
     options = _options()
-    end_on_sigterm()
+    end_once()
     reason = missing()
     if reason:
         Console().print(f"skipped: {reason}")

@@ -37,18 +37,22 @@ def missing() -> str:
     return ""
 
 
-def end_on_sigterm() -> None:
-    """SIGTERM ends this program with all that it has started; a second one (``timeout`` sends it) cannot cut that short."""
+def end_once() -> None:
+    """SIGTERM or Ctrl-C ends this program with all that it has started; a second one, as ``timeout`` sends, changes nothing."""
 
-    def end(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    def end(number: int, _: object) -> None:
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, signal.SIG_IGN)
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
         sys.exit(143)
 
-    signal.signal(signal.SIGTERM, end)
+    for each in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(each, end)
 
 
 class Hosts:
-    """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit)."""
+    """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit). See ``end_once``."""
 
     def __init__(self, cores: Mapping[str, float | None], rate_mbit: float) -> None:
         self._cores, self._rate = cores, rate_mbit
@@ -69,13 +73,6 @@ class Hosts:
         return self
 
     def __exit__(self, *_: object) -> None:
-        before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM, signal.SIGINT))  # who asks twice gets it whole
-        try:
-            self._remove()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-    def _remove(self) -> None:
         for process in self._processes:
             if process.poll() is None:
                 process.kill()

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.hosts import end_on_sigterm, missing
+from bench.hosts import end_once, missing
 
 CUTS = ("max3", "max7", "max11", "conv15")
 GRIDS = ("1x1", "2x2", "2x3", "3x3", "4x4", "5x5")
@@ -26,7 +26,7 @@ def main() -> int:
     parser.add_argument("--short", action="store_true", help="a few points of each figure")
     parser.add_argument("--frames", type=int, help="of each source [default: 6; short: 4]")
     options = parser.parse_args()
-    end_on_sigterm()
+    end_once()
     reason = missing()
     if reason:
         print(f"skipped: {reason}")

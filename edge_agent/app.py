@@ -211,7 +211,7 @@ class Edge:
 
     def _own(self, node: EdgeNode, event: object, now: float) -> Sequence[Action]:
         """What this process itself has done: a tile, a frame. Leftovers of an earlier plan come to nothing."""
-        if isinstance(event, Computed):
+        if isinstance(event, Computed) and event.worker is self._worker:
             if event.error:
                 _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
             elif self._speed is not None:

@@ -20,11 +20,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Computed:
-    """A tile's outputs and the seconds in the engine (loading its class included); or why there are none.
+    """A tile's outputs and the seconds in ``worker``'s engine (loading its class included); or why there are none.
 
     ``whole`` and ``reuse`` as in ``Compute``; ``strips`` for neighbours, by taker; ``reduced``: it has taken theirs.
     """
 
+    worker: "Worker"
     key: Key
     outputs: Mapping[str, np.ndarray]
     seconds: float
@@ -87,6 +88,6 @@ class Worker:
                 outputs = self._runner.run(block, tile, work.inputs, frame if work.reuse else "", work.strips)
                 strips = self._runner.given(block, tile, frame) if work.reuse else {}
         except (DtError, MemoryError) as error:
-            return Computed(work.key, {}, time.monotonic() - start, str(error) or "out of memory")
+            return Computed(self, work.key, {}, time.monotonic() - start, str(error) or "out of memory")
         took = work.reuse and self._runner.last == "takes"
-        return Computed(work.key, outputs, time.monotonic() - start, "", work.whole, work.reuse, strips, took)
+        return Computed(self, work.key, outputs, time.monotonic() - start, "", work.whole, work.reuse, strips, took)

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
 from edge_agent.app import Edge
+from edge_agent.worker import Computed
 from gateway_agent.broker import BrokerProcess
 from models import engine
 from models.bundle import Bundle, make_bundle
@@ -64,6 +65,17 @@ def test_a_source_begins_once_what_its_tiles_need_is_loaded_or_at_once_alone(
         app._inbox.put(None)
         app._step()
         assert app._capture.more.called == begins
+
+
+@pytest.mark.parametrize("is_of_this_plan", [True, False])
+def test_a_tile_of_an_earlier_plan_that_ends_as_the_next_begins_comes_to_nothing(is_of_this_plan: bool, tmp_path: Path) -> None:
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", cache=tmp_path), "e1")
+    worker, node = Mock(), MagicMock(wants_frame=False, digest="", **{"deadline.return_value": float("inf")})
+    node.computed.return_value = []
+    app._node, app._worker, app._status_at = node, worker if is_of_this_plan else Mock(), float("inf")
+    app._inbox.put(Computed(worker, ("e1-01234567-0", 1, 5), {}, 0.1))
+    app._step()
+    assert node.computed.called == is_of_this_plan
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":

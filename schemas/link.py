@@ -161,7 +161,6 @@ class Link:
 
     Counters, for people: ``bytes_out``, ``bytes_in`` (payload), ``messages_out``, ``messages_in``; ``dropped`` counts
     messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection.
-    ``unknown``: when asked last, the broker knew no such user and password.
     """
 
     def __init__(
@@ -186,8 +185,13 @@ class Link:
         self._subscribes = _Outstanding()
         self._ready = threading.Event()
         self._refusal = self._failure = ""
-        self._answered = self._entered = self.unknown = False
+        self._answered = self._entered = False
         self._client = self._build()
+
+    @property
+    def unknown(self) -> bool:
+        """Whether the broker, when it answered last, knew no such user and password."""
+        return self._refusal == _STRANGER
 
     @property
     def connected(self) -> bool:
@@ -280,7 +284,7 @@ class Link:
         self._client.loop_start()
         patient_until = min(deadline, time.monotonic() + NEW_USER_S)
         answered = self._ready.wait(max(deadline - time.monotonic(), 0.0))
-        while answered and self._refusal and self.unknown and time.monotonic() < patient_until:
+        while answered and self.unknown and time.monotonic() < patient_until:
             self._ready.clear()
             answered = self._ready.wait(max(patient_until - time.monotonic(), 0.0))
         if not answered or self._refusal:
@@ -348,9 +352,8 @@ class Link:
 
     def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._answered, self._entered = True, not reason.is_failure
-        self.unknown = reason.getName() in _UNKNOWN
         if reason.is_failure:
-            self._refuse(_STRANGER if self.unknown else f"the broker refused this client ({reason})")
+            self._refuse(_STRANGER if reason.getName() in _UNKNOWN else f"the broker refused this client ({reason})")
             return
         with self._lock:
             filters = list(self._filters.items())
@@ -375,7 +378,7 @@ class Link:
         """No connection, once more: the same reason is told once."""
         if reason != self._failure:
             self._failure = reason
-            self._tell(Disconnected(reason, self.unknown))
+            self._tell(Disconnected(reason, reason == _STRANGER))
 
     def _become_ready(self) -> None:
         self._failure = ""
@@ -391,13 +394,11 @@ class Link:
         if self._entered:
             self._tell(Disconnected(_LOST.get(reason.getName(), str(reason))))
         elif not self._answered:
-            self.unknown = False
             self._fail(_SILENT)
         self._answered = self._entered = False
 
     def _why(self, error: BaseException | None) -> str:
         """The reason why there is no connection, for people."""
-        self.unknown = False
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"{_OTHER if self.address.authority else _NOBODY} ({error.verify_message}); {_JOIN}"
         if isinstance(error, ssl.SSLError):

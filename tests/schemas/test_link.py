@@ -258,6 +258,21 @@ def test_a_user_whom_the_broker_does_not_know_yet_is_asked_about_again_for_a_whi
         broker.join(10)
 
 
+def test_a_user_whom_the_broker_does_not_know_is_unknown_though_the_next_attempt_hangs_as_we_give_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Closing cuts that attempt: an end without an answer, which says nothing of the user."""
+    monkeypatch.setattr("schemas.link.NEW_USER_S", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", queue.Queue())
+        broker = threading.Thread(target=served, args=(link, server, [b"\x20\x02\x00\x05", b""]))
+        broker.start()
+        with pytest.raises(UnreachableError, match=r"knows no such user and password$"):
+            link.connect(30)
+        broker.join(10)
+    assert link.unknown
+
+
 def test_nobody_can_guess_the_client_id_of_another() -> None:
     ids = {client_id("e1") for _ in range(100)}
     assert len(ids) == 100 and all(len(bytes.fromhex(one.removeprefix("e1-"))) == 8 for one in ids)

@@ -115,17 +115,13 @@ def test_a_paused_cluster_ends_no_frame_until_it_goes_on(running: Running) -> No
 
 
 def test_sources_send_pictures_and_the_board_shows_them(running: Running) -> None:
-    running.until(
-        lambda outcome: (
-            "edge1" in running.gateway.board.nodes and running.gateway.board.nodes["edge1"].status is not None
-        )
-    )
+    board = running.gateway.board
+    running.until(lambda outcome: board.online == ("edge1", "edge2") and board.nodes["edge1"].status is not None)
     frame = running.seen.pictures.get(timeout=WAIT_S)
-    view = running.gateway.board.sources["edge1"]
+    view = board.sources["edge1"]
     assert frame.startswith("edge1.") and view.jpeg.startswith(b"\xff\xd8") and view.plain.startswith(b"\xff\xd8")
-    status = running.gateway.board.nodes["edge1"].status
+    status = board.nodes["edge1"].status
     assert status is not None and status.source == "synthetic://?seed=3" and status.vitals.memory_bytes
-    assert running.gateway.board.online == ("edge1", "edge2")
 
 
 def test_a_threshold_above_every_score_leaves_no_detection(running: Running) -> None:

@@ -7,7 +7,7 @@ What we could not carry over unchanged (sparse weights, control flow, StableHLO 
 import functools
 import math
 import mmap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from schemas.text import one_line
 _MAX_RANK, _MAX_BYTES = 16, 2**31  # of a tensor
 _MAX_OPS = 10_000
 _MAX_NAME = 200  # exporters join the names of all that they fused
+MOVES = "MOVES"  # see Op.parts
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,11 @@ class Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Op:
-    """An operator: ``kind`` is its name in the schema, inputs and outputs are indices of tensors (-1: absent)."""
+    """An operator: ``kind`` is its name in the schema, inputs and outputs are indices of tensors (-1: absent).
+
+    One of kind ``MOVES`` stands for ``parts``, whose tensors are places among its inputs, intermediates and outputs; a
+    file holds the parts.
+    """
 
     kind: str
     inputs: tuple[int, ...]
@@ -79,6 +84,7 @@ class Op:
     custom_code: str | None = None
     custom_options: np.ndarray | None = None
     intermediates: tuple[int, ...] = ()
+    parts: "tuple[Op, ...]" = ()
 
     def option(self, name: str) -> Any:
         """An option, or its default in the schema."""
@@ -87,8 +93,17 @@ class Op:
                 return self.options.get(name, int(slot.default))
         return 0
 
+    def moved(self, new: Mapping[int, int]) -> "Op":
+        """The same operator on tensors that have other numbers."""
+        inputs, outputs, between = (
+            tuple(new[t] for t in those) for those in (self.inputs, self.outputs, self.intermediates)
+        )
+        return replace(self, inputs=inputs, outputs=outputs, intermediates=between)
+
     @property
     def label(self) -> str:
+        if self.parts:
+            return "+".join(dict.fromkeys(op.kind for op in self.parts))
         return one_line(self.custom_code or self.kind)[:_MAX_NAME] if self.kind == "CUSTOM" else self.kind
 
 
@@ -148,17 +163,24 @@ class Graph:
 
         return Graph(
             [self.tensors[t] for t in keep],
-            [
-                replace(op, inputs=move(op.inputs), outputs=move(op.outputs), intermediates=move(op.intermediates))
-                for op in reversed(ops)
-            ],
+            [op.moved(new) for op in reversed(ops)],
             move(self.inputs),
             move(self.outputs),
         )
 
     def pieces(self) -> list[bytes | memoryview]:
         """The .tflite file of this graph, in pieces (weights are not copied)."""
-        return flatbuffer.write(_to_record(self))
+        return flatbuffer.write(_to_record(self._in_parts()))
+
+    def _in_parts(self) -> "Graph":
+        """With the parts of operators that have some in their places."""
+        if not any(op.parts for op in self.ops):
+            return self
+        ops: list[Op] = []
+        for op in self.ops:
+            places = dict(enumerate((*op.inputs, *op.intermediates, *op.outputs))) | {-1: -1}
+            ops += [part.moved(places) for part in op.parts] or [op]
+        return Graph(self.tensors, ops, self.inputs, self.outputs)
 
     def to_bytes(self) -> bytes:
         return b"".join(self.pieces())

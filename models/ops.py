@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.graph import Graph, Op, Quantization, Tensor
+from models.graph import MOVES, Graph, Op, Quantization, Tensor
 from models.tflite_schema import OPTIONS
-from schemas.plan import MAPS, Region
+from schemas.plan import MAPS, Region, digest
 
 SAME, VALID = 0, 1
 Needs = dict[int, Region]  # by position among the operator's inputs
@@ -426,6 +426,25 @@ class BlocksRule(Rule):
         emitter.ops.append(replace(op, inputs=inputs, outputs=tuple(outputs)))
 
 
+class MovesRule(Rule):
+    """A chain of operators that only move elements: see ``models.moves``. A tile gathers what it needs."""
+
+    def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
+        return {0: op.options["movement"].needs(out)}
+
+    def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
+        movement, data, axis = op.options["movement"], given[0], 3
+        indices = movement.shuffled
+        if indices is None:
+            indices, axis = movement.within(out)[None], 0
+            like = emitter.tensors[data]
+            size = np.array([prod(like.shape)], np.int32)
+            flat = emitter.tensor(replace(like, name=f"{like.name}/flat{len(emitter.ops)}", shape=(int(size[0]),)))
+            data = emitter.op("RESHAPE", [data, emitter.literal("flat", size)], flat, "Reshape", new_shape=size)
+        name = f"moves/{digest(indices.tobytes())}"  # tiles of one class have the same
+        emitter.op("GATHER", [data, emitter.literal(name, indices)], outputs[0], "Gather", axis=axis)
+
+
 _ELEMENTWISE = (
     "ADD SUB MUL DIV MINIMUM MAXIMUM SQUARED_DIFFERENCE RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU PRELU LOGISTIC TANH "
     "HARD_SWISH ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST"
@@ -439,6 +458,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("PAD", "PADV2"), PadRule()),
     "CONCATENATION": ConcatRule(),
     **dict.fromkeys(("SPLIT", "SPLIT_V"), SplitRule()),
+    MOVES: MovesRule(),
     **dict.fromkeys(("SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "RESIZE_NEAREST_NEIGHBOR"), BlocksRule()),
 }
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from models.graph import Graph
+from models.moves import joined
 from models.ops import RULES, blocker, flops_of
 from schemas.errors import PlanError
 from schemas.plan import MAPS, Region, TensorSpec
@@ -40,10 +41,13 @@ class Blocker:
 
 
 class Partition:
-    """A model seen as a tileable prefix and a tail. ``image`` is the input that tiles are cropped from."""
+    """A model seen as a tileable prefix and a tail. ``image`` is the input that tiles are cropped from.
+
+    ``graph`` is the model's, with operators joined that can be tiled only together (``models.moves``).
+    """
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+        self.graph = joined(graph)
         self.image = image_input(graph)
         self.blockers: list[Blocker] = []
         self.tileable = self._tileable()

@@ -34,6 +34,7 @@ class Sketch:
     ) -> None:
         self.tensors = [Tensor("image", tuple(shape), dtype, quantization)]
         self.ops: list[Op] = []
+        self.inner: set[int] = set()  # what a map is between operators that move its elements: no map
         self.random = np.random.default_rng(seed)
 
     def graph(self, *outputs: int) -> Graph:
@@ -73,6 +74,35 @@ class Sketch:
         options |= {"MINIMUM": "MaximumMinimum", "SQUARED_DIFFERENCE": "SquaredDifference"}
         fused = {"fused_activation_function": activation} if kind in ("ADD", "SUB", "MUL", "DIV") else {}
         return self.op(kind, [x, y], self.like(x, quantization=quantization), options.get(kind, ""), **fused)
+
+    def transpose(self, x: int, *order: int) -> int:
+        made = self.like(x, shape=[self.shape(x)[axis] for axis in order])
+        self.inner.add(made)
+        return self.op("TRANSPOSE", [x, self.constant(np.array(order, np.int32))], made, "Transpose")
+
+    def reshape(self, x: int, *shape: int) -> int:
+        size, made = np.array(shape, np.int32), self.like(x, shape=shape)
+        self.inner.add(made)
+        return self.op("RESHAPE", [x, self.constant(size)], made, "Reshape", new_shape=size)
+
+    def moved(self, x: int) -> int:
+        """``x`` as the end of a chain that moves elements."""
+        self.inner.remove(x)
+        return x
+
+    def shuffle(self, x: int, groups: int) -> int:
+        """Channels in another order, as ShuffleNet writes it."""
+        _, height, width, depth = self.shape(x)
+        grouped = self.transpose(self.reshape(x, 1, height, width, groups, depth // groups), 0, 1, 2, 4, 3)
+        return self.moved(self.reshape(grouped, 1, height, width, depth))
+
+    def reorg(self, x: int, stride: int) -> int:
+        """Darknet's, as ``models.build`` writes it."""
+        _, height, width, depth = self.shape(x)
+        s = stride
+        view = self.reshape(self.transpose(x, 0, 3, 1, 2), depth // s // s, height, s, width, s)
+        folded = self.reshape(self.transpose(view, 2, 4, 0, 1, 3), 1, depth * s * s, height // s, width // s)
+        return self.moved(self.transpose(folded, 0, 2, 3, 1))
 
     def normal(self, *shape: int) -> np.ndarray:
         return self.random.standard_normal(shape).astype(np.float32)

@@ -139,6 +139,26 @@ def blocks(data: st.DataObject, net: Sketch, x: int) -> int | None:
     return net.blocks("DEPTH_TO_SPACE", x, size) if depth % (size * size) == 0 else None
 
 
+def shuffle(data: st.DataObject, net: Sketch, x: int) -> int | None:
+    parts = [n for n in (2, 3, 4) if net.shape(x)[3] % n == 0]
+    return net.shuffle(x, data.draw(st.sampled_from(parts))) if parts else None
+
+
+def reorg(data: st.DataObject, net: Sketch, x: int) -> int | None:
+    _, height, width, depth = net.shape(x)
+    sizes = [s for s in (1, 2, 3) if height % s == width % s == depth % (s * s) == 0]
+    return net.reorg(x, data.draw(st.sampled_from(sizes)))
+
+
+def pixel_shuffle(data: st.DataObject, net: Sketch, x: int) -> int | None:
+    """As torch's exporters write it: depth to space by RESHAPE and TRANSPOSE."""
+    _, height, width, depth = net.shape(x)
+    if depth % 4:
+        return None
+    apart = net.transpose(net.reshape(x, 1, height, width, depth // 4, 2, 2), 0, 1, 4, 2, 5, 3)
+    return net.moved(net.reshape(apart, 1, 2 * height, 2 * width, depth // 4))
+
+
 def resize(data: st.DataObject, net: Sketch, x: int) -> int:
     return net.resize(x, data.draw(st.sampled_from([2, 4])), data.draw(st.booleans()))
 
@@ -156,13 +176,14 @@ def requantize(data: st.DataObject, net: Sketch, x: int) -> int:
 
 STEPS: tuple[Step, ...] = (
     *(conv, conv, max_pool, average_pool, pad, activation, prelu, scale, residual, concat, split, blocks, resize),
-    requantize,
+    *(requantize, shuffle, reorg, pixel_shuffle),
 )
 
 
 def maps(net: Sketch) -> list[int]:
     """The image and what operators made of it."""
-    return [0, *(t for op in net.ops for t in op.outputs if len(net.shape(t)) == 4 and not half_weights(net, t))]
+    made = (t for op in net.ops for t in op.outputs if len(net.shape(t)) == 4 and t not in net.inner)
+    return [0, *(t for t in made if not half_weights(net, t))]
 
 
 def half_weights(net: Sketch, t: int) -> bool:

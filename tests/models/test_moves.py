@@ -1,0 +1,134 @@
+"""Chains of operators that only move elements: which are joined, what a region of them needs, and that files keep them."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from models import engine
+from models.build import build
+from models.graph import MOVES, Graph, Op, parse
+from models.moves import Movement, joined
+from models.partition import Partition
+from models.rewrite import tile_graph, whole_graph
+from schemas.plan import Region
+from tests.models.sketch import Sketch, image_for, quantized, run, same_bits, wrong_cuts
+
+
+def moves(graph: Graph) -> list[Op]:
+    return [op for op in joined(graph).ops if op.kind == MOVES]
+
+
+def movement(graph: Graph) -> Movement:
+    (op,) = moves(graph)
+    found = op.options["movement"]
+    assert isinstance(found, Movement)
+    return found
+
+
+def reorg(height: int = 8, width: int = 6, depth: int = 8) -> Graph:
+    net = Sketch((1, height, width, 3))
+    return net.graph(net.conv(net.reorg(net.conv(0, depth), 2), 5))
+
+
+def shuffled() -> Graph:
+    net = Sketch((1, 7, 5, 3))
+    return net.graph(net.conv(net.shuffle(net.conv(0, 6), 3), 4))
+
+
+@pytest.mark.parametrize("make", [reorg, shuffled])
+def test_a_chain_is_one_operator_whose_regions_need_what_they_are_made_of(make: Callable[[], Graph]) -> None:
+    graph = make()
+    found = movement(graph)
+    source = np.arange(np.prod(found.shape)).reshape(found.shape)
+    height, width, _ = found.elements.shape
+    for y0, x0, y1, x1 in np.ndindex(height, width, height, width):
+        out = Region(y0, x0, y1 + 1, x1 + 1)
+        if y0 > y1 or x0 > x1:
+            continue
+        need, wanted = found.needs(out), found.elements[y0 : y1 + 1, x0 : x1 + 1]
+        part = source[need.y0 : need.y1, need.x0 : need.x1]
+        rows, cols, _ = np.nonzero(np.isin(part, wanted))
+        assert (rows.min(), cols.min(), rows.max() + 1, cols.max() + 1) == (0, 0, need.height, need.width), "no larger"
+        assert np.array_equal(part.reshape(-1)[found.within(out)], wanted)
+
+
+def test_reorg_needs_the_same_columns_and_at_the_borders_all_rows() -> None:
+    found = movement(build("yolov2", size=608, layers=29))
+    assert (found.reach(0), found.reach(1)) == (38, 2)
+    assert found.needs(Region(0, 6, 9, 12)) == Region(0, 12, 38, 24)
+    assert found.needs(Region(8, 6, 11, 12)) == Region(15, 12, 23, 24)
+
+
+def test_a_shuffle_of_channels_is_gathered_by_channel_and_all_else_by_element() -> None:
+    cases = (shuffled(), ["CONV_2D", "GATHER", "CONV_2D"]), (reorg(), ["CONV_2D", "RESHAPE", "GATHER", "CONV_2D"])
+    for graph, kinds in cases:
+        partition = Partition(graph)
+        cut = partition.cuts[-1]
+        _, height, width, _ = graph.tensors[graph.outputs[0]].shape
+        made = tile_graph(partition, cut.ops, [partition.image], {cut.tensors[0]: Region(0, 0, height, width)})
+        assert [op.kind for op in made.ops if op.kind not in ("PAD", "SLICE")] == kinds
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("grid", [(1, 3), (2, 2), (3, 1)])
+def test_tiles_behind_a_reorg_and_a_shuffle_equal_the_unpartitioned_run(dtype: str, grid: tuple[int, int]) -> None:
+    net = Sketch((1, 12, 18, 3), dtype, None if dtype == "float32" else quantized(0.02, 5 if dtype == "int8" else 121))
+    x = net.shuffle(net.conv(0, 8), 2)
+    y = net.conv(net.reorg(x, 2), 6)
+    assert wrong_cuts(net.graph(net.conv(y, 4)), *grid) == []
+
+
+def test_all_of_yolov2_can_be_tiled() -> None:
+    partition = Partition(build("yolov2", size=96))
+    assert not partition.blockers and len(partition.tileable) == len(partition.graph.ops)
+
+
+def test_what_is_written_holds_the_chains_own_operators() -> None:
+    graph = reorg()
+    one = joined(graph)
+    again = parse(one.pruned().to_bytes())
+    assert [op.kind for op in again.ops] == [op.kind for op in graph.ops] and len(one.ops) == 3
+    image = image_for(graph)
+    assert all(same_bits(a, b) for a, b in zip(run(again, [image]), run(graph, [image])))
+    partition = Partition(graph)
+    made, (x,) = partition.cuts[0].tensors[0], graph.outputs
+    rest = whole_graph(partition, [made], [x])
+    between = engine.load(Graph(graph.tensors, graph.ops, graph.inputs, (made,)).pruned().to_bytes()).run([image])
+    assert same_bits(engine.load(rest.to_bytes()).run(between)[0], run(graph, [image])[0])
+    assert moves(graph)[0].label == "TRANSPOSE+RESHAPE"
+
+
+def looked_at() -> Graph:
+    """Of a chain's inside somebody else reads: the chain ends there, and it is no map."""
+    net = Sketch((1, 8, 8, 3))
+    out = net.reorg(net.conv(0, 8), 2)
+    return net.graph(out, net.ops[-2].outputs[0])
+
+
+def rescaled() -> Graph:
+    net = Sketch((1, 4, 4, 3), "int8", quantized(0.02))
+    turned = net.transpose(0, 0, 2, 1, 3)
+    net.tensors[turned] = net.tensors[net.like(turned, quantization=quantized(0.03))]
+    return net.graph(net.transpose(turned, 0, 2, 1, 3))
+
+
+def to_channels() -> Graph:
+    net = Sketch((1, 8, 8, 3))
+    return net.graph(net.transpose(net.conv(0, 8), 0, 3, 1, 2))
+
+
+def flattened() -> Graph:
+    net = Sketch((1, 8, 8, 3))
+    return net.graph(net.reshape(net.conv(0, 8), 1, 64, 1, 8))
+
+
+def turned() -> Graph:
+    net = Sketch((1, 8, 8, 3))
+    return net.graph(net.transpose(net.conv(0, 8), 0, 2, 1, 3))
+
+
+@pytest.mark.parametrize("make", [looked_at, rescaled, to_channels, flattened, turned])
+def test_what_is_no_such_chain_is_left_alone(make: Callable[[], Graph]) -> None:
+    graph = make()
+    assert joined(graph) is graph and Partition(graph).blockers

@@ -47,6 +47,7 @@ WARN_S = 30.0
 TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
 REUSING = 9  # a source of so many tiles computes several, gives and takes: it loads what that needs before its first frame
+LEAVE_S = 0.05  # so long the next picture waits for nodes that take the last one's tiles
 UNKNOWN_S = 10.0  # so long a gateway may take to tell its broker of a node
 _log = logging.getLogger(__name__)
 
@@ -102,6 +103,7 @@ class Edge:
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
         self._captured: Captured | None = None
+        self._read_at: float | None = None  # when the next picture is read at the latest
         self._vitals = Reader()
         self._machine = machine_id()
         self._speed: Speed | None = None
@@ -147,15 +149,14 @@ class Edge:
 
     def _step(self) -> None:
         now = time.monotonic()
-        deadline = min(self._status_at + STATUS_S, self._node.deadline() if self._node else float("inf"))
+        others = (self._read_at, self._node.deadline() if self._node else None)
+        deadline = min([self._status_at + STATUS_S, *(d for d in others if d is not None)])
         try:
             event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0 if self._trial is None else TRIAL_S))
         except queue.Empty:
             event = None
         now = time.monotonic()
         self._act(self._handle(event, now))
-        if isinstance(event, Captured):
-            event.capture.ahead()
         if self._node is not None:
             if now >= self._node.deadline():
                 self._act(self._node.tick(now))
@@ -164,6 +165,10 @@ class Edge:
                 self._granted = True
                 self._capture.pictures_s = self._node.pictures_s
                 self._capture.more()
+            if self._read_at is not None and (now >= self._read_at or not self._node.tiles.waiting):
+                self._read_at = None
+                if self._capture is not None:
+                    self._capture.ahead()
         else:
             self._await_model(now)
         if now >= self._status_at + STATUS_S:
@@ -221,7 +226,7 @@ class Edge:
             node.counts["reduced"] += event.reduced
             return node.computed(event.key, event.outputs, event.seconds, now, event.error, event.strips)
         if isinstance(event, Captured) and event.capture is self._capture:
-            self._granted, self._captured = False, event
+            self._granted, self._captured, self._read_at = False, event, now + LEAVE_S
             said = node.frame(event.image, now, event.picture)
             return [*said, self._picture(node, event)] if event.jpeg else said
         if isinstance(event, Ended) and event.capture is self._capture:
@@ -359,7 +364,7 @@ class Edge:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
             self._guard.restart(self._epoch)
             self._hello_at = 0.0
-        self._node = self._worker = self._capture = None
+        self._node = self._worker = self._capture = self._read_at = None
         self._end_trial()
 
     def _publish_status(self, now: float) -> None:

@@ -17,6 +17,7 @@ from edge_agent.sources.frame import Shot, Source, is_live, shots
 from models import jpeg
 from schemas.errors import DtError, PlanError
 from schemas.plan import Pixels
+from schemas.process import give_way
 
 PICTURE_WIDTH = 960  # pixels; enough to look at
 _log = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class Capture:
         self._thread.join(2.0)
 
     def _run(self) -> None:
+        give_way()
         error = None
         try:
             self._read()

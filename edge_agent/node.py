@@ -496,7 +496,10 @@ class EdgeNode:
             said += self._next(now)
         free = not self.tiles.waiting and not self._stolen and not self.outbox.full
         hungry = bool(self._gateway) and free and not (self._alone and self.camera) and not self._shares
-        ask = self.thief.poll(hungry, self._computing is not None or len(self.lanes) > 0, now)
+        if ask := self.thief.poll(hungry, self._computing is not None or len(self.lanes) > 0, now):
+            # Before a result that may end the frame: of the next one this node gets its tile in the first round.
+            request = m.VictimRequest(**self._head(), plan=self.digest, request=ask.request, ahead=ask.ahead)
+            said.append(Publish(topics.VICTIM_REQ, request))
         for key in self.outbox.due(now):
             header, tensors = self._results[key]
             said.append(Publish(topics.RESULT, header, {"frame": key[0]}, tensors))
@@ -512,9 +515,6 @@ class EdgeNode:
             said.append(self._register(now))
         else:
             self._registered = (waiting, was_open)
-        if ask:
-            request = m.VictimRequest(**self._head(), plan=self.digest, request=ask.request, ahead=ask.ahead)
-            said.append(Publish(topics.VICTIM_REQ, request))
         return said
 
     def _next(self, now: float) -> list[Action]:

@@ -14,6 +14,7 @@ from models.runner import TileRunner
 from models.trade import Tensors
 from schemas.errors import DtError
 from schemas.keys import Key
+from schemas.process import give_way
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +62,7 @@ class Worker:
         self._thread.join(wait_s)
 
     def _run(self) -> None:
+        give_way()
         if not self.ready:
             self._load()
             self.ready = True

@@ -15,6 +15,7 @@ STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its de
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 4 << 20  # free memory that each of a process's heaps keeps, and what is allocated at once apart from them
+_NICE = 10
 # sd-daemon(3) and ECMA-48 (faint, yellow, red)
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}
 _COLOURS = {logging.DEBUG: 2, logging.WARNING: 33, logging.ERROR: 31, logging.CRITICAL: 31}
@@ -75,6 +76,12 @@ def return_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_M_MMAP_THRESHOLD, _KEPT_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def give_way() -> None:
+    """The calling thread computes for long: what else this process does, to send and to answer, goes first from now on."""
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def on_end(stop: Callable[[], None]) -> None:

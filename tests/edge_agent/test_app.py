@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from unittest.mock import MagicMock, Mock
 import pytest
 
 from edge_agent.app import Edge
+from edge_agent.capture import Captured
 from edge_agent.worker import Computed
 from gateway_agent.broker import BrokerProcess
 from models import engine
@@ -65,6 +67,31 @@ def test_a_source_begins_once_what_its_tiles_need_is_loaded_or_at_once_alone(
         app._inbox.put(None)
         app._step()
         assert app._capture.more.called == begins
+
+
+@pytest.mark.parametrize("leave", [True, False])
+def test_the_next_picture_is_read_once_the_tiles_of_the_last_have_left_or_a_while_later(
+    leave: bool, tmp_path: Path
+) -> None:
+    """To read it takes the processor from what sends them, but nobody may come for the last."""
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", source="synthetic://", cache=tmp_path), "e1")
+    node = Mock(wants_frame=False, digest="", **{"deadline.return_value": float("inf"), "frame.return_value": []})
+    app._node, app._worker, app._capture, app._status_at = node, Mock(), Mock(), float("inf")
+    node.tiles.waiting = 2
+    app._inbox.put(Captured(app._capture, Mock(), (1, 1), 0.0, 0.0))
+    app._step()
+    assert not app._capture.ahead.called
+    node.tiles.waiting = 0 if leave else 1
+    app._inbox.put(None)
+    app._step()
+    assert app._capture.ahead.called == leave
+    begun = time.monotonic()
+    while not app._capture.ahead.called:
+        app._step()
+    assert time.monotonic() < begun + 0.5
+    app._inbox.put(None)
+    app._step()
+    assert app._capture.ahead.call_count == 1
 
 
 @pytest.mark.parametrize("is_of_this_plan", [True, False])

@@ -91,8 +91,10 @@ def test_an_idle_edge_asks_once_the_gateway_has_answered_and_then_computes_what_
     assert work.key == ("edge1.11111111.0", 0, 3)
     (ahead,) = published(said, topics.VICTIM_REQ)
     assert ahead.message.ahead
-    (result,) = published(node.computed(work.key, outputs(PLAN, 3), 0.1, 2.0), topics.RESULT)
+    said = node.computed(work.key, outputs(PLAN, 3), 0.1, 2.0)
+    (result,), (again,) = published(said, topics.RESULT), published(said, topics.VICTIM_REQ)
     assert result.message.stolen and result.levels == {"frame": "edge1.11111111.0"}
+    assert said.index(again) < said.index(result), "the result may end the frame: of the next one it gets a tile at once"
 
 
 def test_a_stolen_tile_of_a_wrong_shape_is_not_computed() -> None:

@@ -4,7 +4,12 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
+
+import pytest
+
+from schemas.process import give_way
 
 LOGS = """
 import logging
@@ -50,3 +55,18 @@ def on_terminal(**env: str) -> str:
 def test_a_terminal_gets_levels_in_colour_unless_asked_not_to() -> None:
     assert on_terminal().startswith("\x1b[33mWARNING\x1b[0m two")
     assert on_terminal(NO_COLOR="1").startswith("WARNING two")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a thread has no priority of its own")
+def test_a_thread_gives_way_to_the_others_of_its_process_alone() -> None:
+    found: list[int] = []
+
+    def compute() -> None:
+        give_way()
+        found.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
+
+    before = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    thread = threading.Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert found[0] > before == os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

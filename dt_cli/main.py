@@ -136,6 +136,12 @@ def plan(
     memory: Annotated[
         str | None, typer.Option(help="What an edge (of --keep 1) may use at most, such as 120MB.", show_default=False)
     ] = None,
+    window: Annotated[
+        int | None,
+        typer.Option(
+            help="Frames in flight, as an edge's --window. [default: 1; 2 for throughput]", min=1, max=32, show_default=False
+        ),
+    ] = None,
     objective: Annotated[str, typer.Option(help="latency, throughput or traffic.")] = "latency",
     force_split: Annotated[
         bool, typer.Option("--force-split", help="Divide frames even if one node alone is faster.")
@@ -151,7 +157,7 @@ def plan(
     from dt_cli import offline, planning
 
     shape = planning.Shape(grid, cut, blocks, whole)
-    wishes = planning.Wishes(nodes, rate, speed, gateway_speed, memory, objective, force_split, explain, compare)
+    wishes = planning.Wishes(nodes, rate, speed, gateway_speed, memory, window, objective, force_split, explain, compare)
     if wishes.is_said:
         planning.plan_cluster(model, shape, wishes, out, json)
     else:

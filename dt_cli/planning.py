@@ -31,6 +31,7 @@ class Wishes:
     speed: float | None = None
     gateway_speed: float | None = None
     memory: str | None = None
+    window: int | None = None
     objective: str = "latency"
     force_split: bool = False
     explain: bool = False
@@ -141,7 +142,7 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], quantized: bool) -> Cluster
         gateway_flops_s=gateway,
         memory_bytes=None if wishes.memory is None else parse_bytes(wishes.memory),
         sources=run.get("sources", 1),
-        window=run.get("window", 2 if wishes.objective == "throughput" else 1),
+        window=wishes.window or run.get("window", 2 if wishes.objective == "throughput" else 1),
     )
 
 

@@ -26,7 +26,7 @@ from models.simulation import Run
 from models.tensor import part_bytes, shared
 from schemas.plan import Block, Plan, Region
 
-_STEADY_FRAMES = 4  # of each source, to see the throughput
+_STEADY_FRAMES, _STEADY_ROUNDS = 4, 3  # of each source at least, and so often its window, to see the throughput
 _MEASURED_S = 0.3
 
 
@@ -90,7 +90,8 @@ def predict_blocks(
     latency_s = alone.latencies_s[0]
     fps = 1 / latency_s
     if steady and (cluster.sources > 1 or cluster.window > 1):
-        fps = Run(whole if can_undivided and is_whole(cluster) else first, cluster, _STEADY_FRAMES).fps
+        frames = max(_STEADY_FRAMES, _STEADY_ROUNDS * cluster.window)
+        fps = Run(whole if can_undivided and is_whole(cluster) else first, cluster, frames).fps
     return Prediction(
         latency_s=latency_s,
         throughput_fps=fps,

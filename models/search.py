@@ -55,7 +55,7 @@ class Choice:
 
     @property
     def is_alone(self) -> bool:
-        """One node computes all blocks."""
+        """One node computes all blocks of a frame."""
         return self.grid == (1, 1)
 
     @property
@@ -98,7 +98,7 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     ranked = search.ranked(force_split)
     best = ranked[0]
     other = next((c for c in ranked[1:] if not c.is_alone and (c.whole > 0) != (best.whole > 0)), None)
-    return Found(best, tuple(ranked[1:6]), _why(best, ranked) if best.is_alone else "", other)
+    return Found(best, tuple(ranked[1:6]), _why(best, ranked, objective) if best.is_alone else "", other)
 
 
 def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
@@ -110,11 +110,14 @@ def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
     return memory(tiler, whole, cut, cluster)["edge1"] <= cluster.memory_bytes
 
 
-def _why(best: Choice, ranked: Sequence[Choice]) -> str:
+def _why(best: Choice, ranked: Sequence[Choice], objective: str) -> str:
     split = next((choice for choice in ranked if not choice.is_alone), None)
-    alone_s = best.prediction.latency_s
+    alone_s, alone_fps = best.prediction.latency_s, best.prediction.throughput_fps
     if split is None:
         return "one node alone: there is no other plan"
+    if objective == "throughput":
+        split_fps = split.prediction.throughput_fps
+        return f"whole frames, each on one node: {alone_fps:.2f} frames/s, {split_fps:.2f} by {split.name}"
     return f"one node alone is faster: {alone_s:.3f} s a frame, {split.prediction.latency_s:.3f} s by {split.name}"
 
 
@@ -280,7 +283,8 @@ class _Search:
     def ranked(self, split: bool) -> list[Choice]:
         """All that fit the memory, the best first, then by price; with ``split``, one node alone comes last.
 
-        Of divided plans that no prediction can tell apart the best is the one that keeps processors and links least busy.
+        Of plans that no prediction can tell apart the best is the one that keeps processors and links least busy; for
+        latency it is a divided one.
 
         Raises:
             PlanError: none fits.
@@ -301,7 +305,8 @@ class _Search:
         if self.objective == "traffic":
             close = [c for c in fit if self._price(c) <= _SLOWER * limit]
             first = min(close, key=lambda c: (c.prediction.wire_bytes, self._price(c)))
-        elif not first.is_alone:
-            close = [c for c in fit if self._price(c) <= _ALIKE * limit and not c.is_alone]
+        elif self.objective == "throughput" or not first.is_alone:
+            whole = self.objective == "throughput" and (first.is_alone or not split)
+            close = [c for c in fit if self._price(c) <= _ALIKE * limit and (whole or not c.is_alone)]
             first = min(close, key=lambda c: c.busy_s)
         return [first, *(c for c in fit if c is not first)]

@@ -10,6 +10,7 @@ import heapq
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from statistics import linear_regression
 from typing import TypeAlias
 
 from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Workload
@@ -35,6 +36,7 @@ class _Host:
     saved_s: float = 0.0
     idle_since: float = -1.0
     owed_s: float = 0.0  # of the reference core, taken off the next tile
+    load: int = 0  # lanes that it has, or that are on their way
 
     @property
     def share(self) -> float:
@@ -92,10 +94,16 @@ class Run:
 
     @property
     def fps(self) -> float:
-        """Frames a second in the steady state: the first frame of each source does not count."""
-        ends = sorted(frame.end for frame in self._frames)
-        first = min(self._cluster.sources, len(ends) - 1)
-        return (len(ends) - first) / (ends[-1] - (ends[first - 1] if first else 0.0))
+        """Frames a second in the steady state: how the count of those that have ended grows with time.
+
+        The first frame of each source does not count, nor what ends when no frame begins any more; at least two do.
+        """
+        begun, ends = max(frame.start for frame in self._frames), sorted(frame.end for frame in self._frames)
+        steady = ends[min(self._cluster.sources, len(ends) - 1) :]
+        steady = [end for end in steady if end <= begun] or steady
+        if steady[-1] == steady[0]:
+            return len(ends) / ends[-1]
+        return linear_regression(steady, range(len(steady))).slope
 
     def _at(self, when: float, then: Then) -> None:
         self._count += 1
@@ -165,25 +173,28 @@ class Run:
         self._spend(now, self._edges[source], self._cluster.per_frame_s, lambda now: self._deal(number, now))
 
     def _deal(self, number: int, now: float) -> None:
-        """The first round: one tile for each edge, the source's own after all others are sent."""
+        """The first round: one tile for each edge, the idlest first, the source's own after all others are sent."""
         frame, lanes, edges = self._frames[number], self._work.lanes, self._cluster.nodes
+        ring = [(frame.source + i) % edges for i in range(edges)]
         static = len(self._work.flops) > 1
         if static:
-            owners = [(lane, (frame.source + lane) % edges) for lane in range(lanes)]
+            owners = [(lane, ring[lane % edges]) for lane in range(lanes)]
         else:
             order = self._work.order if self._work.savings and lanes > edges else range(lanes)
-            owners = [(lane, (frame.source + i) % edges) for i, lane in enumerate(order[:edges])]
+            owners = list(zip(order, sorted(ring, key=lambda edge: self._edges[edge].load)))
             frame.waiting.extend(order[edges:])
         for lane, edge in owners:
             if edge != frame.source:
                 self._lend(number, lane, edge, now)
         own = [lane for lane, edge in owners if edge == frame.source]
+        self._edges[frame.source].load += len(own)
         self._edges[frame.source].owed_s += self._cluster.per_picture_s
         self._at(max(now, self._edges[frame.source].network), lambda now: self._begin(number, own, frame.source, now))
 
     def _lend(self, number: int, lane: int, edge: int, now: float) -> None:
         sender, receiver = self._edges[self._frames[number].source], self._edges[edge]
         count = self._work.crops[lane]
+        receiver.load += 1
         self._send(now, sender, receiver, count, "tiles", lambda now: self._begin(number, [lane], edge, now))
 
     def _begin(self, number: int, lanes: Sequence[int], edge: int, now: float) -> None:
@@ -227,12 +238,14 @@ class Run:
         if block + 1 < len(self._work.flops):
             self._give(number, block, lane, edge, now)
         else:
+            host.load -= 1
             count = self._work.results[lane]
             self._send(now, host, self._gateway, count, "results", lambda now: self._merge(number, now))
             frame = self._frames[number]
             if edge != frame.source:
                 self._ask(number, edge, now, ahead=False)
             elif frame.waiting:
+                host.load += 1
                 self._begin(number, [frame.waiting.popleft()], edge, now)
         self._compute(edge, now)
 

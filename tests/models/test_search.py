@@ -109,6 +109,14 @@ def test_throughput_with_two_frames_in_flight_is_no_less_than_that_of_the_quicke
     assert many.throughput_fps >= 0.95 / quick.latency_s
 
 
+def test_throughput_with_many_frames_in_flight_gives_each_node_whole_frames_unless_told_otherwise(mini: Partition) -> None:
+    busy = replace(SLOW, window=12)
+    found = best_plan(mini, busy, "throughput")
+    assert found.best.is_alone and found.why.startswith("whole frames, each on one node: ") and " by " in found.why
+    assert found.best.prediction.throughput_fps > 0.8 * busy.nodes / found.best.prediction.latency_s
+    assert not best_plan(mini, busy, "throughput", force_split=True).best.is_alone
+
+
 def test_a_plan_keeps_to_the_memory_and_the_refusal_names_what_would_do(mini: Partition) -> None:
     free = best_plan(mini, SLOW).best.prediction.edge_memory_bytes
     tight = best_plan(mini, replace(SLOW, memory_bytes=free - 1)).best.prediction.edge_memory_bytes

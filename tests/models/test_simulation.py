@@ -151,6 +151,12 @@ def test_frames_in_flight_hide_transfers_behind_compute() -> None:
     assert Run(work, replace(FREE, window=2), 5).fps == pytest.approx(1.0, rel=0.01)
 
 
+def test_frames_of_one_tile_go_to_the_idlest_node_so_several_in_flight_keep_all_busy() -> None:
+    work, three = Workload(((SECOND,),), (0,), (), (0,)), replace(FREE, speeds=(CORE_FLOPS_S,) * 3)
+    for window, fps in ((1, 1.0), (2, 2.0), (3, 3.0), (6, 3.0)):
+        assert Run(work, replace(three, window=window), 18).fps == pytest.approx(fps, rel=0.05)
+
+
 def test_sources_that_compute_alone_each_add_their_throughput() -> None:
     work = undivided(Workload(((1, 1, 1),), (0,) * 3, (), (0,) * 3), SECOND, 0)
     assert Run(work, replace(FREE, sources=3), 4).fps == pytest.approx(3.0, rel=0.01)

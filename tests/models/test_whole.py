@@ -1,5 +1,6 @@
 """Blocks that are executed whole: how far they may reach, and that no bit of what they give is another."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from models.bundle import Bundle, Reference, make_bundle, open_bundle, save
 from models.cost import predict
 from models.division import Tiler
+from models.engine import Engine
 from models.graph import Graph, Op, load, parse
 from models.partition import Partition
 from models.planner import fused_blocks, make_plan, tile_costs
@@ -17,7 +19,7 @@ from models.tensor import assemble, crop, parts, to_input
 from models.trial import Trial
 from models.verify import Verifier, compare_all
 from schemas.errors import PlanError
-from schemas.plan import Region
+from schemas.plan import Block, Region
 from tests.models.test_equality import MODELS, picture, some_cuts
 from tests.models.test_search import SLOW
 from tests.nodes import WHOLE_BLOCKS, ended_graph, small_graph, whole_plan
@@ -100,6 +102,21 @@ def test_the_end_is_exact_with_the_weight_cache_and_undivided(name: str, model: 
     assert cut.keys() == wanted.keys() == made[0].keys()
     for got in (made[0], runner.run_whole({plan.pixels.tensor: image})):
         assert not [d for d in compare_all(got, wanted) if d.differing]
+
+
+def test_the_only_tile_and_the_undivided_frame_share_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = make_bundle(shared("data/models/mobilenet_v1_0.25_128_quant.tflite"), (1, 1))
+    loads, load = [], TileRunner._loaded
+
+    def counted(self: TileRunner, graph: Graph, blocks: Sequence[Block]) -> Engine:
+        loads.append(graph)
+        return load(self, graph, blocks)
+
+    monkeypatch.setattr(TileRunner, "_loaded", counted)
+    runner, image = TileRunner(bundle.plan, parse(bundle.edge_model), keep=4), picture(bundle)
+    tile = runner.run(0, 0, runner.crops(image, 0, 0))
+    whole = runner.run_whole({bundle.plan.pixels.tensor: image})
+    assert len(loads) == 1 and not [d for d in compare_all(tile, whole) if d.differing]
 
 
 def test_a_plan_to_the_end_is_saved_opened_and_tried(model: Path, tmp_path: Path) -> None:

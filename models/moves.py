@@ -13,7 +13,8 @@ from models.graph import MOVES, Graph, Op, Tensor
 from schemas.plan import Region
 
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-_MAX_ELEMENTS = 2**24
+_MOVING = (*_RESHAPING, "TRANSPOSE")
+_MAX_ELEMENTS = 2**22  # of a map: what is known of each takes four bytes, and twelve for a while
 
 
 class Movement:
@@ -21,16 +22,18 @@ class Movement:
 
     def __init__(self, elements: np.ndarray, shape: tuple[int, ...]) -> None:
         self.elements, self.shape = elements, shape
-        rows, cols, channels = np.unravel_index(elements, shape)
-        self._ends = [np.stack([axis.min(2), axis.max(2)]) for axis in (rows, cols)]
-        self.shuffled = self._of_channels(channels)
+        _, width, depth = shape
+        axes = (elements // (width * depth), elements // depth % width)
+        self._ends = [np.stack([axis.min(2), axis.max(2)]) for axis in axes]
+        self.shuffled = self._of_channels()
 
-    def _of_channels(self, channels: np.ndarray) -> np.ndarray | None:
+    def _of_channels(self) -> np.ndarray | None:
         """The order of the channels, if it is that alone."""
-        own = np.arange(self.elements.size, dtype=np.int32).reshape(self.elements.shape)
-        order = channels[0, 0]
-        same = self.elements.shape == self.shape and np.array_equal(own[..., order], self.elements)
-        return order.astype(np.int32) if same else None
+        order = self.elements[0, 0]
+        if self.elements.shape != self.shape or order.max() >= order.size:
+            return None
+        pixels = np.arange(0, self.elements.size, order.size, dtype=np.int32).reshape(*self.shape[:2], 1)
+        return order if np.array_equal(pixels + order, self.elements) else None
 
     def needs(self, out: Region) -> Region:
         """The hull of the input elements that a region is made of."""
@@ -72,7 +75,8 @@ def joined(graph: Graph) -> Graph:
 
 def _chain(graph: Graph, start: int) -> tuple[list[int], Movement] | None:
     """The longest chain from an operator on that can be tiled, and what it moves where."""
-    source = graph.tensors[graph.ops[start].inputs[0]] if graph.ops[start].inputs else None
+    first = graph.ops[start]
+    source = graph.tensors[first.inputs[0]] if first.kind in _MOVING and first.inputs else None
     if source is None or not _is_map(source):
         return None
     elements = np.arange(prod(source.shape), dtype=np.int32).reshape(source.shape)
@@ -99,7 +103,7 @@ def _is_map(tensor: Tensor) -> bool:
 
 def _moved(graph: Graph, op: Op, elements: np.ndarray) -> np.ndarray | None:
     """The elements of an operator's output, or None: it does more than to move them."""
-    if op.kind not in (*_RESHAPING, "TRANSPOSE") or len(op.outputs) != 1 or graph.data_inputs(op) != [op.inputs[0]]:
+    if op.kind not in _MOVING or len(op.outputs) != 1 or graph.data_inputs(op) != [op.inputs[0]]:
         return None
     given, made = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
     if (given.dtype, given.quantization) != (made.dtype, made.quantization):

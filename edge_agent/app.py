@@ -103,7 +103,7 @@ class Edge:
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
         self._captured: Captured | None = None
-        self._read_at: float | None = None  # when the next picture is read at the latest
+        self._read_at = float("inf")  # the next picture, at the latest; never until a frame has begun
         self._vitals = Reader()
         self._machine = machine_id()
         self._speed: Speed | None = None
@@ -149,8 +149,8 @@ class Edge:
 
     def _step(self) -> None:
         now = time.monotonic()
-        others = (self._read_at, self._node.deadline() if self._node else None)
-        deadline = min([self._status_at + STATUS_S, *(d for d in others if d is not None)])
+        tick_at = self._node.deadline() if self._node is not None else float("inf")
+        deadline = min(self._status_at + STATUS_S, tick_at, self._read_at)
         try:
             event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0 if self._trial is None else TRIAL_S))
         except queue.Empty:
@@ -158,17 +158,17 @@ class Edge:
         now = time.monotonic()
         self._act(self._handle(event, now))
         if self._node is not None:
-            if now >= self._node.deadline():
+            if now >= tick_at:
                 self._act(self._node.tick(now))
             is_ready = self._worker is not None and (self._worker.ready or self._node.is_alone)
             if self._capture is not None and is_ready and self._node.wants_frame and not self._granted:
                 self._granted = True
                 self._capture.pictures_s = self._node.pictures_s
                 self._capture.more()
-            if self._read_at is not None and (now >= self._read_at or not self._node.tiles.waiting):
-                self._read_at = None
-                if self._capture is not None:
-                    self._capture.ahead()
+            is_due = now >= self._read_at or (self._read_at < float("inf") and not self._node.tiles.waiting)
+            if self._capture is not None and is_due:
+                self._read_at = float("inf")
+                self._capture.ahead()
         else:
             self._await_model(now)
         if now >= self._status_at + STATUS_S:
@@ -232,7 +232,7 @@ class Edge:
         if isinstance(event, Ended) and event.capture is self._capture:
             if event.error:
                 raise event.error
-            self._capture = None
+            self._capture, self._read_at = None, float("inf")
             self._finished = True
             node.source_ended()
             self._status_at = 0.0
@@ -364,7 +364,8 @@ class Edge:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
             self._guard.restart(self._epoch)
             self._hello_at = 0.0
-        self._node = self._worker = self._capture = self._read_at = None
+        self._node = self._worker = self._capture = None
+        self._read_at = float("inf")
         self._end_trial()
 
     def _publish_status(self, now: float) -> None:

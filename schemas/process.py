@@ -79,9 +79,13 @@ def return_memory() -> None:
 
 
 def give_way() -> None:
-    """The calling thread computes for long: what else this process does, to send and to answer, goes first from now on."""
-    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+    """The calling thread computes for long: what else this process does, to send and to answer, goes first from now on.
+
+    Where that is not allowed, or a thread has no priority of its own, all stay equal.
+    """
+    if sys.platform == "linux":
+        with contextlib.suppress(PermissionError):  # a sandbox may forbid it
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
 
 
 def on_end(stop: Callable[[], None]) -> None:

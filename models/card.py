@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, Card, Input, describe, read_card
-from models.graph import Graph, Tensor, load
+from models.graph import Graph, Op, Tensor, load
 from models.partition import image_input
 from schemas.errors import PlanError
 
@@ -118,9 +118,13 @@ def _post_process(graph: Graph) -> tuple[str, ...]:
 
 def _source(graph: Graph, t: int) -> int:
     """The tensor whose meaning ``t`` has: what it was before operators that only change its form."""
-    while t in graph.producer and (op := graph.ops[graph.producer[t]]).kind in _PASSING and op.inputs and op.inputs[0] >= 0:
+    while t in graph.producer and _passes(op := graph.ops[graph.producer[t]]) and op.inputs and op.inputs[0] >= 0:
         t = op.inputs[0]
     return t
+
+
+def _passes(op: Op) -> bool:
+    return all(part.kind in _PASSING for part in op.parts or (op,))
 
 
 # --- complete and check ----------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from models.card import Card, check_card, complete, describe, guess, load_card, read_card
 from models.card_file import COCO_ANCHORS, read_labels
 from models.graph import Graph, Op, Quantization, Tensor, load
+from models.partition import Partition
 from models.planner import make_plan
 from models.tensor import to_input
 from models.tflite_schema import OPTIONS
@@ -55,6 +56,15 @@ def classifier(classes: int = 4) -> Graph:
     net.tensors.append(Tensor("scores", (1, classes), "float32"))
     net.ops.append(Op("SOFTMAX", (0,), (1,), OPTIONS.index("Softmax"), {"beta": 1.0}))
     return net.graph(1)
+
+
+@pytest.mark.parametrize("maker", ["LOGISTIC", "RELU"])
+def test_a_map_keeps_its_meaning_through_reshapes_that_are_tiled_as_one_operator(maker: str) -> None:
+    net = Sketch((1, 8, 8, 3))
+    made = net.unary(maker, net.conv(0, 4))
+    graph = Partition(net.graph(net.reshape(net.reshape(made, 1, 64, 4), 1, 8, 8, 4))).graph
+    assert [op.label for op in graph.ops][-1] == "RESHAPE" and graph.ops[-1].parts
+    assert complete(card(decoder="segmentation"), graph).logits is (maker == "RELU")
 
 
 # --- read -------------------------------------------------------------------------------------------------------------

@@ -25,14 +25,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.series", description=__doc__.partition("\n")[0])
     parser.add_argument("--json", type=Path, required=True, help="append one line a run to this file")
     parser.add_argument("--short", action="store_true", help="a few points of each figure")
-    parser.add_argument("--frames", type=int, help="of each source [default: 6; short: 4]")
+    parser.add_argument("--frames", type=int, help="of each source [default: 6; short: 3]")
     options = parser.parse_args()
     end_once()
     reason = missing()
     if reason:
         print(f"skipped: {reason}")
         return 0
-    frames = options.frames or (4 if options.short else 6)
+    frames = options.frames or (3 if options.short else 6)
     todo = list(dict.fromkeys(short_runs() if options.short else full_runs()))
     done = {tuple(line["argv"]) for line in read(options.json)}
     failed = 0

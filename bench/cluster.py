@@ -28,7 +28,8 @@ from gateway_agent.tail import digests
 from models.build import build
 from models.bundle import Bundle, Reference, make_bundle, save
 from models.cluster import Cluster
-from models.cost import is_quantized, measure_speed, predict
+from models.cost import measure_speed, predict
+from models.effort import arithmetic
 from models.graph import load
 from models.partition import Cut, Partition
 from models.planner import WHOLE, BlockChoices, parse_grid
@@ -109,7 +110,7 @@ class Run:
         if options.model is None:
             self._model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
         self._partition = Partition(load(self._model))
-        speed = measure_speed(is_quantized(self._partition.graph))
+        speed = measure_speed(arithmetic(self._partition.graph))
         self._cluster = Cluster(
             speeds=(speed * options.edge_cpu,) * options.edges,
             rate_mbit=options.rate,

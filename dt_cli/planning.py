@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 from dt_cli.output import console, short, size, table, write_json
 from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.cluster import Cluster
-from models.cost import Prediction, is_quantized, measure_speed, predict
+from models.cost import Prediction, measure_speed, predict
 from models.division import Tiler
+from models.effort import arithmetic
 from models.graph import load
 from models.partition import Partition
 from models.planner import WHOLE, BlockChoices, parse_grid
@@ -82,7 +83,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     """Chooses a plan, or costs the one that is named, and says what is expected of it."""
     run = {} if wishes.compare is None else read_run(wishes.compare)
     partition = Partition(load(model))
-    cluster = _cluster(wishes, run, is_quantized(partition.graph))
+    cluster = _cluster(wishes, run, arithmetic(partition.graph))
     if not shape.is_said and run:
         shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"), run.get("whole"))
     if shape.is_said:
@@ -130,12 +131,12 @@ def read_run(path: Path) -> dict[str, Any]:
     raise PlanError(f"{path} is no run of bench.cluster: its last line lacks {', '.join(_COMPARED)}")
 
 
-def _cluster(wishes: Wishes, run: Mapping[str, Any], quantized: bool) -> Cluster:
+def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
     nodes = wishes.nodes if wishes.nodes is not None else run.get("edges")
     rate = wishes.rate if wishes.rate is not None else run.get("rate_mbit")
     if nodes is None or rate is None:
         raise PlanError("say both --nodes (edges) and --rate (Mbit/s of each host's link)")
-    speed, gateway = _speeds(wishes, run, quantized)
+    speed, gateway = _speeds(wishes, run, dtype)
     return Cluster(
         speeds=(speed,) * nodes,
         rate_mbit=rate,
@@ -146,11 +147,11 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], quantized: bool) -> Cluster
     )
 
 
-def _speeds(wishes: Wishes, run: Mapping[str, Any], quantized: bool) -> tuple[float, float]:
+def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> tuple[float, float]:
     """FLOP/s of an edge and of the gateway: as said, or of this machine, in the shares of a core that the run had."""
     shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
     if wishes.speed is None:
-        here = measure_speed(quantized)
+        here = measure_speed(dtype)
         edge, gateway = here * shares[0], here * shares[1]
     else:
         edge = wishes.speed * 1e9

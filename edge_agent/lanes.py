@@ -64,10 +64,10 @@ class Lane:
 
 
 def weights(plan: Plan) -> list[float]:
-    """How many tiles a tile of each block amounts to: one of a block that is executed whole to several, by its operations."""
-    tiles = [tile.flops for block in plan.blocks[: plan.spread] for tile in block.tiles]
+    """How many tiles a tile of each block amounts to: one of a block that is executed whole to several, by its effort."""
+    tiles = [tile.effort for block in plan.blocks[: plan.spread] for tile in block.tiles]
     mean = max(sum(tiles) / len(tiles), 1.0)
-    return [max(b.tiles[0].flops / mean, 1.0) if b.mode == "whole" else 1.0 for b in plan.blocks]
+    return [max(b.tiles[0].effort / mean, 1.0) if b.mode == "whole" else 1.0 for b in plan.blocks]
 
 
 class Lanes:

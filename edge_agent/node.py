@@ -147,10 +147,9 @@ class EdgeNode:
     def frames_opened(self) -> int:
         return self._frames
 
-    def flops(self, key: Key, whole: bool) -> int:
-        """Operations of a tile; ``whole``: about those of its undivided frame."""
-        tiles = self.plan.blocks[key[1]].tiles
-        return tiles[key[2]].flops if not whole else sum(t.flops for block in self.plan.blocks for t in block.tiles)
+    def effort(self, key: Key) -> int:
+        """What a tile costs an engine."""
+        return self.plan.blocks[key[1]].tiles[key[2]].effort
 
     @property
     def tile_s(self) -> float | None:
@@ -380,7 +379,7 @@ class EdgeNode:
         if key is None:
             return None
         rates = self._rates(steal.thief)
-        asks = self.overlaps.lent(key, steal, self.plan.blocks[0].tiles[key[2]].flops, rates, now)
+        asks = self.overlaps.lent(key, steal, self.plan.blocks[0].tiles[key[2]].effort, rates, now)
         takers = self.overlaps.takers(key[2], lambda tile: self.tiles.state((key[0], key[1], tile)), rates)
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
@@ -532,8 +531,8 @@ class EdgeNode:
                 said += self._open(now)
                 work = self.lanes.take()
         if work is not None:
-            (frame, _, tile), flops = work[0], self.flops(work[0], False)
-            reuse, strips = self.overlaps.begin(frame, tile, flops, self._rates(None), now)
+            (frame, _, tile), effort = work[0], self.effort(work[0])
+            reuse, strips = self.overlaps.begin(frame, tile, effort, self._rates(None), now)
             self._computing = Compute(*work, reuse=reuse or self._reuses(work[0]), strips=strips)
             said.insert(0, self._computing)
         return said

@@ -31,7 +31,7 @@ class Ask(NamedTuple):
 
 
 class Rates(NamedTuple):
-    """Operations a second of an engine and bytes a second of the link; 0: not known."""
+    """Effort a second of an engine and bytes a second of the link; 0: not known."""
 
     flops_s: float
     bytes_s: float
@@ -65,8 +65,8 @@ class Overlaps:
             held = self._frame(frame)
             held.wanted = held.wanted.union(takers)
 
-    def begin(self, frame: str, tile: int, flops: int, rates: Rates, now: float) -> tuple[bool, Mapping[int, Tensors]]:
-        """``tile``, of another node's frame or the own, of so many operations, runs now.
+    def begin(self, frame: str, tile: int, effort: int, rates: Rates, now: float) -> tuple[bool, Mapping[int, Tensors]]:
+        """``tile``, of another node's frame or the own, of so much effort, runs now.
 
         Returns whether strips have to do with it, and those that came for it.
         """
@@ -77,7 +77,7 @@ class Overlaps:
         self._come.remove(frame, tile)
         here = come.keys() | self._made.get(frame, tile).keys()
         whole = bool(here) and here >= self.trade.makers(tile)
-        self._free[self._name] = now + _seconds(flops - self.trade.saved[tile] if whole else flops, rates.flops_s)
+        self._free[self._name] = now + _seconds(effort - self.trade.saved[tile] if whole else effort, rates.flops_s)
         if tile in held.asked or come:
             self.counts["strips in time" if whole else "strips late"] += 1
         return bool(here) or not held.wanted.isdisjoint(self.trade.takers(tile)), come
@@ -140,13 +140,13 @@ class Overlaps:
                 found.append(self._ask(frame, taker, to, now))
         return found
 
-    def lent(self, key: Key, steal: m.Steal, flops: int, rates: Rates, now: float) -> list[Ask]:
-        """A thief gets this tile of so many operations. One that begins at once gets strips if they must be in the pool."""
+    def lent(self, key: Key, steal: m.Steal, effort: int, rates: Rates, now: float) -> list[Ask]:
+        """A thief gets this tile of so much effort. One that begins at once gets strips if they must be in the pool."""
         (frame, _, tile), thief = key, steal.thief
         if not self.trade.strips:
             return []
         held, start = self._frame(frame), max(now, self._free.get(thief, now) if steal.ahead else now)
-        self._free[thief] = start + _seconds(flops, rates.flops_s)
+        self._free[thief] = start + _seconds(effort, rates.flops_s)
         held.starts[tile] = start
         asked = held.asked.get(tile)
         if steal.ahead or asked is None or asked[0] == thief or not self.trade.pays(tile, *rates):

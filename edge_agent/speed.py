@@ -19,17 +19,17 @@ _SLOWEST, _FASTEST = 1e6, 1e14  # FLOP/s that a file may claim
 
 
 class Speed:
-    """``flops_s``: operations a second of the engine as it is loaded today, other work of the machine included."""
+    """``flops_s``: effort a second of the engine as it is loaded today, other work of the machine included."""
 
     def __init__(self, folder: Path) -> None:
         """Reads what ``folder`` keeps, or measures for a third of a second."""
         self._path = folder / FILE
         self.flops_s = self._read() or measure_speed()
 
-    def saw(self, flops: int, seconds: float) -> None:
-        """A tile of so many operations was so long in the engine."""
-        if flops > 0 and seconds > 0:
-            self.flops_s += _WEIGHT * (min(max(flops / seconds, _SLOWEST), _FASTEST) - self.flops_s)
+    def saw(self, effort: int, seconds: float) -> None:
+        """A tile of so much effort was so long in the engine."""
+        if effort > 0 and seconds > 0:
+            self.flops_s += _WEIGHT * (min(max(effort / seconds, _SLOWEST), _FASTEST) - self.flops_s)
 
     def keep(self) -> None:
         """Write it for the next start; a full or read-only disk costs that start a measurement, no more."""

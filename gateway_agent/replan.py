@@ -10,7 +10,8 @@ from statistics import median
 
 from models.bundle import Bundle, make_bundle
 from models.cluster import Cluster
-from models.cost import is_quantized, measure_speed, predict
+from models.cost import measure_speed, predict
+from models.effort import arithmetic
 from models.search import Choice, best_plan
 from schemas.messages import Register
 
@@ -90,7 +91,7 @@ def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundl
 
     Takes seconds. Several cameras are judged by frames a second, whatever the ``objective``.
     """
-    cluster = cluster_of(members, measure_speed(is_quantized(bundle.graph)))
+    cluster = cluster_of(members, measure_speed(arithmetic(bundle.graph)))
     if cluster.sources > 1 and objective == "latency":
         objective = "throughput"
     found = best_plan(bundle.partition, cluster, objective).best

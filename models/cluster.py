@@ -14,11 +14,12 @@ HEADER_BYTES = 300
 class Cluster:
     """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each.
 
-    ``speeds`` are FLOP/s of each edge. ``memory_bytes`` is what an edge may use at most. Each end of a message takes
-    ``per_message_s`` and ``per_byte_s``, the broker (mosquitto) ``broker_message_s`` and ``broker_byte_s`` on each side;
-    ``per_tile_s`` starts a tile, ``per_lane_s`` the first of a lane (it must be asked for, leased, accepted),
-    ``per_frame_s`` divides a picture, ``per_picture_s`` takes the next one while the source computes, ``per_outcome_s``
-    ends a frame: all seconds of the reference core. A host that has a share of a core has it in slices of ``slice_s``.
+    ``speeds`` are effort a second of each edge: FLOP/s of large float32 convolutions. ``memory_bytes`` is what an edge may
+    use at most. Each end of a message takes ``per_message_s`` and ``per_byte_s``, the broker (mosquitto)
+    ``broker_message_s`` and ``broker_byte_s`` on each side; ``per_tile_s`` starts a tile, ``per_lane_s`` the
+    first of a lane (it must be asked for, leased, accepted), ``per_frame_s`` divides a picture if it is divided;
+    ``per_picture_s`` takes the next one while the source waits or, at an equal share, computes; ``per_outcome_s`` ends a
+    frame: all seconds of the reference core. A host that has a share of a core has it in slices of ``slice_s``.
     ``round_trip_s`` is the network's. Packed, pixels and maps have these shares of their bytes; a byte costs the sender
     ``pack_byte_s`` and the receiver as much, and where links are too fast for that to pay nothing is packed.
     """
@@ -69,26 +70,27 @@ class Exchange(NamedTuple):
 
 
 class Saving(NamedTuple):
-    """``flops`` that a tile need not compute where all of ``makers`` have run before."""
+    """What a tile is spared where all of ``makers`` have run before: operations, and their effort."""
 
     makers: frozenset[int]
     flops: int
+    effort: int
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What a frame asks of a cluster: operations of each tile of each block, and bytes between them.
+    """What a frame asks of a cluster: the effort of each tile of each block, and bytes between them.
 
     ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs. Blocks of one tile behind others are
     executed whole where lane 0 is. Where tiles reuse what others of the same node have made, ``savings`` has those that do,
     and ``order`` the sequence in which a node takes them.
     """
 
-    flops: tuple[tuple[int, ...], ...]
+    effort: tuple[tuple[int, ...], ...]
     crops: tuple[int, ...]
     exchanges: tuple[tuple[Exchange, ...], ...]
     results: tuple[int, ...]
-    tail_flops: int = 0
+    tail_effort: int = 0
     savings: Mapping[int, Saving] = field(default_factory=dict)
     order: tuple[int, ...] = ()
 
@@ -102,6 +104,6 @@ def is_whole(cluster: Cluster) -> bool:
     return cluster.nodes - cluster.sources < cluster.sources and cluster.sources > 1
 
 
-def undivided(work: Workload, flops: int, result: int) -> Workload:
-    """The same frame on its source alone: ``flops`` operations and ``result`` bytes for the gateway."""
-    return Workload(((flops,),), (0,), (), (result,), work.tail_flops)
+def undivided(work: Workload, effort: int, result: int) -> Workload:
+    """The same frame on its source alone: ``effort`` and ``result`` bytes for the gateway."""
+    return Workload(((effort,),), (0,), (), (result,), work.tail_effort)

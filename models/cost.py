@@ -1,7 +1,8 @@
 """What a plan costs on a cluster: seconds, bytes on every hop, memory of every node, and the bound that no plan beats.
 
-``models.simulation`` plays a frame; here are the numbers that go into it and the prediction that comes out. Operations
-are those of the partition (2 per multiply-accumulate), at the rate that a node was measured to have.
+``models.simulation`` plays a frame; here are the numbers that go into it and the prediction that comes out. Tiles take
+their effort (``models.effort``) at the rate that a node was measured to have; redundancy counts operations (2 per
+multiply-accumulate).
 """
 
 import functools
@@ -18,6 +19,7 @@ from models import engine
 from models.build import Network
 from models.cluster import Cluster, Exchange, Saving, Workload, is_whole, undivided
 from models.division import Tiler
+from models.effort import FLOAT, effort_of
 from models.graph import Graph, Quantization, Tensor
 from models.ops import flops_of
 from models.partition import Cut, Partition
@@ -35,7 +37,7 @@ class Prediction:
     """What is expected of a plan. ``bytes_by_hop`` is a frame's; ``memory_bytes`` is each host's, by name.
 
     ``redundancy`` is the operations that tiles do, over those of the undivided blocks. ``bound_s``: the ideal share of the
-    operations, the tail, and the bytes that must travel at the links' rate, with nothing waiting for anything.
+    effort, the tail, and the bytes that must travel at the links' rate, with nothing waiting for anything.
     """
 
     latency_s: float
@@ -84,23 +86,24 @@ def predict_blocks(
     partition = tiler.partition
     spread = sum(block.mode == "tiles" for block in blocks)
     work = workload(partition, blocks, cut)
-    whole = undivided(work, partition.flops(cut.ops), sum(work.results))
+    whole = undivided(work, partition.effort(cut.ops), sum(work.results))
     first = whole if can_undivided and cluster.nodes == 1 else work
     alone = Run(first, replace(cluster, sources=1, window=1))
+    done = partition.flops(cut.ops) if first is whole else sum(t.flops for block in blocks for t in block.tiles)
     latency_s = alone.latencies_s[0]
     fps = 1 / latency_s
-    if steady and (cluster.sources > 1 or cluster.window > 1):
+    if steady:
         frames = max(_STEADY_FRAMES, _STEADY_ROUNDS * cluster.window)
         fps = Run(whole if can_undivided and is_whole(cluster) else first, cluster, frames).fps
     return Prediction(
         latency_s=latency_s,
         throughput_fps=fps,
-        redundancy=alone.flops / max(partition.flops(cut.ops), 1),
+        redundancy=(done - alone.spared_flops) / max(partition.flops(cut.ops), 1),
         bytes_by_hop=dict(alone.bytes_by_hop),
         memory_bytes=memory(tiler, blocks, cut, cluster),
         blocks=[_told(block) for block in blocks],
-        bound_s=bound_s(partition, work, cut, cluster, sum(map(sum, work.flops[spread:]))),
-        tail_flops=work.tail_flops,
+        bound_s=bound_s(partition, work, cut, cluster, sum(map(sum, work.effort[spread:]))),
+        tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
     )
 
 
@@ -118,11 +121,11 @@ def workload(partition: Partition, blocks: Sequence[Block], cut: Cut) -> Workloa
     image = partition.graph.tensors[partition.image]
     last, reuses = blocks[-1], blocks[0].reuse
     return Workload(
-        flops=tuple(tuple(tile.flops for tile in block.tiles) for block in blocks),
+        effort=tuple(tuple(tile.effort for tile in block.tiles) for block in blocks),
         crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
         exchanges=tuple(_exchanges(one, other) for one, other in zip(blocks, blocks[1:])),
         results=tuple(sum(part_bytes(t, tile.outputs[t.name]) for t in last.cut) for tile in last.tiles),
-        tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
+        tail_effort=effort_of(partition.graph, rest_of(partition.graph, cut)),
         savings=_savings(partition, blocks[0], cut) if reuses else {},
         order=blocks[0].order if reuses else (),
     )
@@ -136,7 +139,7 @@ def _savings(partition: Partition, block: Block, cut: Cut) -> dict[int, Saving]:
     for tile in range(len(outputs)):
         makers = frozenset(sides(tile)[side] for (_, side), _ in reuse.reduced(tile).strips())
         if makers:
-            found[tile] = Saving(makers, reuse.saved_flops(tile))
+            found[tile] = Saving(makers, *reuse.saved(tile))
     return found
 
 
@@ -158,17 +161,17 @@ def rest_of(graph: Graph, cut: Cut) -> list[int]:
     return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
 
 
-def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster, whole_flops: int = 0) -> float:
+def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster, whole_effort: int = 0) -> float:
     """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s.
 
-    Of the operations before the cut ``whole_flops`` are not shared: one node is to do them.
+    Of the effort before the cut ``whole_effort`` is not shared: it is one node's.
     """
     nodes = min(work.lanes, cluster.nodes)
     shape = partition.graph.tensors[partition.image].shape
     pixels = cluster.packed(prod(shape) * (nodes - 1) // nodes, are_pixels=True)
     results = cluster.packed(sum(work.results), are_pixels=False)
-    shared_s = (partition.flops(cut.ops) - whole_flops) / sum(cluster.speeds[:nodes])
-    compute_s = shared_s + whole_flops / cluster.speeds[0] + work.tail_flops / cluster.gateway_flops_s
+    shared_s = (partition.effort(cut.ops) - whole_effort) / sum(cluster.speeds[:nodes])
+    compute_s = shared_s + whole_effort / cluster.speeds[0] + work.tail_effort / cluster.gateway_flops_s
     return compute_s + (pixels + results) / cluster.bytes_s
 
 
@@ -195,43 +198,36 @@ def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
     return sum(graph.tensors[t].nbytes for t in {t for i in ops for t in graph.ops[i].inputs if t in graph.constant})
 
 
-def is_quantized(model: Graph) -> bool:
-    """Whether most of its operations are in integers, which runtimes compute several times as fast."""
-    flops: Counter[bool] = Counter()
-    for i, op in enumerate(model.ops):
-        flops[any(model.tensors[t].dtype in ("int8", "uint8") for t in model.data_inputs(op))] += flops_of(model, [i])
-    return flops[True] > flops[False]
+def measure_speed(dtype: str = FLOAT) -> float:
+    """Effort a second of one thread here: a small stack of convolutions on the engine, in this one of
+    ``models.effort.ARITHMETICS``, a third of a second. In float32 it is FLOP/s.
 
-
-def measure_speed(quantized: bool = False) -> float:
-    """FLOP/s of one thread here: a small stack of convolutions on the engine, in integers or float32, a third of a second."""
-    graph = _stack(quantized)
-    flops = flops_of(graph, range(len(graph.ops)))
+    The mean and not the best: a processor that is shared, or has a quota, is as fast as that for tiles.
+    """
+    graph = _stack(dtype)
+    effort = effort_of(graph, range(len(graph.ops)))
     image = graph.tensors[graph.inputs[0]]
     runner, given = engine.load(graph.to_bytes()), [np.ones(image.shape, image.dtype)]
     runner.run(given)
-    fastest, begun = float("inf"), time.perf_counter()
-    while time.perf_counter() - begun < _MEASURED_S:
-        start = time.perf_counter()
+    runs, begun = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - begun) < _MEASURED_S:
         runner.run(given)
-        fastest = min(fastest, time.perf_counter() - start)
-    return flops / fastest
+        runs += 1
+    return effort * runs / seconds
 
 
-def _stack(quantized: bool) -> Graph:
+def _stack(dtype: str) -> Graph:
     network = Network((76, 76, 64), seed=1)
     for filters, kernel in ((128, 3), (64, 1), (128, 3)):
-        network.add(("conv", filters, kernel, 1))
+        network.add(("linear", filters, kernel, 1))
     graph = network.graph()
-    if quantized:
-        return replace(graph, tensors=tuple(_quantized(tensor) for tensor in graph.tensors))
-    return graph
+    return graph if dtype == FLOAT else replace(graph, tensors=tuple(_quantized(t, dtype) for t in graph.tensors))
 
 
-def _quantized(tensor: Tensor) -> Tensor:
-    """The same in integers, of no particular values: maps and filters in int8, biases in int32."""
+def _quantized(tensor: Tensor, dtype: str) -> Tensor:
+    """The same in integers, of no particular values: maps and filters in ``dtype``, biases in int32."""
     if tensor.data is None:
-        return replace(tensor, dtype="int8", quantization=Quantization((0.1,), (0,)))
-    dtype, scale = ("int32", 0.001) if len(tensor.shape) == 1 else ("int8", 0.01)
-    data = np.ones(tensor.shape, dtype).reshape(-1).view(np.uint8)
-    return replace(tensor, dtype=dtype, quantization=Quantization((scale,), (0,)), data=data)
+        return replace(tensor, dtype=dtype, quantization=Quantization((0.1,), (0,)))
+    kind, scale = ("int32", 0.001) if len(tensor.shape) == 1 else (dtype, 0.01)
+    data = np.ones(tensor.shape, kind).reshape(-1).view(np.uint8)
+    return replace(tensor, dtype=kind, quantization=Quantization((scale,), (0,)), data=data)

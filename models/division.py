@@ -27,10 +27,11 @@ class Span(NamedTuple):
 
 
 class Work(NamedTuple):
-    """What a tile needs (region of each tensor), its operations, and the most bytes of tensors alive at once."""
+    """What a tile needs (region of each tensor), its operations and effort, and the most bytes of tensors alive at once."""
 
     inputs: dict[int, Region]
     flops: int
+    effort: int
     live_bytes: int
 
 
@@ -96,7 +97,7 @@ class Tiler:
             return {t: made.scaled(shape[1], shape[2]) for t, shape in shapes.items()}
 
         def work(made: Layout) -> list[int]:
-            return [self.work(span, outputs).flops for outputs in common_lines(scaled(made))]
+            return [self.work(span, outputs).effort for outputs in common_lines(scaled(made))]
 
         return scaled(layout(height, width, cols, shares, work))
 
@@ -107,7 +108,8 @@ class Tiler:
             regions = self.partition.regions(span.ops, outputs)
             inputs = {t: regions[t] for t in span.given if t in regions}
             live = live_bytes(self.partition.graph, span.ops, regions, list(outputs))
-            self._works[key] = Work(inputs, self.partition.flops(span.ops, regions), live)
+            flops, effort = (count(span.ops, regions) for count in (self.partition.flops, self.partition.effort))
+            self._works[key] = Work(inputs, flops, effort, live)
         return self._works[key]
 
     def whole(self, span: Span) -> Work:
@@ -118,7 +120,7 @@ class Tiler:
             read = {t for i in span.ops for t in graph.data_inputs(graph.ops[i])}.union(span.cut.tensors)
             inputs = {t: extent(graph, t) for t in span.given if t in read}
             live = peak_memory(rewrite.whole_graph(self.partition, list(inputs), span.made))
-            self._works[key] = Work(inputs, self.partition.flops(span.ops), live)
+            self._works[key] = Work(inputs, self.partition.flops(span.ops), self.partition.effort(span.ops), live)
         return self._works[key]
 
 

@@ -6,11 +6,12 @@ eq. 1 and 2, on a graph instead of a chain).
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from models.graph import Graph
+from models.effort import effort_at, effort_of
+from models.graph import Graph, Op
 from models.moves import joined
 from models.ops import RULES, blocker, flops_of
 from schemas.errors import PlanError
@@ -204,12 +205,20 @@ class Partition:
         """Operations (2 per multiply-accumulate) of ``ops`` over ``regions``, or over whole maps."""
         if regions is None:
             return flops_of(self.graph, ops)
+        return self._sum(ops, regions, lambda op: RULES[op.kind].flops(self.graph, op))
+
+    def effort(self, ops: Iterable[int], regions: Mapping[int, Region] | None = None) -> int:
+        """What these cost a processor (``models.effort``), over ``regions`` or over whole maps."""
+        if regions is None:
+            return effort_of(self.graph, ops)
+        return self._sum(ops, regions, lambda op: effort_at(self.graph, op))
+
+    def _sum(self, ops: Iterable[int], regions: Mapping[int, Region], price: Callable[[Op], float]) -> int:
         total = 0.0
-        for i in ops:
-            op = self.graph.ops[i]
+        for op in (self.graph.ops[i] for i in ops):
             region = regions.get(op.outputs[0])
             if region is not None:
-                total += region.height * region.width * RULES[op.kind].flops(self.graph, op)
+                total += region.height * region.width * price(op)
         return int(total)
 
     def lines(self, cut: Cut, rows: int, cols: int) -> dict[int, Lines]:

@@ -158,6 +158,7 @@ def _whole_block(tiler: Tiler, span: Span) -> Block:
         inputs={spec.name: spec.extent for spec in inputs.values()},
         outputs={spec.name: spec.extent for spec in cut.values()},
         flops=work.flops,
+        effort=work.effort,
     )
     return Block(
         inputs=tuple(inputs.values()),
@@ -187,11 +188,12 @@ def _block(
                 inputs={graph.tensors[t].name: region for t, region in work.inputs.items()},
                 outputs={graph.tensors[t].name: region for t, region in outputs.items()},
                 flops=work.flops,
+                effort=work.effort,
             )
         )
     def rank(i: int) -> tuple[int, int]:
         """The source takes from the front: its own tile; thieves from the back, the fastest first."""
-        return (made[i].flops if i else -1, i) if uneven else (made[i].tile_class, i)
+        return (made[i].effort if i else -1, i) if uneven else (made[i].tile_class, i)
 
     return Block(
         inputs=tuple(_spec(graph, t) for t in work.inputs),
@@ -217,7 +219,7 @@ def choose_cut(partition: Partition, rows: int, cols: int) -> Cut:
     Raises:
         PlanError: nothing can be tiled at this grid.
     """
-    total = partition.flops(sorted(partition.tileable))
+    total = partition.effort(sorted(partition.tileable))
     rounds = -(-rows * cols // _AUTO_NODES)
     best: tuple[float, Cut] | None = None
     for cut in partition.cuts:
@@ -225,9 +227,10 @@ def choose_cut(partition: Partition, rows: int, cols: int) -> Cut:
             outputs = partition.tile_outputs(cut, rows, cols)
         except PlanError:
             continue
-        work = partition.flops(cut.ops) * partition.redundancy(cut, rows, cols) / len(outputs) * rounds
+        effort = partition.effort(cut.ops)
+        work = effort * partition.redundancy(cut, rows, cols) / len(outputs) * rounds
         moved = cut_bytes(partition.graph, cut)
-        seconds = (work + total - partition.flops(cut.ops)) / _AUTO_FLOPS_S + moved / _AUTO_BYTES_S
+        seconds = (work + total - effort) / _AUTO_FLOPS_S + moved / _AUTO_BYTES_S
         if best is None or seconds < best[0]:
             best = (seconds, cut)
     if best is None:

@@ -180,14 +180,14 @@ class Reuse:
             self._reduced[tile] = work if work.taken else self.alone(tile)
         return self._reduced[tile]
 
-    def saved_flops(self, tile: int) -> int:
-        """The operations that a tile need not do if it has all its strips."""
-        ops, alone, less = self._partition.graph.ops, self.alone(tile), self.reduced(tile)
-        whole, left = (
-            self._partition.flops(work.made, {ops[i].outputs[0]: region for i, region in work.made.items()})
-            for work in (alone, less)
+    def saved(self, tile: int) -> tuple[int, int]:
+        """The operations, and the effort, that a tile is spared if it has all its strips."""
+        ops, works = self._partition.graph.ops, (self.alone(tile), self.reduced(tile))
+        made = [(work.made, {ops[i].outputs[0]: region for i, region in work.made.items()}) for work in works]
+        flops, effort = (
+            count(*made[0]) - count(*made[1]) for count in (self._partition.flops, self._partition.effort)
         )
-        return whole - left
+        return flops, effort
 
     def gives(self, tile: int) -> dict[int, dict[Place, Region]]:
         """What a tile of the first level gives: strips by the tile that takes them and their place there."""

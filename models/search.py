@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from models.cluster import Cluster
 from models.cost import Prediction, memory, predict_blocks, rest_of, workload
 from models.division import Tiler
-from models.ops import flops_of
+from models.effort import effort_of
 from models.partition import Cut, Partition
 from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks, reusing
 from models.uneven import shares
@@ -26,7 +26,7 @@ _CUTS = 20  # cuts that are tried at most
 _SHIFTED = 6  # plans that are tried with uneven tiles
 _WEIGHTS = (0.5, 1.0, 1.5, 2.0)  # how much of what a source does beside computing is taken off its tile
 _SLOWER = 1.25  # what "traffic" may cost in latency
-_ALIKE = 1.05  # predictions that near cannot be told apart
+_ALIKE = 1.06  # predictions that near cannot be told apart
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,8 @@ class _Search:
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
         cluster, graph = self.cluster, self.partition.graph
         if cut.name not in self.tails:
-            self.tails[cut.name] = flops_of(graph, rest_of(graph, cut))
-        edges_s = sum(t.flops for block in blocks for t in block.tiles) * cluster.nodes / sum(cluster.speeds)
+            self.tails[cut.name] = effort_of(graph, rest_of(graph, cut))
+        edges_s = sum(t.effort for block in blocks for t in block.tiles) * cluster.nodes / sum(cluster.speeds)
         return edges_s + self.tails[cut.name] / cluster.gateway_flops_s + prediction.wire_bytes / cluster.bytes_s
 
     def _price(self, choice: Choice) -> float:

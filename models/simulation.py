@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from statistics import linear_regression
 from typing import TypeAlias
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Workload
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Workload
 
 Then: TypeAlias = Callable[[float], None]  # what happens next, at this time
 
@@ -35,7 +35,9 @@ class _Host:
     ready: list[tuple[int, int, int]] = field(default_factory=list)  # (frame, -block, lane)
     saved_s: float = 0.0
     idle_since: float = -1.0
-    owed_s: float = 0.0  # of the reference core, taken off the next tile
+    owed_s: float = 0.0  # of the reference core, for the next picture
+    free_at: float = 0.0  # when the last tile ended
+    ends: float = 0.0  # when this one will, if no message comes
     load: int = 0  # lanes that it has, or that are on their way
 
     @property
@@ -53,6 +55,12 @@ class _Host:
         self.saved_s, self.idle_since = saved - fast, end
         return end
 
+    def owed(self, now: float) -> float:
+        """What is left to do for the next picture, which comes along while there is no tile."""
+        self.owed_s = max(self.owed_s - max(now - self.free_at, 0.0) * self.share, 0.0)
+        self.free_at = max(now, self.free_at)
+        return self.owed_s
+
 
 @dataclass
 class _Frame:
@@ -67,12 +75,12 @@ class _Frame:
 
 
 class Run:
-    """Frames played; read ``latencies_s``, ``fps``, ``flops`` (of all tiles) and ``bytes_by_hop`` afterwards."""
+    """Frames played; read ``latencies_s``, ``fps``, ``spared_flops`` (by reuse) and ``bytes_by_hop`` afterwards."""
 
     def __init__(self, work: Workload, cluster: Cluster, frames: int = 1) -> None:
         """Plays ``frames`` of each source, ``cluster.window`` of a source at a time."""
         self.bytes_by_hop: Counter[str] = Counter()
-        self.flops = 0
+        self.spared_flops = 0
         self._work, self._cluster = work, cluster
         self._edges = [_Host(speed, cluster.slice_s) for speed in cluster.speeds]
         self._gateway = _Host(cluster.gateway_flops_s, cluster.slice_s)
@@ -123,9 +131,11 @@ class Run:
     def _spend(self, now: float, host: _Host, seconds: float, then: Then) -> None:
         """So many seconds of the reference core, after what the host's network has still to do; a tile loses them."""
         start = max(now, host.network)
-        if host.computing:
-            host.debt_s += seconds / host.share
-            host.network = start + 2 * seconds / host.share
+        if host.computing:  # both take turns, until one is through
+            alone = seconds / host.share
+            turns = min(alone, max(host.ends + host.debt_s - start, 0.0))
+            host.debt_s += turns
+            host.network = start + alone + turns
         else:
             host.network = host.run(start, seconds)
         self._at(host.network, then)
@@ -169,14 +179,16 @@ class Run:
         self._frames.append(frame)
         for block, needs in enumerate(self._needs):
             frame.missing.update({(block + 1, lane): count for lane, count in needs.items()})
-        number = len(self._frames) - 1
-        self._spend(now, self._edges[source], self._cluster.per_frame_s, lambda now: self._deal(number, now))
+        number, host = len(self._frames) - 1, self._edges[source]
+        seconds, host.owed_s = host.owed(now), 0.0
+        seconds += self._cluster.per_frame_s if self._work.lanes > 1 else 0.0
+        self._spend(now, host, seconds, lambda now: self._deal(number, now))
 
     def _deal(self, number: int, now: float) -> None:
         """The first round: one tile for each edge, the idlest first, the source's own after all others are sent."""
         frame, lanes, edges = self._frames[number], self._work.lanes, self._cluster.nodes
         ring = [(frame.source + i) % edges for i in range(edges)]
-        static = len(self._work.flops) > 1
+        static = len(self._work.effort) > 1
         if static:
             owners = [(lane, ring[lane % edges]) for lane in range(lanes)]
         else:
@@ -188,7 +200,7 @@ class Run:
                 self._lend(number, lane, edge, now)
         own = [lane for lane, edge in owners if edge == frame.source]
         self._edges[frame.source].load += len(own)
-        self._edges[frame.source].owed_s += self._cluster.per_picture_s
+        self._edges[frame.source].owed_s, self._edges[frame.source].free_at = self._cluster.per_picture_s, now
         self._at(max(now, self._edges[frame.source].network), lambda now: self._begin(number, own, frame.source, now))
 
     def _lend(self, number: int, lane: int, edge: int, now: float) -> None:
@@ -213,29 +225,34 @@ class Run:
         host.ready.remove(task)
         host.computing, host.debt_s = True, 0.0
         number, block, lane = task[0], -task[1], task[2]
-        flops = self._work.flops[block][lane] - self._saved(self._frames[number], block, lane, edge)
-        self.flops += flops
-        seconds = flops / CORE_FLOPS_S + self._cluster.per_tile_s
+        effort = self._work.effort[block][lane]
+        saving = self._saving(self._frames[number], block, lane, edge)
+        if saving is not None:
+            effort -= saving.effort
+            self.spared_flops += saving.flops
+        seconds = effort / CORE_FLOPS_S + self._cluster.per_tile_s
         seconds += self._cluster.per_lane_s if block == 0 else 0.0
-        seconds, host.owed_s = seconds + host.owed_s, 0.0
+        shared = min(host.owed(now), seconds)
+        seconds, host.owed_s = seconds + shared, host.owed_s - shared
         if edge != self._frames[number].source:
             self._ask(number, edge, now, ahead=True)
-        self._at(host.run(now, seconds), lambda now: self._computed(number, block, lane, edge, now))
+        host.ends = host.run(now, seconds)
+        self._at(host.ends, lambda now: self._computed(number, block, lane, edge, now))
 
-    def _saved(self, frame: _Frame, block: int, lane: int, edge: int) -> int:
-        """Operations that need not be done again where a tile's neighbours have run. Strips that travel are not looked at."""
+    def _saving(self, frame: _Frame, block: int, lane: int, edge: int) -> Saving | None:
+        """What a tile is spared whose neighbours have run here before. Strips that travel are not looked at."""
         saving = self._work.savings.get(lane) if block == 0 else None
-        return saving.flops if saving and all(frame.made.get(maker) == edge for maker in saving.makers) else 0
+        return saving if saving and all(frame.made.get(maker) == edge for maker in saving.makers) else None
 
     def _computed(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
         host = self._edges[edge]
         if host.debt_s > 0:  # messages took this much of the tile's time
-            debt, host.debt_s = host.debt_s, 0.0
-            self._at(now + debt, lambda now: self._computed(number, block, lane, edge, now))
+            host.ends, host.debt_s = now + host.debt_s, 0.0
+            self._at(host.ends, lambda now: self._computed(number, block, lane, edge, now))
             return
-        host.computing = False
+        host.computing, host.free_at = False, now
         self._frames[number].made.setdefault(lane, edge)
-        if block + 1 < len(self._work.flops):
+        if block + 1 < len(self._work.effort):
             self._give(number, block, lane, edge, now)
         else:
             host.load -= 1
@@ -295,7 +312,7 @@ class Run:
         frame.results += 1
         if frame.results == len(self._work.results):
             gateway = self._gateway
-            seconds = self._work.tail_flops / CORE_FLOPS_S + self._cluster.per_outcome_s
+            seconds = self._work.tail_effort / CORE_FLOPS_S + self._cluster.per_outcome_s
             gateway.network = gateway.run(max(now, gateway.network), seconds)
             self._at(gateway.network, lambda now: self._end(number, now))
 

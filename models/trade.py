@@ -34,14 +34,14 @@ class Strip(NamedTuple):
 
 @dataclass(frozen=True)
 class Trade:
-    """``strips`` by taker, maker and tensor; ``saved``: the operations that a taker saves if it has all of its strips.
+    """``strips`` by taker, maker and tensor; ``saved``: the effort that a taker is spared if it has all of its strips.
 
-    ``message_flops``: what an engine does while a strip is sent, passed on and taken.
+    ``message_effort``: what an engine does while a strip is sent, passed on and taken.
     """
 
     strips: Mapping[int, Mapping[int, Mapping[str, Strip]]] = field(default_factory=dict)
     saved: Mapping[int, int] = field(default_factory=dict)
-    message_flops: int = int(3 * Cluster.per_message_s * CORE_FLOPS_S)
+    message_effort: int = int(3 * Cluster.per_message_s * CORE_FLOPS_S)
 
     def makers(self, taker: int) -> Set[int]:
         """The tiles that give strips to ``taker``."""
@@ -66,7 +66,7 @@ class Trade:
         """Whether ``taker`` gains on an engine and a link of so much a second (0: not known) by strips that travel."""
         if taker not in self.strips or flops_s <= 0 or bytes_s <= 0:
             return False
-        saved = self.saved[taker] - len(self.makers(taker)) * self.message_flops
+        saved = self.saved[taker] - len(self.makers(taker)) * self.message_effort
         return HOPS * self.bytes(taker) / bytes_s < saved / flops_s
 
     def check(self, taker: int, maker: int, tensors: Tensors) -> None:
@@ -108,5 +108,5 @@ def trade(partition: Partition, block: Block, reuse: Reuse) -> Trade:
             found.setdefault(sides[side], {})[spec.name] = Strip(spec, region)
         if found and all(_fits(strips_of.values(), block) for strips_of in found.values()):
             strips[taker] = dict(sorted(found.items()))
-            saved[taker] = reuse.saved_flops(taker)
+            saved[taker] = reuse.saved(taker)[1]
     return Trade(strips, saved)

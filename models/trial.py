@@ -87,8 +87,8 @@ class Trial:
     def __init__(
         self, model: Path, plan: Plan, threads: int = 1, weights: Path | None = None, limit_s: float | None = None
     ) -> None:
-        flops = sum(tile.flops for block in plan.blocks for tile in block.tiles)
-        self._limit_s = min(LIMIT_S + 4 * flops / SLOW_FLOPS_S, LONGEST_S) if limit_s is None else limit_s
+        effort = sum(tile.effort for block in plan.blocks for tile in block.tiles)
+        self._limit_s = min(LIMIT_S + 4 * effort / SLOW_FLOPS_S, LONGEST_S) if limit_s is None else limit_s
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the child
         with tempfile.TemporaryFile() as told:
             told.write(plan.model_dump_json().encode())

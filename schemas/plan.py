@@ -14,7 +14,7 @@ from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PLAN_VERSION: Final = 1
+PLAN_VERSION: Final = 2
 MAPS: Final = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
 MAP_ELEMENTS: Final = 2**30
 TENSORS: Final = ("uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool")  # what travels
@@ -105,7 +105,8 @@ class TensorSpec(Record):
 class Tile(Record):
     """One task: the region of every tensor it needs and of every tensor it gives, by tensor name.
 
-    ``tile_class`` is shared by tiles whose graphs are the same (same sizes, same image borders).
+    ``tile_class`` is shared by tiles whose graphs are the same (same sizes, same image borders). ``effort``: what it costs
+    a processor, in operations of a large convolution (``models.effort``).
     """
 
     index: Count
@@ -115,6 +116,7 @@ class Tile(Record):
     inputs: dict[str, Region]
     outputs: dict[str, Region]
     flops: Count
+    effort: Count
 
 
 class Block(Record):
@@ -189,7 +191,7 @@ class Plan(Record):
     ``schedule``: idle nodes steal tiles, or (a baseline to measure against) the gateway deals them out equally.
     """
 
-    version: Literal[1] = PLAN_VERSION
+    version: Literal[2] = PLAN_VERSION
     model: Digest
     edge_model: Digest
     runtime: str = ""

@@ -6,7 +6,8 @@ from typing import Any
 
 from gateway_agent.dashboard.record import Snapshot
 from gateway_agent.replan import Member, cluster_of
-from models.cost import is_quantized, measure_speed, predict
+from models.cost import measure_speed, predict
+from models.effort import arithmetic
 from schemas.errors import PlanError
 
 RATES = (0.1, 100_000.0)  # Mbit/s
@@ -35,7 +36,7 @@ def expected(snapshot: Snapshot, rate_mbit: float | None) -> dict[str, Any]:
     members.sort(key=lambda member: (not member.camera, member.name))
     if not members:
         return {"latency_s": None, "nodes": 0, "rate_mbit": rate_mbit}
-    cluster = cluster_of(tuple(members), _own_speed(is_quantized(snapshot.bundle.graph)))
+    cluster = cluster_of(tuple(members), _own_speed(arithmetic(snapshot.bundle.graph)))
     cluster = replace(cluster, sources=max(cluster.sources, 1), rate_mbit=rate_mbit or cluster.rate_mbit)
     found = predict(snapshot.bundle.partition, snapshot.bundle.plan, cluster)
     return {
@@ -46,5 +47,5 @@ def expected(snapshot: Snapshot, rate_mbit: float | None) -> dict[str, Any]:
 
 
 @cache
-def _own_speed(quantized: bool) -> float:
-    return measure_speed(quantized)
+def _own_speed(dtype: str) -> float:
+    return measure_speed(dtype)

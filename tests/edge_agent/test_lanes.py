@@ -206,8 +206,8 @@ def test_who_takes_lane_0_over_gets_the_parts_of_lanes_that_have_ended_from_thos
 
 def test_a_block_that_is_executed_whole_amounts_to_several_tiles() -> None:
     assert weights(PLAN) == [1.0] * 3
-    tiles = [tile.flops for block in WHOLE.blocks[:2] for tile in block.tiles]
+    tiles = [tile.effort for block in WHOLE.blocks[:2] for tile in block.tiles]
     assert weights(WHOLE)[:2] == [1.0, 1.0]
-    assert weights(WHOLE)[2] == pytest.approx(WHOLE.blocks[2].tiles[0].flops / (sum(tiles) / len(tiles)))
-    small = WHOLE.blocks[3].model_copy(update={"tiles": (WHOLE.blocks[3].tiles[0].model_copy(update={"flops": 0}),)})
+    assert weights(WHOLE)[2] == pytest.approx(WHOLE.blocks[2].tiles[0].effort / (sum(tiles) / len(tiles)))
+    small = WHOLE.blocks[3].model_copy(update={"tiles": (WHOLE.blocks[3].tiles[0].model_copy(update={"effort": 0}),)})
     assert weights(WHOLE.model_copy(update={"blocks": (*WHOLE.blocks[:3], small)}))[3] == 1.0

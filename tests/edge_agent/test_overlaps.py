@@ -24,7 +24,7 @@ from tests.nodes import heard, published
 FRAME = "edge1.11111111.0"
 IMAGE = np.zeros((1, 96, 96, 3), np.uint8)
 PAYS, SLOW = Rates(1e6, 1e9), Rates(1e9, 1e6)
-TILE_S = PLAN.blocks[0].tiles[0].flops / PAYS.flops_s
+TILE_S = PLAN.blocks[0].tiles[0].effort / PAYS.flops_s
 GATEWAY: dict[str, Any] = {"node": "gateway", "epoch": "aaaaaaaa"}
 
 
@@ -52,7 +52,7 @@ class Source:
         keep = self.overlaps.keep(self.tiles, FRAME, 0, self.rates)
         key = self.tiles.lend(thief, f"{thief}{now}", ahead, now, 1e3, None, keep)
         assert key is not None
-        flops = PLAN.blocks[0].tiles[key[2]].flops
+        flops = PLAN.blocks[0].tiles[key[2]].effort
         steal = m.Steal(**GATEWAY, plan=PLAN.digest(), thief=thief, thief_epoch="22222222", request="0000000a", ahead=ahead)
         return key[2], self.overlaps.lent(key, steal, flops, self.rates, now)
 
@@ -127,7 +127,7 @@ def test_the_next_tile_of_the_own_engine_gets_what_is_not_here() -> None:
     source = Source()
     source.lend("edge2")
     source.done(0, 2, 6, 8, 4)
-    source.overlaps.begin(FRAME, 0, PLAN.blocks[0].tiles[0].flops, PAYS, 0.0)
+    source.overlaps.begin(FRAME, 0, PLAN.blocks[0].tiles[0].effort, PAYS, 0.0)
     assert source.tiles.next == (FRAME, 0, 1)
     assert Ask(FRAME, 1, "edge1") in source.asks(0.1)
     for maker in (0, 2, 4):
@@ -135,7 +135,7 @@ def test_the_next_tile_of_the_own_engine_gets_what_is_not_here() -> None:
     here = Source()
     here.lend("edge2")
     here.done(0, 2, 6, 8, 4)
-    here.overlaps.begin(FRAME, 0, PLAN.blocks[0].tiles[0].flops, PAYS, 0.0)
+    here.overlaps.begin(FRAME, 0, PLAN.blocks[0].tiles[0].effort, PAYS, 0.0)
     for maker in (0, 2, 4):
         here.overlaps.made(FRAME, maker, made(maker))
     assert not [ask for ask in here.asks(0.1) if ask.taker == 1], "all is here"

@@ -1,15 +1,15 @@
 """What a prediction is made of: operations, bytes by hop, memory and the bound, for plans that can be counted by hand."""
 
 from dataclasses import replace
-from importlib.resources import files
 
 import numpy as np
 import pytest
 
 from models.build import build
 from models.cluster import HEADER_BYTES, Cluster
-from models.cost import constant_bytes, is_quantized, measure_speed, predict, rest_of, workload
-from models.graph import Op, parse
+from models.cost import constant_bytes, measure_speed, predict, rest_of, workload
+from models.effort import ARITHMETICS, effort_of
+from models.graph import Op
 from models.ops import flops_of
 from models.partition import Partition
 from models.planner import cut_bytes, exchanged_bytes, make_plan
@@ -71,13 +71,13 @@ def test_no_plan_is_predicted_to_beat_its_bound(mini: Partition) -> None:
             for grid in ((1, 1), (2, 3), (3, 3)):
                 found = predict(mini, plan_of(mini, grid, *cuts), replace(CLUSTER, rate_mbit=rate))
                 assert found.latency_s > found.bound_s * 0.8  # transfers and tiles overlap
-                assert found.throughput_fps == pytest.approx(1 / found.latency_s)
+                assert found.throughput_fps < 1.01 / found.latency_s  # the next picture may have to be waited for
 
 
 def test_the_bound_is_ideal_compute_the_tail_and_the_bytes_that_must_travel(mini: Partition) -> None:
     cut = mini.find("max7")
     found = predict(mini, plan_of(mini, (2, 3), "max7"), CLUSTER)
-    compute = mini.flops(cut.ops) / (6 * 33e9) + flops_of(mini.graph, rest_of(mini.graph, cut)) / 55e9
+    compute = mini.effort(cut.ops) / (6 * 33e9) + effort_of(mini.graph, rest_of(mini.graph, cut)) / 55e9
     travel = 160 * 160 * 3 * 5 / 6 + cut_bytes(mini.graph, cut)
     assert found.bound_s == pytest.approx(compute + travel / (60e6 / 8))
 
@@ -124,7 +124,7 @@ def test_sources_as_many_as_nodes_add_up_and_do_not_divide_frames(mini: Partitio
     alone = predict(mini, plan_of(mini, (1, 1), "max7"), fast).throughput_fps
     six = predict(mini, plan, replace(fast, sources=6, window=2)).throughput_fps
     one = predict(mini, plan, fast).throughput_fps
-    assert 4 * alone < six and one < six
+    assert 3 * alone < six and one < six  # the tail of that many keeps the gateway busy
 
 
 def test_a_node_that_is_alone_computes_frames_whole_if_the_plan_lets_it(mini: Partition) -> None:
@@ -136,15 +136,9 @@ def test_a_node_that_is_alone_computes_frames_whole_if_the_plan_lets_it(mini: Pa
     assert bound.redundancy > 1 and bound.latency_s > found.latency_s
 
 
-@pytest.mark.parametrize("quantized", [False, True])
-def test_this_machine_has_a_speed(quantized: bool) -> None:
-    assert 1e8 < measure_speed(quantized) < 1e13
-
-
-def test_a_model_is_quantized_if_most_of_its_work_is() -> None:
-    zoo = files("models") / "zoo"
-    assert is_quantized(parse((zoo / "digits_int8.tflite").read_bytes()))
-    assert not is_quantized(parse((zoo / "digits.tflite").read_bytes()))
+@pytest.mark.parametrize("dtype", ARITHMETICS)
+def test_this_machine_has_a_speed(dtype: str) -> None:
+    assert 1e8 < measure_speed(dtype) < 1e13
 
 
 def test_operators_that_no_runtime_takes_are_counted_all_the_same() -> None:

@@ -88,7 +88,7 @@ def test_a_letterbox_is_undone_in_an_example_that_can_be_checked_by_hand() -> No
 def test_shares_of_tiles_partition_the_source_image(height: int, width: int) -> None:
     regions = [Region(0, 0, 3, 4), Region(0, 4, 3, 7), Region(3, 0, 7, 4), Region(3, 4, 7, 7)]
     tiles = [
-        Tile(index=i, row=i // 2, col=i % 2, tile_class=0, inputs={"x": r}, outputs={"y": r}, flops=1)
+        Tile(index=i, row=i // 2, col=i % 2, tile_class=0, inputs={"x": r}, outputs={"y": r}, flops=1, effort=1)
         for i, r in enumerate(regions)
     ]
     block = Block(

@@ -34,7 +34,7 @@ def latency_s(work: Workload, cluster: Cluster = FREE) -> float:
 
 
 def test_one_node_alone_computes_and_sends_its_result() -> None:
-    run = Run(Workload(((2 * SECOND,),), (5,), (), (MB,), tail_flops=SECOND), FREE)
+    run = Run(Workload(((2 * SECOND,),), (5,), (), (MB,), tail_effort=SECOND), FREE)
     assert run.latencies_s == [pytest.approx(2 + 1 + 1)]
     assert run.bytes_by_hop == {"results up": 1_000_000}
 
@@ -95,23 +95,23 @@ def test_more_tiles_than_nodes_are_taken_in_rounds() -> None:
 
 REUSING = Workload(
     ((SECOND,) * 4,), (0,) * 4, (), (0,) * 4,
-    savings={1: Saving(frozenset({0, 3}), SECOND * 3 // 4), 2: Saving(frozenset({0, 3}), SECOND // 2)},
+    savings={1: Saving(frozenset({0, 3}), 3, SECOND * 3 // 4), 2: Saving(frozenset({0, 3}), 2, SECOND // 2)},
     order=(0, 3, 1, 2),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize(("nodes", "done", "seconds"), [(1, 2.75, 2.75), (2, 4.0, 2.0)])
-def test_tiles_save_what_their_neighbours_have_made_on_the_same_node(nodes: int, done: float, seconds: float) -> None:
+@pytest.mark.parametrize(("nodes", "spared", "seconds"), [(1, 5, 2.75), (2, 0, 2.0)])
+def test_tiles_save_what_their_neighbours_have_made_on_the_same_node(nodes: int, spared: int, seconds: float) -> None:
     """Two nodes have one of the makers each, and so nothing to take."""
     run = Run(REUSING, replace(FREE, speeds=FREE.speeds[:nodes]))
-    assert run.flops == pytest.approx(done * SECOND)
+    assert run.spared_flops == spared
     assert run.latencies_s[0] == pytest.approx(seconds, abs=0.01)
 
 
 def test_thieves_get_tiles_that_save_something_last() -> None:
     """The source computes 0 all the time. Another one gets 3 at once, then 4, which saves nothing, before 2 and 1."""
-    flops = (9 * SECOND, SECOND, SECOND, SECOND, SECOND)
-    work = replace(REUSING, flops=(flops,), crops=(0,) * 5, results=(0,) * 5, order=(0, 3, 4, 1, 2))
+    effort = (9 * SECOND, SECOND, SECOND, SECOND, SECOND)
+    work = replace(REUSING, effort=(effort,), crops=(0,) * 5, results=(0,) * 5, order=(0, 3, 4, 1, 2))
     run = Run(work, replace(FREE, speeds=FREE.speeds[:2]))
     assert [lane for lane, edge in run._frames[0].made.items() if edge] == [3, 4, 2, 1]
 
@@ -179,8 +179,8 @@ def works(draw: st.DrawFn) -> Workload:
         chosen = draw(pairs) | {(i, i) for i in range(lanes)}
         return tuple(Exchange(maker, taker, draw(st.integers(1, MB))) for maker, taker in sorted(chosen))
 
-    flops = tuple(tuple(1000 * n for n in draw(each)) for _ in range(blocks))
-    return Workload(flops, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
+    effort = tuple(tuple(1000 * n for n in draw(each)) for _ in range(blocks))
+    return Workload(effort, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
 
 
 @settings(max_examples=60, deadline=None)
@@ -192,7 +192,7 @@ def test_every_frame_ends_and_none_before_its_work_could_be_done(
     cluster = replace(FREE, speeds=(CORE_FLOPS_S,) * nodes, sources=sources, window=window, per_message_s=0.001)
     run = Run(work, cluster, 3)
     assert len(run.latencies_s) == 3 * sources
-    lanes = [sum(block[i] for block in work.flops) for i in range(work.lanes)]
+    lanes = [sum(block[i] for block in work.effort) for i in range(work.lanes)]
     least = max(max(lanes), sum(lanes) / nodes) / CORE_FLOPS_S
     assert all(latency >= least for latency in run.latencies_s)
     assert run.bytes_by_hop["results up"] == 3 * sources * sum(r + HEADER_BYTES for r in work.results)
@@ -204,3 +204,22 @@ def test_every_frame_ends_and_none_before_its_work_could_be_done(
 @given(works())
 def test_equal_workloads_take_equal_time(work: Workload) -> None:
     assert Run(work, FREE, 2).latencies_s == Run(work, FREE, 2).latencies_s
+
+
+def test_the_next_picture_takes_turns_with_a_tile_and_goes_on_while_the_source_waits() -> None:
+    """A quarter of a second for the tile, as much meanwhile for the picture, and 0.75 s more until the next frame."""
+    taking = replace(FREE, speeds=FREE.speeds[:1], per_picture_s=1.0)
+    run = Run(Workload(((SECOND // 4,),), (0,), (), (0,)), taking, frames=4)
+    assert run.latencies_s[0] == pytest.approx(0.5, abs=0.01)
+    assert run.fps == pytest.approx(1 / 1.25, rel=0.01)
+    waiting = Run(Workload(((0, 5 * SECOND),), (0, 0), (), (0, 0)), replace(taking, speeds=FREE.speeds[:2]), frames=4)
+    assert waiting.fps == pytest.approx(1 / 5, rel=0.01)
+
+
+def test_a_message_takes_turns_with_a_tile_no_longer_than_it_runs() -> None:
+    """Four seconds of it beside a tile that has one second left: both are slowed down by one."""
+    run = Run(Workload(((0,),), (0,), (), (0,)), FREE)
+    host = run._edges[0]
+    host.computing, host.ends, host.network, host.debt_s = True, 1.0, 0.0, 0.0
+    run._spend(0.0, host, 4.0, lambda now: None)
+    assert (host.network, host.debt_s) == (5.0, 1.0)

@@ -19,7 +19,7 @@ from schemas.errors import DecodeError
 
 PLAN, _, MODEL = make_plan(Partition(build("mini", 96)), "0" * 32, (3, 3), "max3")
 TRADE = TileRunner(PLAN, parse(MODEL)).trade
-LARGE = replace(TRADE, message_flops=0)  # as if tiles were so large that messages do not matter
+LARGE = replace(TRADE, message_effort=0)  # as if tiles were so large that messages do not matter
 RATES = st.floats(1e3, 1e12)
 
 
@@ -37,7 +37,7 @@ def test_the_tiles_between_those_of_the_first_level_take_from_all_their_neighbou
 
 def test_what_a_taker_saves_is_a_part_of_its_operations() -> None:
     for taker, saved in TRADE.saved.items():
-        assert 0 < saved < PLAN.blocks[0].tiles[taker].flops
+        assert 0 < saved < PLAN.blocks[0].tiles[taker].effort
 
 
 def test_bytes_are_those_of_the_strips_that_would_be_sent() -> None:
@@ -48,10 +48,10 @@ def test_bytes_are_those_of_the_strips_that_would_be_sent() -> None:
 
 @given(RATES, RATES, st.integers(0, TRADE.saved[1]))
 def test_strips_pay_where_both_hops_and_messages_cost_less_than_what_they_save(
-    flops_s: float, bytes_s: float, message_flops: int
+    flops_s: float, bytes_s: float, message_effort: int
 ) -> None:
-    trade = replace(TRADE, message_flops=message_flops)
-    gain_s = (trade.saved[1] - 3 * message_flops) / flops_s
+    trade = replace(TRADE, message_effort=message_effort)
+    gain_s = (trade.saved[1] - 3 * message_effort) / flops_s
     assert trade.pays(1, flops_s, bytes_s) == (2 * trade.bytes(1) / bytes_s < gain_s)
 
 

@@ -138,8 +138,8 @@ class Photographs(Pictures):
         self._model = edge_model
         self._whole = engine.load(edge_model.to_bytes())
         self._runner = TileRunner(plan, edge_model, keep=1000)
-        self.trade = replace(self._runner.trade, message_flops=0)  # or so small a model's strips never pay
-        self.rates = (plan.blocks[0].tiles[0].flops / self.tile_s, max(map(self.trade.bytes, self.trade.strips)) / self.hop_s)
+        self.trade = replace(self._runner.trade, message_effort=0)  # or so small a model's strips never pay
+        self.rates = (plan.blocks[0].tiles[0].effort / self.tile_s, max(map(self.trade.bytes, self.trade.strips)) / self.hop_s)
 
     def engine(self) -> TileRunner:
         """Its strips are its own; the loaded graphs are those of all nodes, for that takes less time."""

@@ -12,7 +12,7 @@ from models.bundle import Bundle, make_bundle
 from models.cluster import Cluster
 from models.cost import measure_speed, predict
 from models.effort import arithmetic
-from models.search import Choice, best_plan
+from models.search import Choice, best_plan, judged_by
 from schemas.messages import Register
 
 SETTLE_S = 10.0
@@ -89,11 +89,10 @@ def cluster_of(members: tuple[Member, ...], gateway_flops_s: float) -> Cluster:
 def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundle | None:
     """Another plan of the same model for ``members``, if it is expected to be clearly better than the present one.
 
-    Takes seconds. Several cameras are judged by frames a second, whatever the ``objective``.
+    Takes seconds.
     """
     cluster = cluster_of(members, measure_speed(arithmetic(bundle.graph)))
-    if cluster.sources > 1 and objective == "latency":
-        objective = "throughput"
+    objective = judged_by(objective, cluster)
     found = best_plan(bundle.partition, cluster, objective).best
     present = predict(bundle.partition, bundle.plan, cluster)
     if objective == "throughput":

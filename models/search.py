@@ -80,6 +80,11 @@ class Found:
     other: Choice | None = None
 
 
+def judged_by(objective: str, cluster: Cluster) -> str:
+    """``objective``, but several cameras are judged by frames a second: with all of them at work no frame is alone."""
+    return "throughput" if cluster.sources > 1 and objective == "latency" else objective
+
+
 def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency", force_split: bool = False) -> Found:
     """The best plan by ``objective``: latency of a frame, frames a second, or bytes a frame (at most a quarter slower).
 

@@ -57,7 +57,8 @@ class Cluster:
     def packed(self, count: int, are_pixels: bool) -> int:
         """Bytes on the wire of a tensor of so many bytes."""
         share = self.packed_pixels if are_pixels else self.packed_maps
-        pays = HOPS * self.pack_byte_s < HOPS * (1 - share) / self.bytes_s
+        pack_s = self.pack_byte_s * CORE_FLOPS_S / min(self.speeds)
+        pays = HOPS * pack_s < HOPS * (1 - share) / self.bytes_s
         return int(count * share) if pays and count >= PACKED_BYTES else count
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from models.build import build
-from models.cluster import HEADER_BYTES, Cluster
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster
 from models.cost import constant_bytes, measure_speed, predict, rest_of, workload
 from models.effort import ARITHMETICS, effort_of
 from models.graph import Op
@@ -149,3 +149,10 @@ def test_operators_that_no_runtime_takes_are_counted_all_the_same() -> None:
     graph = sketch.graph()
     graph = replace(graph, ops=[*graph.ops, Op("ASSIGN_VARIABLE", (0,), ())])
     assert flops_of(graph, range(len(graph.ops))) == 4 * 8 * 8 * 3
+
+
+def test_what_a_link_gains_by_packing_a_slow_processor_loses() -> None:
+    core, quarter = (replace(CLUSTER, speeds=(CORE_FLOPS_S * s,), rate_mbit=1000.0, pack_byte_s=1.8e-9) for s in (1.0, 0.25))
+    assert core.packed(100_000, are_pixels=True) == 50_000
+    assert quarter.packed(100_000, are_pixels=True) == 100_000
+    assert replace(quarter, rate_mbit=60.0).packed(100_000, are_pixels=True) == 50_000

@@ -81,8 +81,9 @@ def bytes_by_grid(axes: Any, runs: Sequence[Run]) -> bool:
     for colour, cut in zip(COLOURS, CUTS):
         own = sorted((run for run in shaped if run["cut"] == cut), key=lambda run: GRIDS.index(run["grid"]))
         grids = [run["grid"] for run in own]
-        axes.plot(grids, [run["wire_bytes"] / 1e6 for run in own], "-o", color=colour, label=cut)
-        axes.plot(grids, [run["predicted_wire_bytes"] / 1e6 for run in own], "--", color=colour)
+        if own:
+            axes.plot(grids, [run["wire_bytes"] / 1e6 for run in own], "-o", color=colour, label=cut)
+            axes.plot(grids, [run["predicted_wire_bytes"] / 1e6 for run in own], "--", color=colour)
     _named(axes, "grid", "bytes a frame, MB", "Bytes on the wire")
     return bool(shaped)
 
@@ -139,7 +140,7 @@ def _measured(axes: Any, own: dict[int, Run], key: str, predicted: str, label: s
 
 def _named(axes: Any, x: str, y: str, title: str) -> None:
     axes.set(xlabel=x, ylabel=y, title=f"{title} (solid: measured, dashed: predicted)")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.05 * axes.dataLim.ymax)
     axes.legend()
 
 

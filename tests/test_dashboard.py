@@ -87,8 +87,8 @@ def test_a_demo_stays_for_its_dashboard_until_it_is_interrupted(tmp_path: Path) 
         before = until(site, lambda s: s["totals"]["frames"] > 2 and s["sources"][0]["picture"])  # beyond its own
         assert before["sources"][0]["picture"]["seen"]["says"].startswith("reads ")
         assert ask(site, "restart", None) == 200
-        after = until(site, lambda s: s["totals"]["frames"] > 0 and s["at"] - s["gateway"]["uptime_s"] > before["at"])
-        assert after["totals"]["online"] == 2
+        until(site, lambda s: s["totals"]["frames"] > 0 and s["at"] - s["gateway"]["uptime_s"] > before["at"])
+        until(site, lambda s: s["totals"]["online"] == 2)  # a frame may end before the other edge has called
         demo.send_signal(signal.SIGINT)
         said = demo.communicate(timeout=30)[0]
         assert demo.returncode == 0, said

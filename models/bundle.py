@@ -114,6 +114,8 @@ def _read(kind: type[R], path: Path) -> R:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(str(part)[:60].encode("unicode_escape").decode() for part in first["loc"])
+        if where == "version":
+            raise PlanError(f"{path} was made by another version of this program: plan its model again") from error
         reason = first["msg"].removeprefix("Value error, ").splitlines()[0][:300]
         raise PlanError(f"{path} is no {kind.__name__.lower()}: {where}: {reason}") from error
 

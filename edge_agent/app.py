@@ -220,8 +220,8 @@ class Edge:
             if event.error:
                 _log.error("frame %s, tile %d: %s", event.key[0], event.key[2], event.error)
             elif self._speed is not None:
-                if not event.reduced and (not event.whole or node.plan.lanes == 1):  # the plan knows no other effort
-                    self._speed.saw(node.effort(event.key), event.seconds)
+                if not event.reduced:
+                    self._speed.saw(node.effort(event.key, event.whole), event.seconds)
                 node.flops_s, node.bytes_s = self._speed.flops_s, self._link.rate
             node.counts["reduced"] += event.reduced
             return node.computed(event.key, event.outputs, event.seconds, now, event.error, event.strips)

@@ -112,7 +112,7 @@ class EdgeNode:
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._suspects: dict[str, float] = {}  # thieves that let a lease expire, and until when they get no other
-        self._speeds: dict[str, float] = {}  # operations a second of thieves
+        self._speeds: dict[str, float] = {}  # effort a second of thieves
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
         self._nodes = 0  # that live
@@ -147,9 +147,11 @@ class EdgeNode:
     def frames_opened(self) -> int:
         return self._frames
 
-    def effort(self, key: Key) -> int:
-        """What a tile costs an engine."""
-        return self.plan.blocks[key[1]].tiles[key[2]].effort
+    def effort(self, key: Key, whole: bool = False) -> int:
+        """What a tile costs an engine; ``whole``: its undivided frame, or 0 where the plan knows no such effort."""
+        if not whole:
+            return self.plan.blocks[key[1]].tiles[key[2]].effort
+        return sum(block.tiles[0].effort for block in self.plan.blocks) if self.plan.lanes == 1 else 0
 
     @property
     def tile_s(self) -> float | None:

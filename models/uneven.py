@@ -99,7 +99,7 @@ def between(lines: tuple[int, ...], spans: Sequence[tuple[int, int]]) -> tuple[i
 
 
 def shares(cluster: Cluster, work: Workload, weight: float = 1.0) -> list[float] | None:
-    """Each lane's share of the operations, so that all nodes are through at the same time; None: they are even anyhow.
+    """Each lane's share of the effort, so that all nodes are through at the same time; None: they are even anyhow.
 
     Lane i is node i's; the first is the source, which takes the picture and sends all other tiles. ``weight``: how much
     of what nodes do beside computing counts. For a plan with as many lanes as nodes.

@@ -65,7 +65,7 @@ class Register(Message):
 
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
-    source. ``machine``: which machine it is, whatever it is called. ``flops_s`` are operations a second of its engine,
+    source. ``machine``: which machine it is, whatever it is called. ``flops_s`` is the effort a second of its engine,
     ``bytes_s`` those of its link, as measured; 0: not known.
     """
 
@@ -112,7 +112,7 @@ class VictimRequest(Message):
 class Steal(Message):
     """``dt/steal/<victim>``, gateway -> victim: lend a tile to ``thief`` under its request id.
 
-    ``flops_s`` are the thief's operations a second: of tiles of uneven work the fastest gets the largest.
+    ``flops_s`` is the thief's effort a second: of tiles of uneven work the fastest gets the largest.
     """
 
     plan: Digest

@@ -7,6 +7,9 @@ import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
 from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
+from models.build import build
+from models.partition import Partition
+from models.planner import make_plan
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
@@ -164,6 +167,14 @@ def test_after_a_connection_a_node_registers_before_it_sends_its_results_again()
     node.computed(work.key, outputs(PLAN, work.key[2]), 0.5, 1.0)
     said = [a.topic for a in node.connected(1.5) if isinstance(a, Publish)]
     assert said == [topics.REGISTER, topics.RESULT]
+
+
+def test_an_undivided_frame_has_the_effort_of_all_blocks_where_the_plan_knows_it() -> None:
+    chain = make_plan(Partition(build("mini", 96)), "0" * 32, blocks=[("max3", (1, 1)), ("max7", (1, 1))])[0]
+    key = ("edge1.11111111.0", 0, 0)
+    one, divided = (EdgeNode("edge1", "11111111", plan, "test kernels") for plan in (chain, PLAN))
+    assert one.effort(key, whole=True) == sum(block.tiles[0].effort for block in chain.blocks) > one.effort(key)
+    assert divided.effort(key, whole=True) == 0 < divided.effort(key)
 
 
 def test_an_ended_frame_makes_room_for_the_next() -> None:

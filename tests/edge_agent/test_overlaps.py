@@ -52,9 +52,9 @@ class Source:
         keep = self.overlaps.keep(self.tiles, FRAME, 0, self.rates)
         key = self.tiles.lend(thief, f"{thief}{now}", ahead, now, 1e3, None, keep)
         assert key is not None
-        flops = PLAN.blocks[0].tiles[key[2]].effort
+        effort = PLAN.blocks[0].tiles[key[2]].effort
         steal = m.Steal(**GATEWAY, plan=PLAN.digest(), thief=thief, thief_epoch="22222222", request="0000000a", ahead=ahead)
-        return key[2], self.overlaps.lent(key, steal, flops, self.rates, now)
+        return key[2], self.overlaps.lent(key, steal, effort, self.rates, now)
 
     def asks(self, now: float = 0.0) -> list[Ask]:
         return self.overlaps.asks(self.tiles, 0, lambda node: self.rates, now)

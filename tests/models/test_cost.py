@@ -72,6 +72,8 @@ def test_no_plan_is_predicted_to_beat_its_bound(mini: Partition) -> None:
                 found = predict(mini, plan_of(mini, grid, *cuts), replace(CLUSTER, rate_mbit=rate))
                 assert found.latency_s > found.bound_s * 0.8  # transfers and tiles overlap
                 assert found.throughput_fps < 1.01 / found.latency_s  # the next picture may have to be waited for
+                ready = predict(mini, plan_of(mini, grid, *cuts), replace(CLUSTER, rate_mbit=rate, per_picture_s=0.0))
+                assert 0.7 < ready.throughput_fps * ready.latency_s < 1.01  # only saved slices and last messages differ
 
 
 def test_the_bound_is_ideal_compute_the_tail_and_the_bytes_that_must_travel(mini: Partition) -> None:
@@ -120,11 +122,11 @@ def test_smaller_tiles_and_shallower_cuts_need_less_memory(mini: Partition) -> N
 
 def test_sources_as_many_as_nodes_add_up_and_do_not_divide_frames(mini: Partition) -> None:
     plan = plan_of(mini, (2, 3), "max7")
-    fast = replace(CLUSTER, rate_mbit=1000.0)
+    fast = replace(CLUSTER, rate_mbit=1000.0, gateway_flops_s=550e9)  # whom their tails do not keep busy
     alone = predict(mini, plan_of(mini, (1, 1), "max7"), fast).throughput_fps
     six = predict(mini, plan, replace(fast, sources=6, window=2)).throughput_fps
     one = predict(mini, plan, fast).throughput_fps
-    assert 3 * alone < six and one < six  # the tail of that many keeps the gateway busy
+    assert 4 * alone < six and one < six
 
 
 def test_a_node_that_is_alone_computes_frames_whole_if_the_plan_lets_it(mini: Partition) -> None:

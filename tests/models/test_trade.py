@@ -35,7 +35,7 @@ def test_the_tiles_between_those_of_the_first_level_take_from_all_their_neighbou
     assert all(not is_first(*divmod(taker, 3)) for taker in TRADE.strips)
 
 
-def test_what_a_taker_saves_is_a_part_of_its_operations() -> None:
+def test_what_a_taker_saves_is_a_part_of_its_effort() -> None:
     for taker, saved in TRADE.saved.items():
         assert 0 < saved < PLAN.blocks[0].tiles[taker].effort
 

@@ -87,8 +87,8 @@ def test_an_uneven_plan_has_the_bits_of_the_whole_model(tmp_path: Path, cuts: li
     model.write_bytes(build("mini", 160).to_bytes())
     bundle = make_bundle(model, blocks=[(cut, (2, 3)) for cut in cuts], shares=(0.2, 0.05, 0.2, 0.15, 0.25, 0.15))
     assert bundle.plan.blocks[0].order[0] == 0  # the source's tile is taken first, the largest last
-    flops = [bundle.plan.blocks[0].tiles[i].effort for i in bundle.plan.blocks[0].order[1:]]
-    assert flops == sorted(flops)
+    efforts = [bundle.plan.blocks[0].tiles[i].effort for i in bundle.plan.blocks[0].order[1:]]
+    assert efforts == sorted(efforts)
     assert not any(block.reuse for block in bundle.plan.blocks)
     image = np.random.default_rng(1).integers(0, 256, (1, 160, 160, 3), np.uint8)
     cut, outputs = Verifier(bundle).check(image)

@@ -5,6 +5,7 @@ import re
 import time
 from pathlib import Path
 
+from schemas.cgroup import text
 from schemas.messages import Vitals
 
 _THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"  # Raspberry Pi: bits as of vcgencmd get_throttled
@@ -17,8 +18,8 @@ def free_bytes(root: Path = Path("/")) -> int:
 
     0: Linux does not tell.
     """
-    spare = [int(n) << 10 for n in re.findall(r"^MemAvailable: +(\d+) kB", _text(root / "proc/meminfo"), re.MULTILINE)]
-    limits = (_text(root / path).strip() for path in _LIMITS)
+    spare = [int(n) << 10 for n in re.findall(r"^MemAvailable: +(\d+) kB", text(root / "proc/meminfo"), re.MULTILINE)]
+    limits = (text(root / path).strip() for path in _LIMITS)
     return min([*spare, *(int(limit) for limit in limits if limit.isdecimal())], default=0)
 
 
@@ -62,11 +63,4 @@ class Reader:
             return None
 
     def _line(self, path: str) -> str:
-        return _text(self._root / path).partition("\n")[0]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text()
-    except (OSError, UnicodeDecodeError):
-        return ""
+        return text(self._root / path).partition("\n")[0]

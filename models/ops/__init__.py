@@ -1,0 +1,77 @@
+"""One rule per operator: which region of its inputs an output region needs, and the operator that computes just that.
+
+A rule that cannot keep the result bit for bit says why in ``blocker``, and the operator stays in the tail.
+"""
+
+from collections.abc import Iterable
+from math import prod
+
+from models.graph import MOVES, Graph, Op
+from models.ops.elementwise import ElementwiseRule
+from models.ops.moving import BlocksRule, ConcatRule, MovesRule, PadRule, SplitRule
+from models.ops.rule import SAME, VALID, Emitter, Needs, Rule, whole
+from models.ops.windows import ConvRule, PoolRule, Window, WindowRule
+from schemas.plan import MAPS
+
+__all__ = [
+    "RULES", "SAME", "VALID", "ElementwiseRule", "Emitter", "Needs", "Rule", "Window", "WindowRule",
+    "blocker", "flops_of", "whole",
+]  # fmt: skip
+
+_ELEMENTWISE = (
+    "ADD SUB MUL DIV MINIMUM MAXIMUM SQUARED_DIFFERENCE RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU PRELU LOGISTIC TANH "
+    "HARD_SWISH ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST"
+).split()
+
+RULES: dict[str, Rule] = {
+    **dict.fromkeys(_ELEMENTWISE, ElementwiseRule()),
+    **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), ConvRule()),
+    "MAX_POOL_2D": PoolRule(pad_with_minimum=True),
+    "AVERAGE_POOL_2D": PoolRule(),
+    **dict.fromkeys(("PAD", "PADV2"), PadRule()),
+    "CONCATENATION": ConcatRule(),
+    **dict.fromkeys(("SPLIT", "SPLIT_V"), SplitRule()),
+    MOVES: MovesRule(),
+    **dict.fromkeys(("SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "RESIZE_NEAREST_NEIGHBOR"), BlocksRule()),
+}
+
+
+_FEWEST_INPUTS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "PAD": 2, "PADV2": 3, "SPLIT": 2, "SPLIT_V": 3}
+_LAST_CLAMP = 3  # ActivationFunctionType: NONE, RELU, RELU_N1_TO_1, RELU6, then TANH and SIGN_BIT
+
+
+def blocker(graph: Graph, op: Op) -> str | None:
+    """Why ``op`` cannot be tiled bit for bit, or None."""
+    rule = RULES.get(op.kind)
+    if rule is None:
+        return "no rule can tile it"
+    if not op.outputs or len(op.inputs) < _FEWEST_INPUTS.get(op.kind, 1) or min(op.inputs[:2]) < 0:
+        return "inputs or outputs are missing"
+    if op.option("fused_activation_function") > _LAST_CLAMP:
+        return "its fused activation is more than a clamp: other kernels than XNNPACK's compute it"
+    for t in (*graph.data_inputs(op), *op.outputs):
+        if len(graph.tensors[t].shape) != 4:
+            return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is no NHWC map"
+        if min(graph.tensors[t].shape) < 1:
+            return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is empty"
+        if graph.tensors[t].dtype not in MAPS:
+            return f"tensor {graph.tensors[t].name!r} is {graph.tensors[t].dtype}: only {', '.join(MAPS)} are exact"
+    if isinstance(rule, (WindowRule, PadRule, BlocksRule)) and graph.data_inputs(op) != [op.inputs[0]]:
+        return "an input beside its map is not constant"
+    if len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
+        return "its outputs are maps of different sizes"
+    return rule.blocker(graph, op)
+
+
+def flops_of(graph: Graph, ops: Iterable[int]) -> int:
+    """Operations of these operators over whole tensors, whether they can be tiled or not."""
+    total = 0.0
+    for op in (graph.ops[i] for i in ops if graph.ops[i].outputs):
+        made = graph.tensors[op.outputs[0]].shape
+        if op.kind in RULES and len(made) == 4:
+            total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
+        elif op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1:
+            total += 2 * prod(graph.tensors[op.inputs[1]].shape)
+        else:
+            total += prod(made)
+    return int(total)

@@ -1,0 +1,66 @@
+"""Operators that compute each element, or each position, of a map by itself."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from models.graph import Graph, Op, Tensor
+from models.ops.rule import Emitter, Rule
+from schemas.plan import MAPS, Region
+
+
+class ElementwiseRule(Rule):
+    """Element by element; constant operands are broadcast, or cropped where they cover the map."""
+
+    def blocker(self, graph: Graph, op: Op) -> str | None:
+        out = graph.tensors[op.outputs[0]].shape
+        if op.kind == "PRELU" and graph.tensors[op.inputs[-1]].shape[-1:] != out[3:]:
+            return "its slopes are not one per channel: tflite-runtime reads past their end"
+        if op.kind == "QUANTIZE" and _changes_sign_and_scale(graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]):
+            return "between int8 and uint8 of other scales ai-edge-litert rounds by where an element lies"
+        if op.kind == "MUL" and len(set(op.inputs)) == 1 and graph.tensors[op.outputs[0]].dtype != "float32":
+            return "the square of a quantized map: ai-edge-litert's rounding depends on the operators around it"
+        if op.kind in ("ADD", "SUB", "MUL") and _overflows(graph, op):
+            return "its scales are 128 times its output's: the kernel that takes over from XNNPACK is not exact"
+        for t in op.inputs:
+            shape = graph.tensors[t].shape if t >= 0 else ()
+            if t >= 0 and t not in graph.constant and shape[1:3] != out[1:3]:
+                return "it broadcasts one map over another"
+            if t in graph.constant and graph.tensors[t].data is None and max(_map_axes(shape)) > 1:
+                return "it joins the map with a constant that is computed"
+            if t in graph.constant and graph.tensors[t].dtype not in MAPS:
+                return f"it joins the map with a constant of {graph.tensors[t].dtype}"
+        return None
+
+    def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
+        inputs = [given[s] if s in given else self._constant(emitter, t, out) for s, t in enumerate(op.inputs)]
+        emitter.ops.append(replace(op, inputs=tuple(inputs), outputs=tuple(outputs)))
+
+    def _constant(self, emitter: Emitter, source: int, out: Region) -> int:
+        tensor = emitter.source.tensors[source]
+        height, width = _map_axes(tensor.shape)
+        if height == 1 and width == 1:
+            return emitter.constant(source)
+        rows = slice(out.y0, out.y1) if height > 1 else slice(None)
+        cols = slice(out.x0, out.x1) if width > 1 else slice(None)
+        part = tensor.array()[..., rows, cols, :] if height > 1 or len(tensor.shape) > 2 else tensor.array()[cols, :]
+        return emitter.literal(f"{tensor.name}/{out}", part, tensor.quantization)
+
+
+def _changes_sign_and_scale(given: Tensor, made: Tensor) -> bool:
+    """Equal scales need no rounding: that is how an int8 model takes a uint8 image."""
+    scales = [t.quantization.scale if t.quantization else () for t in (given, made)]
+    return {given.dtype, made.dtype} == {"int8", "uint8"} and scales[0] != scales[1]
+
+
+def _overflows(graph: Graph, op: Op) -> bool:
+    specs = [graph.tensors[t].quantization for t in (*op.inputs, *op.outputs)]
+    *given, made = (spec.scale[0] if spec else 1.0 for spec in specs)
+    return (float(np.prod(given)) if op.kind == "MUL" else max(given)) >= 128 * made
+
+
+def _map_axes(shape: tuple[int, ...]) -> tuple[int, int]:
+    """Height and width of an operand that is broadcast against NHWC."""
+    padded = (1, 1, 1, *shape)
+    return padded[-3], padded[-2]

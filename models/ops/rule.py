@@ -1,0 +1,95 @@
+"""What a rule is, and the graph of one tile that rules add to."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from models.graph import Graph, Op, Quantization, Tensor
+from models.tflite_schema import OPTIONS
+from schemas.plan import Region
+
+SAME, VALID = 0, 1
+Needs = dict[int, Region]  # by position among the operator's inputs
+
+
+def whole(graph: Graph, tensor: int) -> Region:
+    """The region that covers all of a rank 4 tensor."""
+    _, height, width, _ = graph.tensors[tensor].shape
+    return Region(0, 0, height, width)
+
+
+class Emitter:
+    """Collects the graph of one tile: new tensors and operators, constants of the source graph copied by reference."""
+
+    def __init__(self, source: Graph) -> None:
+        self.source = source
+        self.tensors: list[Tensor] = []
+        self.ops: list[Op] = []
+        self._constants: dict[int, int] = {}
+
+    def tensor(self, tensor: Tensor) -> int:
+        self.tensors.append(tensor)
+        return len(self.tensors) - 1
+
+    def local(self, source: int, region: Region, note: str = "") -> int:
+        """A new tensor like ``source``, of the size of ``region``."""
+        like = self.source.tensors[source]
+        shape = (like.shape[0], region.height, region.width, like.shape[3])
+        return self.tensor(replace(like, name=like.name + note, shape=shape, data=None))
+
+    def constant(self, source: int) -> int:
+        """A constant of the source graph; one that is computed of constants (float16 weights) brings its operator."""
+        if source < 0:
+            return -1
+        if source not in self._constants:
+            self._constants[source] = self.tensor(self.source.tensors[source])
+            if self.source.tensors[source].data is None:
+                op = self.source.ops[self.source.producer[source]]
+                outputs = (self._constants[source],)
+                self.ops.append(replace(op, inputs=tuple(self.constant(t) for t in op.inputs), outputs=outputs))
+        return self._constants[source]
+
+    def literal(self, name: str, values: np.ndarray, quantization: Quantization | None = None) -> int:
+        raw = np.ascontiguousarray(values).view(np.uint8).reshape(-1) if values.size else np.zeros(0, np.uint8)
+        return self.tensor(Tensor(name, values.shape, str(values.dtype), quantization, raw))
+
+    def op(self, kind: str, inputs: Sequence[int], output: int, options: str, **values: Any) -> int:
+        self.ops.append(Op(kind, tuple(inputs), (output,), OPTIONS.index(options), values))
+        return output
+
+    def crop(self, tensor: int, source: int, inner: Region, outer: Region) -> int:
+        """``inner`` of a local tensor that holds ``outer`` of ``source``."""
+        if inner == outer:
+            return tensor
+        begin = np.array([0, inner.y0 - outer.y0, inner.x0 - outer.x0, 0], np.int32)
+        size = np.array([-1, inner.height, inner.width, -1], np.int32)
+        name = self.source.tensors[source].name
+        given = [tensor, self.literal(name + "/begin", begin), self.literal(name + "/size", size)]
+        return self.op("SLICE", given, self.local(source, inner, f"/crop{len(self.ops)}"), "Slice")
+
+
+class Rule:
+    """How one kind of operator is tiled. Regions are of the full maps; all outputs of an operator share one region."""
+
+    def blocker(self, graph: Graph, op: Op) -> str | None:
+        """Why this operator cannot be tiled exactly, or None."""
+        return None
+
+    def grow(self, graph: Graph, op: Op, out: Region) -> Region:
+        """The smallest region around ``out`` that can be computed at all."""
+        return out
+
+    def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
+        """The region of each data input that ``out`` needs."""
+        return {slot: out for slot, t in enumerate(op.inputs) if t >= 0 and t not in graph.constant}
+
+    def flops(self, graph: Graph, op: Op) -> float:
+        """Floating point (or integer) operations for one element of the output map, over all channels."""
+        return float(graph.tensors[op.outputs[0]].shape[-1])
+
+    def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
+        """Adds the operator; ``given`` holds the local tensor of each data input, cropped to what it needs."""
+        inputs = tuple(given[s] if s in given else emitter.constant(t) for s, t in enumerate(op.inputs))
+        emitter.ops.append(replace(op, inputs=inputs, outputs=tuple(outputs)))

@@ -94,7 +94,7 @@ class GatewayOptions(Record):
     sealed: bool = option(False, "Let in only enrolled nodes, on loopback, too, or on a broker of yours.")
     insecure: bool = option(False, "Listen beyond loopback without TLS, passwords and seals.")
     announce: bool = option(True, "Let edges find this gateway by mDNS where it listens beyond loopback.")
-    deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1)
+    deadline: float = option(120.0, "Seconds after which an incomplete frame fails.", ge=1, le=1e6)
     state: Path | None = option(
         None, "Folder for what outlives a restart, and credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
     )

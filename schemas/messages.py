@@ -23,7 +23,8 @@ Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
 Box = Annotated[str, Field(max_length=60_000)]  # sealed bytes in base64
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
-Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]  # of a tile or a frame
+Total = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]  # seconds that add up as long as a process lives
 
 
 def new_epoch() -> str:
@@ -224,7 +225,7 @@ class Outcome(Message):
     frame: FrameId
     status: Literal["ok", "failed"]
     reason: Annotated[Line, Field(max_length=500)] = ""
-    latency_s: Seconds
+    latency_s: Total
     computed: dict[str, Count] = {}
     stolen: dict[str, Count] = {}
     workers: Annotated[tuple[Name, ...], Field(max_length=4096)] = ()
@@ -277,7 +278,7 @@ class Vitals(Record):
     temperature_c: Annotated[float, Field(ge=-100, le=300)] | None = None
     memory_bytes: Count | None = None
     throttled: bool | None = None
-    uptime_s: Seconds = 0.0
+    uptime_s: Total = 0.0
     clock_s: Rate | None = None
 
 
@@ -304,7 +305,7 @@ class Status(Message):
     computed: Count = 0
     stolen: Count = 0
     lent: Count = 0
-    compute_s: Seconds = 0.0
+    compute_s: Total = 0.0
     frames: Count = 0
     bytes_out: Count = 0
     bytes_in: Count = 0
@@ -331,7 +332,7 @@ class BridgeInfo(Message):
     grid: str
     detection: bool
     threshold: Annotated[float, Field(ge=0, le=1)] | None
-    deadline_s: Seconds
+    deadline_s: Total
     labels: tuple[str, ...]
     verbs: tuple[str, ...]
 
@@ -359,8 +360,8 @@ class BridgeHealth(Message):
 
     frames: Count
     failed: Count
-    frames_per_second: Seconds
-    latency_s: Seconds | None
+    frames_per_second: Rate
+    latency_s: Total | None
     nodes_online: Count
     degraded: dict[str, str]
 

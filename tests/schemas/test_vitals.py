@@ -1,7 +1,11 @@
+import time
 from pathlib import Path
 
 import pytest
 
+from schemas import topics
+from schemas.codec import decode, encode
+from schemas.messages import Status
 from schemas.vitals import Reader, free_bytes
 
 
@@ -44,6 +48,14 @@ def test_what_a_machine_does_not_tell_is_none(tmp_path: Path, files: dict[str, s
     vitals = Reader(tmp_path).read()
     assert (vitals.cpu, vitals.temperature_c, vitals.memory_bytes, vitals.throttled) == (None, None, None, None)
     assert vitals.uptime_s >= 0
+
+
+def test_a_process_that_lives_for_years_still_tells_of_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    started, years = time.monotonic(), 5 * 365 * 86400.0
+    reader = Reader()
+    monkeypatch.setattr(time, "monotonic", lambda: started + years)
+    status = Status(node="e", epoch="0" * 8, vitals=reader.read(), compute_s=years)
+    assert decode("dt", "dt/node/e/status", encode(topics.STATUS, status)).message == status
 
 
 def test_this_machine_tells_its_memory() -> None:

@@ -46,7 +46,6 @@ FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
 WARN_S = 30.0
 TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
-REUSING = 9  # a source of so many tiles computes several, gives and takes: it loads what that needs before its first frame
 LEAVE_S = 0.05  # so long the next picture waits for nodes that take the last one's tiles
 UNKNOWN_S = 10.0  # so long a gateway may take to tell its broker of a node
 _log = logging.getLogger(__name__)
@@ -91,7 +90,7 @@ class Edge:
         self._link = Link(self._url, self._root, name, self._inbox, guard=self._guard)
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
-        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED, topics.STRIPS)
+        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED)
         for topic in (*own, topics.KEYS) if self._guard.sealed else own:
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
@@ -224,7 +223,7 @@ class Edge:
                     self._speed.saw(node.effort(event.key, event.whole), event.seconds)
                 node.flops_s, node.bytes_s = self._speed.flops_s, self._link.rate
             node.counts["reduced"] += event.reduced
-            return node.computed(event.key, event.outputs, event.seconds, now, event.error, event.strips)
+            return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
             self._granted, self._captured, self._read_at = False, event, now + LEAVE_S
             said = node.frame(event.image, now, event.picture)
@@ -341,12 +340,12 @@ class Edge:
         self._speed = self._speed or Speed(self._weights())
         options = self._options
         runner = TileRunner(plan, graph.load(path), self._weights(), options.threads, options.keep, free=free_bytes())
-        trade, is_source = runner.trade, self._source is not None
-        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source, trade)
+        is_source = self._source is not None
+        self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
         self._node.machine = self._machine
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
-        self._worker = Worker(runner, self._inbox, ahead=not is_source or bool(trade.strips and plan.lanes >= REUSING))
+        self._worker = Worker(runner, self._inbox, ahead=not is_source)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False

@@ -5,8 +5,8 @@ no socket, thread or clock; every method takes ``now`` and returns what to publi
 """
 
 from collections import Counter
-from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -14,18 +14,15 @@ import numpy as np
 
 from edge_agent.lanes import Lanes, Strip, Want, weights
 from edge_agent.outbox import Outbox
-from edge_agent.overlaps import Ask, Overlaps, Rates
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
 from models.tensor import check, crop
-from models.trade import NO_TRADE, Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
 from schemas.keys import Key
-from schemas.packing import HOPS
 from schemas.plan import Plan
 from schemas.topics import Publish
 
@@ -34,7 +31,6 @@ FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time unti
 HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
 MISSED_ECHOES = 3
 LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what others took, and never before so many seconds
-ROUNDS = 3  # strips travel where each node has more tiles of a frame: makers must be through before takers begin
 FADES = 0.95  # what the slowest took counts so much less with each tile that comes back
 SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
@@ -47,14 +43,13 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 class Compute:
     """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0.
 
-    ``reuse``: what it makes may serve its neighbours, or theirs serve it; ``strips``: what came from other nodes, by maker.
+    ``reuse``: what it makes may serve its neighbours here, or theirs serve it.
     """
 
     key: Key
     inputs: Tensors
     whole: bool = False
     reuse: bool = False
-    strips: Mapping[int, Tensors] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -77,7 +72,6 @@ class EdgeNode:
 
     A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane. Where that
     block is executed whole, lane 0's result answers for all tiles of the frame; the others have passed once they are made.
-    ``trade``: what the tiles of its one block give each other.
     """
 
     def __init__(
@@ -88,13 +82,11 @@ class EdgeNode:
         runtime: str,
         window: int = 2,
         camera: bool = False,
-        trade: Trade = NO_TRADE,
     ) -> None:
         self.name, self.epoch, self.plan, self.runtime, self.window = name, epoch, plan, runtime, window
         self.camera = camera
         self.digest = plan.digest()
         self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
-        self.overlaps = Overlaps(name, trade)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
@@ -182,11 +174,10 @@ class EdgeNode:
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
             strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            (self.overlaps if self.overlaps.trade.strips else self.lanes).hear(strip)
+            self.lanes.hear(strip)
         elif isinstance(message, m.OverlapRequest):
             if message.node != self.name:
                 said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
-                said += [self._overlap(s) for s in self.overlaps.answer(Ask(message.frame, message.tile, message.to))]
         elif isinstance(message, m.Accepted):
             self._accept(message, now)
         elif isinstance(message, m.Return):
@@ -203,13 +194,8 @@ class EdgeNode:
         seconds: float,
         now: float,
         error: str = "",
-        strips: Mapping[int, Tensors] = NOTHING,
     ) -> list[Action]:
-        """The engine is through with ``key``; ``error``: it failed, and so will the frame.
-
-        ``strips``: what it has made for neighbours that have not run here, by taker.
-        """
-        self.overlaps.made(key[0], key[2], strips)
+        """The engine is through with ``key``; ``error``: it failed, and so will the frame."""
         whole = self._computing is not None and self._computing.whole
         self._computing = None
         self.compute_s += seconds
@@ -325,7 +311,6 @@ class EdgeNode:
             self.outbox.requeue(now)
             self.thief.repeat(now)
             self._hands.clear()
-            self.overlaps.restart()
         self._gateway = echo.epoch
 
     @property
@@ -363,14 +348,11 @@ class EdgeNode:
         return said
 
     def _lend(self, steal: m.Steal, now: float) -> list[Action] | None:
-        """The tile for a thief, after a word about its strips; None: nothing is waiting."""
+        """The tile for a thief; None: nothing is waiting."""
         if now < self._suspects.get(steal.thief, now):
             return None
         lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s()
-        keep = self._kept()
-        if prefer in keep and self.overlaps.trade.strips and any(self._rates(None)):
-            prefer = None
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, keep, overdue_s)
+        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers, overdue_s)
         if key is not None:
             self._lent_at[key] = now
         elif not steal.ahead and not self.tiles.waiting:
@@ -380,39 +362,10 @@ class EdgeNode:
                 self._lent_at.pop(key, None)
         if key is None:
             return None
-        rates = self._rates(steal.thief)
-        asks = self.overlaps.lent(key, steal, self.plan.blocks[0].tiles[key[2]].effort, rates, now)
-        takers = self.overlaps.takers(key[2], lambda tile: self.tiles.state((key[0], key[1], tile)), rates)
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
         where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1]}
-        tile = self._tile_message(steal, {**where, "takers": takers}, self._inputs(key))
-        return [*(said for ask in asks for said in self._ask(ask)), tile]
-
-    def _kept(self) -> Container[int]:
-        """Tiles of the oldest frame that are lent last, for here they are cheaper."""
-        following = self.tiles.next
-        if not self.overlaps.trade.strips or following is None:
-            return self._takers
-        return self.overlaps.keep(self.tiles, following[0], self._last, self._rates(None))
-
-    def _rates(self, node: str | None) -> Rates:
-        """Of the engine that computes a tile, where it is known, and of the link; none where strips come too late to serve.
-
-        All that travels shares the broker's link, and what one node saves serves all: with n nodes 2/n of the link count.
-        """
-        if len(self.plan.blocks[0].tiles) <= ROUNDS * self._nodes:
-            return Rates(0.0, 0.0)
-        share = min(HOPS / max(self._nodes, 1), 1.0)
-        return Rates(self._speeds.get(node or "") or self.flops_s, self.bytes_s * share)
-
-    def _ask(self, ask: Ask) -> list[Action]:
-        """For strips: what is made here is published with the request."""
-        said: list[Action] = [self._overlap(strip) for strip in self.overlaps.answer(ask)]
-        lacks = m.OverlapRequest(
-            **self._head(), plan=self.digest, frame=ask.frame, layer=0, tile=ask.taker, to=ask.to
-        )  # fmt: skip
-        return [*said, Publish(topics.OVERLAP_REQ, lacks)]
+        return [self._tile_message(steal, where, self._inputs(key))]
 
     def _overdue_s(self) -> float:
         """When a tile that is lent now is late: half as long again as the slowest took lately, whatever that was spent on.
@@ -471,7 +424,6 @@ class EdgeNode:
             here = key in self._results or (key[0], key[2]) in self.lanes
             if (self._shares or self.thief.tile(header.request)) and not here:
                 self._stolen[key] = (tensors, header.picture)
-                self.overlaps.want(header.frame, header.takers)
 
     def _accept(self, accepted: m.Accepted, now: float) -> None:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
@@ -482,7 +434,6 @@ class EdgeNode:
             self._images.pop(accepted.frame, None)
             self._expired.discard(accepted.frame)
             self.lanes.end(accepted.frame)
-            self.overlaps.end(accepted.frame)
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
                 del self._stolen[key]
         for key in self.outbox.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended):
@@ -507,8 +458,6 @@ class EdgeNode:
         for want in self.lanes.wants(now):
             lacks = m.OverlapRequest(**self._head(), plan=self.digest, **want._asdict())
             said.append(Publish(topics.OVERLAP_REQ, lacks))
-        for wish in self.overlaps.asks(self.tiles, self._last, self._rates, now):
-            said += self._ask(wish)
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
@@ -533,9 +482,7 @@ class EdgeNode:
                 said += self._open(now)
                 work = self.lanes.take()
         if work is not None:
-            (frame, _, tile), effort = work[0], self.effort(work[0])
-            reuse, strips = self.overlaps.begin(frame, tile, effort, self._rates(None), now)
-            self._computing = Compute(*work, reuse=reuse or self._reuses(work[0]), strips=strips)
+            self._computing = Compute(*work, reuse=self._reuses(work[0]))
             said.insert(0, self._computing)
         return said
 

@@ -5,13 +5,12 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
 from edge_agent.node import Compute
 from models.runner import TileRunner
-from models.trade import Tensors
 from schemas.errors import DtError
 from schemas.keys import Key
 from schemas.process import give_way
@@ -23,7 +22,7 @@ _log = logging.getLogger(__name__)
 class Computed:
     """A tile's outputs and the seconds in ``worker``'s engine (loading its class included); or why there are none.
 
-    ``whole`` and ``reuse`` as in ``Compute``; ``strips`` for neighbours, by taker; ``reduced``: it has taken theirs.
+    ``whole`` and ``reuse`` as in ``Compute``; ``reduced``: it has taken what its neighbours computed before.
     """
 
     worker: "Worker"
@@ -33,7 +32,6 @@ class Computed:
     error: str = ""
     whole: bool = False
     reuse: bool = False
-    strips: Mapping[int, Tensors] = field(default_factory=dict)
     reduced: bool = False
 
 
@@ -82,14 +80,12 @@ class Worker:
     def _compute(self, work: Compute) -> Computed:
         start = time.monotonic()
         frame, block, tile = work.key
-        strips: Mapping[int, Tensors] = {}
         try:
             if work.whole:
                 outputs = self._runner.run_whole(work.inputs)
             else:
-                outputs = self._runner.run(block, tile, work.inputs, frame if work.reuse else "", work.strips)
-                strips = self._runner.given(block, tile, frame) if work.reuse else {}
+                outputs = self._runner.run(block, tile, work.inputs, frame if work.reuse else "")
         except (DtError, MemoryError) as error:
             return Computed(self, work.key, {}, time.monotonic() - start, str(error) or "out of memory")
         took = work.reuse and self._runner.last == "takes"
-        return Computed(self, work.key, outputs, time.monotonic() - start, "", work.whole, work.reuse, strips, took)
+        return Computed(self, work.key, outputs, time.monotonic() - start, "", work.whole, work.reuse, took)

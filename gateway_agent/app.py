@@ -24,7 +24,6 @@ from gateway_agent.tail import Finished, TailThread
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
-from models.runner import TileRunner
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas import topics
@@ -219,8 +218,7 @@ class Gateway:
     def _new_node(self) -> GatewayNode:
         ordered = bool(self._bundle.card.state)
         before = self._journal.before if self._journal is not None else NOTHING_BEFORE
-        trade = TileRunner(self._bundle.plan, self._bundle.graph).trade
-        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered, before, trade)
+        return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered, before)
 
     def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
         """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
@@ -282,7 +280,6 @@ class Gateway:
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
-        self._listen()
         self._enter()
         plan = self._bundle.plan
         block = plan.blocks[0]
@@ -301,12 +298,6 @@ class Gateway:
         finally:
             self._close()
         return 0
-
-    def _listen(self) -> None:
-        """Hear of strips if the plan has any; between blocks parts go from edge to edge."""
-        change = self._link.subscribe if self._node.overlaps.trade.strips else self._link.unsubscribe
-        for topic in (topics.OVERLAP, topics.OVERLAP_REQ):
-            change(topic)
 
     def _enter(self) -> None:
         """Connect; a broker of our own that has died since it was started is started again."""
@@ -555,7 +546,6 @@ class Gateway:
         self._node = self._new_node()
         self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
         self._node.ring.reset()
-        self._listen()
         self._tail = TailThread(bundle, self._inbox, self._options.threads)
         self._tail.threshold = threshold
         self._publish_model()

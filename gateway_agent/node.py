@@ -16,10 +16,8 @@ import numpy as np
 
 from gateway_agent.assembly import Assembly, Complete, Failed
 from gateway_agent.dealer import Dealer
-from gateway_agent.overlaps import Handed, OverlapPool
 from gateway_agent.victims import Forward, VictimRing
 from models.tensor import check, check_whole, crop
-from models.trade import NO_TRADE, Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
@@ -69,10 +67,7 @@ STATES = 64  # sources whose state the tail of a recurrent model remembers
 
 
 class GatewayNode:
-    """The gateway of one plan. ``ordered``: frames of one source are finished in order, for the tail keeps state.
-
-    ``trade``: what the tiles of the plan's one block give each other.
-    """
+    """The gateway of one plan. ``ordered``: frames of one source are finished in order, for the tail keeps state."""
 
     def __init__(
         self,
@@ -82,7 +77,6 @@ class GatewayNode:
         deadline_s: float = 120.0,
         ordered: bool = False,
         before: Before = NOTHING_BEFORE,
-        trade: Trade = NO_TRADE,
     ) -> None:
         self.name, self.epoch, self.plan, self._ordered = name, epoch, plan, ordered
         self.digest = plan.digest()
@@ -90,7 +84,6 @@ class GatewayNode:
         self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
         self._ends_whole = plan.spread < len(plan.blocks)  # the one result answers for the tiles of all lanes
         self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
-        self.overlaps = OverlapPool(trade)
         self.counts: Counter[str] = Counter()
         self._machines: dict[str, str] = {}  # of the nodes that are here
         self._finishing: dict[str, Finish] = {}
@@ -119,15 +112,6 @@ class GatewayNode:
             return self._steals(forwards)
         if isinstance(message, m.ResultHeader):
             return self._result(message, incoming.tensors, now)
-        if isinstance(message, m.OverlapHeader):
-            if self.assembly.has_ended(message.frame):
-                self.counts["strips of a frame that has ended"] += 1
-                return []
-            return self._hand(
-                self.overlaps.put(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            )
-        if isinstance(message, m.OverlapRequest):
-            return self._hand(self.overlaps.ask(message.frame, message.tile, message.to))
         self.counts["unexpected message"] += 1
         return []
 
@@ -180,7 +164,6 @@ class GatewayNode:
         said += self._failures(self.assembly.expire(now))
         for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
             del self._pictures[frame]
-            self.overlaps.end(frame)
         return said
 
     def deadline(self) -> float | None:
@@ -297,8 +280,6 @@ class GatewayNode:
         ended = verdicts[-1].ended
         if not ended:
             self._pictures[header.frame] = header.picture
-            for tile in tiles:
-                self.overlaps.computed(header.frame, tile, header.node)
         source = m.frame_source(header.frame)[0]
         answered = tuple(range(self.plan.lanes)) if self._ends_whole else tuple(tiles)
         said: list[Action] = [
@@ -310,20 +291,6 @@ class GatewayNode:
             self._held[header.frame] = Finish(complete, picture, self.ring.priority(source))
             said += self._release(source)
         return said
-
-    def _hand(self, handed: Iterable[Handed]) -> list[Action]:
-        """Strips from the pool to those who will take them."""
-        return [
-            Publish(
-                topics.STRIPS,
-                m.OverlapHeader(
-                    **self._head(), plan=self.digest, frame=h.frame, layer=0, tile=h.taker, maker=h.maker
-                ),
-                {"node": h.to},
-                h.tensors,
-            )
-            for h in handed
-        ]  # fmt: skip
 
     def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
         """An engine failed, and so does the frame, unless another node's result for this tile is here.
@@ -387,7 +354,6 @@ class GatewayNode:
     def _end(self, outcome: m.Outcome) -> list[Action]:
         source = m.frame_source(outcome.frame)[0]
         self._pictures.pop(outcome.frame, None)
-        self.overlaps.end(outcome.frame)
         return [
             Keep(outcome),
             Publish(topics.OUTCOME, outcome, {"source": source}),

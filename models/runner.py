@@ -9,7 +9,6 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -19,11 +18,10 @@ from models.classes import Classes, Key
 from models.division import peak_memory
 from models.graph import Graph
 from models.partition import Partition
-from models.reuse import Place, Reuse, Work, neighbours
+from models.reuse import Place, Reuse, Work
 from models.rewrite import tile_graph
 from models.strips import Strips
 from models.tensor import crop, part_shape, to_input
-from models.trade import NO_TRADE, Tensors, Trade, trade
 from schemas.errors import PlanError
 from schemas.plan import Block, Plan, Region, digest
 
@@ -33,7 +31,6 @@ _MOST = 64  # classes alive
 _PART = 4  # of so many parts of the free memory classes take one
 
 Variant: TypeAlias = Literal["plain", "gives", "takes"]
-NOTHING: Mapping[int, Tensors] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -140,18 +137,12 @@ class TileRunner:
         return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
 
     def run(
-        self,
-        block: int,
-        tile: int,
-        inputs: Mapping[str, np.ndarray],
-        frame: str = "",
-        strips_of: Mapping[int, Tensors] = NOTHING,
+        self, block: int, tile: int, inputs: Mapping[str, np.ndarray], frame: str = ""
     ) -> dict[str, np.ndarray]:
         """One tile: its inputs by name (the image as uint8 pixels) -> its outputs by name.
 
         In a block with reuse a tile of a named ``frame`` leaves strips here for tiles of the frame that run later, and
-        takes those that are here if none is missing; ``strips_of``: what other nodes made for it, by maker. It has the same
-        bits either way.
+        takes those that are here if none is missing. It has the same bits either way.
 
         Raises:
             EngineError: the runtime failed.
@@ -159,8 +150,6 @@ class TileRunner:
         if self.plan.blocks[block].mode == "whole":
             return self._run_block(block, inputs)
         spec, model = self.plan.blocks[block].tiles[tile], self._partition.graph
-        if strips_of:
-            self._strips.put(frame, (block, tile), self._placed(block, tile, strips_of))
         variant, strips = self._variant(block, tile, frame)
         job = self._job(block, tile, variant)
         given = [self._given(name, crop(inputs[name], r.within(spec.inputs[name]))) for name, r in job.inputs.items()]
@@ -191,26 +180,6 @@ class TileRunner:
             found = self._classes.get((block, ""), load).run([inputs[t.name] for t in spec.inputs])
             outputs.update(zip(ends, found, strict=True))
         return {t.name: outputs[t.name] for t in spec.cut}
-
-    @property
-    def trade(self) -> Trade:
-        """What the tiles of the plan's one block with reuse give each other; nothing in another plan."""
-        (block, *others) = self.plan.blocks
-        return trade(self._partition, block, self._reuse(0)) if block.reuse and not others else NO_TRADE
-
-    def given(self, block: int, tile: int, frame: str) -> dict[int, dict[str, np.ndarray]]:
-        """The strips that a tile has made for tiles which have not run here, by taker."""
-        tensors, found = self._partition.graph.tensors, {}
-        for taker, places in self._reuse(block).gives(tile).items():
-            held = self._strips.peek(frame, (block, taker))
-            if places.keys() <= held.keys():
-                found[taker] = {tensors[t].name: held[t, side] for t, side in places}
-        return found
-
-    def _placed(self, block: int, tile: int, strips_of: Mapping[int, Tensors]) -> dict[Place, np.ndarray]:
-        spec, names = self.plan.blocks[block], self._partition.graph.by_name
-        sides = {maker: side for side, maker in neighbours(tile, spec.rows, spec.cols).items()}
-        return {(names[name], sides[m]): array for m, strips in strips_of.items() for name, array in strips.items()}
 
     @property
     def strip_bytes(self) -> int:

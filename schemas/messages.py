@@ -128,7 +128,6 @@ class TileHeader(Message):
     """``dt/tile/<thief>``, victim -> thief: a tile's input tensors and its lease; no frame and no tensors: "none".
 
     ``picture`` is the size of the source's image before it was fitted to the model; it comes back with the result.
-    ``takers``: neighbours that may want strips of this tile, if somebody asks for them.
     """
 
     plan: Digest
@@ -139,7 +138,6 @@ class TileHeader(Message):
     tile: Count = 0
     lease_s: Seconds = 0.0
     picture: Picture = (0, 0)
-    takers: Annotated[tuple[Count, ...], Field(max_length=4)] = ()
 
 
 class Return(Message):
@@ -174,9 +172,6 @@ class OverlapHeader(Message):
 
     ``layer`` is the index of the block that made it; the tensors are that block's cut, each the region where the output
     of tile ``maker`` meets the need of tile ``tile``, as ``models.tensor.parts`` says.
-
-    Of a block with reuse: strips that its tile ``maker`` has made for its tile ``tile``, for the gateway's overlap pool; and
-    ``dt/strips/<node>``, pool -> whoever computes ``tile``. The tensors are those of ``models.trade``.
     """
 
     plan: Digest
@@ -189,16 +184,13 @@ class OverlapHeader(Message):
 class OverlapRequest(Message):
     """``dt/overlap/req``, worker -> edges: this tile of the frame lacks parts of the blocks from ``layer`` on.
 
-    Every node that has computed such parts publishes them again. In a block with reuse its source asks for a tile's strips:
-    who has made some publishes them once, and the pool passes them on ``to`` the node that will compute the tile, if any is
-    named, as soon as it has them all.
+    Every node that has computed such parts publishes them again.
     """
 
     plan: Digest
     frame: FrameId
     layer: Count
     tile: Count
-    to: Name | None = None
 
 
 class Accepted(Message):

@@ -40,7 +40,6 @@ RIGHTS = {
     topics.ACCEPTED: Right("gateway", "node"),
     topics.OVERLAP: Right("edge", "others"),
     topics.OVERLAP_REQ: Right("edge", "others"),
-    topics.STRIPS: Right("gateway", "node"),
     topics.PLAN: Right("gateway", "all", shown=True),
     topics.MODEL: Right("gateway", "all"),
     topics.OUTCOME: Right("gateway", "people"),
@@ -82,8 +81,6 @@ def objection(topic: Topic, levels: dict[str, str], message: m.Message, sender: 
         return "it lists frames of another source"
     if isinstance(message, m.TileHeader) and message.frame and m.frame_source(message.frame)[0] != sender:
         return f"it lends a tile of {message.frame}"
-    if isinstance(message, m.OverlapRequest) and message.to and m.frame_source(message.frame)[0] != sender:
-        return f"it has strips of {message.frame} sent to {message.to}"
     if isinstance(message, m.ResultHeader) and message.whole and m.frame_source(message.frame)[0] != sender:
         return f"it answers for the whole of {message.frame}"
     return ""

@@ -58,7 +58,6 @@ RESULT = Topic("result/<frame>", m.ResultHeader, 1, False, "worker", "gateway", 
 ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
 OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds=("layer", "tile"))
 OVERLAP_REQ = Topic("overlap/req", m.OverlapRequest, 0, False, "worker", "edge")
-STRIPS = Topic("strips/<node>", m.OverlapHeader, 0, False, "gateway", "edge", tensors=True)
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
 MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds=("digest", "n"))
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all", binds=("source",))
@@ -77,7 +76,7 @@ JOIN = Topic("join/<permission>/ask", m.JoinRequest, 1, False, "newcomer", "gate
 JOINED = Topic("join/<permission>/answer", m.JoinAnswer, 1, False, "gateway", "newcomer", binds=("permission",))
 
 TABLE = (
-    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, STRIPS, PLAN, MODEL, OUTCOME,
+    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME,
     PICTURE, OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST,
     BRIDGE_RESPONSE, KEYS, JOIN, JOINED,
 )  # fmt: skip

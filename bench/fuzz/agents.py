@@ -13,7 +13,6 @@ from bench.fuzz.targets import ROOT, addressed
 from edge_agent.node import Compute, EdgeNode
 from gateway_agent.node import Finish, GatewayNode
 from models.tensor import part_shape
-from models.trade import Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import decode, encode
@@ -33,10 +32,9 @@ def _zeros(plan: Plan) -> np.ndarray:
 def agents(data: bytes) -> None:
     """Messages with ``END`` between; each as ``targets.addressed`` reads it."""
     from bench.fuzz.seeds import plan as small
-    from bench.fuzz.seeds import strips
 
     plan = small()
-    gateway, edge = GatewayNode("g", EPOCH, plan, trade=strips()), EdgeNode(NAME, EPOCH, plan, "r", camera=True, trade=strips())
+    gateway, edge = GatewayNode("g", EPOCH, plan), EdgeNode(NAME, EPOCH, plan, "r", camera=True)
     edge.flops_s, edge.bytes_s = 1.0, 1e12
     now, said = 0.0, list(edge.connected(0.0)) + list(edge.frame(_zeros(plan), 0.0))
     _answer(plan, edge, gateway, said, now)
@@ -78,21 +76,13 @@ def _answer(plan: Plan, edge: EdgeNode, gateway: GatewayNode, actions: Iterable[
             tile = block.tiles[action.key[2]]
             shapes = {s.name: s.shape if action.whole else part_shape(s, tile.outputs[s.name]) for s in block.cut}
             zeros = {s.name: np.zeros(shapes[s.name], s.dtype) for s in block.cut}
-            todo += edge.computed(action.key, zeros, 0.1, now, strips=_given(edge.overlaps.trade, action.key[2]))
+            todo += edge.computed(action.key, zeros, 0.1, now)
         assert len(todo) < 1000, "they talk without end"
-
-
-def _given(trade: Trade, maker: int) -> dict[int, dict[str, np.ndarray]]:
-    """Strips of zeros for every taker of a tile."""
-    return {
-        taker: {n: np.zeros(part_shape(*strip), strip.spec.dtype) for n, strip in trade.strips[taker][maker].items()}
-        for taker in trade.takers(maker)
-    }
 
 
 def seeds() -> Iterable[bytes]:
     """The messages of a frame that is stolen and answered, and every other kind of message."""
-    from bench.fuzz.seeds import every_message, record, strips
+    from bench.fuzz.seeds import every_message, record
     from bench.fuzz.seeds import plan as small
 
     plan = small()
@@ -113,12 +103,6 @@ def seeds() -> Iterable[bytes]:
         record(topics.ACCEPTED, accepted),
         record(topics.ECHO, m.Echo(node="g", epoch=EPOCH, seq=1, to_epoch=EPOCH, plan=digest)),
     ]
-    for maker in range(len(plan.blocks[0].tiles)):
-        for taker, given in _given(strips(), maker).items():
-            part = m.OverlapHeader(**head, plan=digest, frame=frame, layer=0, tile=taker, maker=maker)
-            lacks = m.OverlapRequest(**head, plan=digest, frame=frame, layer=0, tile=taker, to="t")
-            told += [record(topics.OVERLAP, part, given), record(topics.OVERLAP_REQ, lacks)]
-            told.append(record(topics.STRIPS, part.model_copy(update={"node": "g", "epoch": EPOCH}), given))
     yield END.join(told)
     yield from told
     for row, message in every_message().items():

@@ -11,9 +11,7 @@ import numpy as np
 from models.build import Network
 from models.bundle import Bundle, make_bundle, save
 from models.graph import Graph, Op, Quantization, Tensor
-from models.runner import TileRunner
 from models.tflite_schema import OPTIONS
-from models.trade import Trade
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -103,12 +101,6 @@ def plan() -> Plan:
     return bundle().plan
 
 
-@cache
-def strips() -> Trade:
-    """What the tiles of the plan give each other."""
-    return TileRunner(plan(), bundle().graph).trade
-
-
 def every_message() -> dict[topics.Topic, m.Message]:
     """One good message of each topic."""
     said = [
@@ -116,11 +108,11 @@ def every_message() -> dict[topics.Topic, m.Message]:
         m.Echo(**_head(), seq=1, to_epoch=_E, plan=_D),
         m.VictimRequest(**_head(), plan=_D, request=_E),
         m.Steal(**_head(), plan=_D, thief="t", thief_epoch=_E, request=_E),
-        m.TileHeader(**_head(), plan=_D, to_epoch=_E, request=_E, frame=_FRAME, lease_s=1.5, picture=(3, 4), takers=(1,)),
+        m.TileHeader(**_head(), plan=_D, to_epoch=_E, request=_E, frame=_FRAME, lease_s=1.5, picture=(3, 4)),
         m.ResultHeader(**_head(), plan=_D, frame=_FRAME, block=0, tile=1, compute_s=0.25),
         m.Accepted(**_head(), frame=_FRAME, tiles=(0, 1)),
         m.OverlapHeader(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1, maker=0),
-        m.OverlapRequest(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1, to="t"),
+        m.OverlapRequest(**_head(), plan=_D, frame=_FRAME, layer=0, tile=1),
         m.PlanMessage(**_head(), plan=plan(), chunks=1, model_bytes=1000),
         m.ChunkHeader(**_head(), digest=_D, n=0),
         m.Outcome(**_head(), frame=_FRAME, status="ok", latency_s=0.5, digests={"cut/a": _D}, computed={"n": 1}),

@@ -139,7 +139,7 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
     assert set(said) == {"gateway", "gateway.home", "gateway.looker", "e1", "looker", "ha", f"join.{key}"}
     reads = {line.removeprefix("topic read ") for line in said["e1"] if " read " in line}
     assert reads == {
-        *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "return", "accepted", "keys", "strips")),
+        *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "return", "accepted", "keys")),
         "dt/plan", "dt/model/+/+", "dt/overlap/+/+", "dt/overlap/req", "dt/status/req",
     }  # fmt: skip
     writes = {line.removeprefix("topic write ") for line in said["e1"] if " write " in line}

@@ -281,22 +281,6 @@ def test_a_runner_without_room_for_strips_computes_all_the_same(reusing: tuple[P
     assert runner.strip_bytes <= FEW_BYTES
 
 
-def test_strips_of_other_nodes_are_taken_with_the_same_bits_and_only_if_none_is_missing(reusing: tuple[Plan, Graph]) -> None:
-    giver, taker = TileRunner(*reusing), TileRunner(*reusing)
-    whole = run_frame(TileRunner(*reusing), "")
-    made = run_tiles(giver, "a", (0, 2, 4, 6, 8))
-    strips = {maker: giver.given(0, maker, "a")[1] for maker in (0, 2, 4)}
-    for given, variant in ((strips, "takes"), ({m: strips[m] for m in (0, 4)}, "plain"), ({}, "plain")):
-        tile = taker.run(0, 1, taker.crops(IMAGE, 0, 1), f"frame {len(given)}", given)["max3"]
-        assert taker.last == variant
-        plain = giver.run(0, 1, giver.crops(IMAGE, 0, 1), "")["max3"]
-        assert tile.tobytes() == plain.tobytes()
-    assert stitched(reusing[0], {**made, **run_tiles(giver, "", (1, 3, 5, 7))}).tobytes() == whole.tobytes()
-    for wanted, strip in giver.given(0, 4, "a").items():
-        giver.trade.check(wanted, 4, strip)
-    assert set(giver.given(0, 4, "a")) == {1, 3, 5, 7} and giver.given(0, 1, "a") == {}
-
-
 def test_light_classes_do_not_drive_out_others() -> None:
     loads: list[str] = []
     classes = Classes(keep=2)

@@ -286,5 +286,5 @@ def test_of_equal_keys_the_last_counts_for_every_reader() -> None:
 def test_only_the_receiver_of_a_message_or_what_is_asked_is_not_tied_to_it() -> None:
     assert {row.pattern for row in topics.TABLE if "<" in row.pattern and not row.binds} == {
         "echo/<node>", "steal/<node>", "tile/<node>", "return/<node>", "accepted/<node>",
-        "bridge/request/<verb>", "bridge/response/<verb>", "keys/<node>", "strips/<node>",
+        "bridge/request/<verb>", "bridge/response/<verb>", "keys/<node>",
     }  # fmt: skip

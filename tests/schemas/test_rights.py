@@ -59,10 +59,6 @@ def sealed(by: Guard, topic: Topic, message: m.Message, **levels: str | int) -> 
     return payload
 
 
-def lacks(node: str, to: str | None) -> m.OverlapRequest:
-    return m.OverlapRequest(**head(node), plan=D, frame=FRAME, layer=0, tile=1, to=to)
-
-
 def strip(node: str) -> m.OverlapHeader:
     return m.OverlapHeader(**head(node), plan=D, frame=FRAME, layer=0, tile=1, maker=0)
 
@@ -88,11 +84,6 @@ def test_every_topic_has_a_right() -> None:
         (topics.TILE, {"node": "e2"}, tile("e1"), "e1", ""),
         (topics.TILE, {"node": "e2"}, tile("e3"), "e3", "lends a tile of"),
         (topics.TILE, {"node": "e2"}, tile("e3", None), "e3", ""),
-        (topics.OVERLAP_REQ, {}, lacks("e1", "e2"), "e1", ""),
-        (topics.OVERLAP_REQ, {}, lacks("e2", None), "e2", ""),
-        (topics.OVERLAP_REQ, {}, lacks("e2", "e3"), "e2", "sent to e3"),
-        (topics.STRIPS, {"node": "e2"}, strip("gateway"), "gateway", ""),
-        (topics.STRIPS, {"node": "e2"}, strip("e1"), "e1", "only the gateway"),
         (topics.OVERLAP, {"layer": "0", "tile": "1"}, strip("gateway"), "gateway", "gateway does not"),
         (topics.PICTURE, {"source": "e1"}, picture("e1"), "e1", ""),
         (topics.PICTURE, {"source": "e1"}, picture("e2"), "e2", "topic is of e1"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from schemas import messages as m
 from schemas.topics import Publish
-from tests.simulation.pictures import PLANS, Pictures, overlapping
+from tests.simulation.pictures import PLANS, Pictures
 from tests.simulation.processes import GATEWAY, EdgeProcess, GatewayProcess, Process
 from tests.simulation.world import Network, Weather, World
 
@@ -19,9 +19,6 @@ FAULTS = (
     "kill edge", "kill gateway", "kill broker", "kill gateway and broker", "freeze edge", "sleep edge", "freeze gateway",
     "unplug edge", "unplug gateway", "deaf edge", "deaf gateway", "slow edge", "broken engine", "bad weather", "leave",
 )  # fmt: skip
-
-
-OVERLAPPING = overlapping()
 
 
 @dataclass
@@ -92,7 +89,7 @@ class Cluster:
         self.world = World(setup.seed)
         self.network = network(self.world)
         self.network.watch = lambda said: self.truth.hear(said, setup.ordered)
-        self.pictures = pictures or (OVERLAPPING if setup.plan == "overlaps" else Pictures(PLANS[setup.plan]))
+        self.pictures = pictures or Pictures(PLANS[setup.plan])
         self.truth = Truth(self.pictures)
         self.disk: dict[str, m.Outcome | None] = {}  # how frames ended; None once that was heard for sure
         self.unsure: set[str] = set()  # frames whose words a gateway had on its lips when it was killed

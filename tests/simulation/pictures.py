@@ -6,19 +6,15 @@ into its outputs only if each input element is the right one; the tail does the 
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import replace
 from zlib import crc32
 
 import numpy as np
 
-from models import engine
 from models.build import Network
-from models.graph import Graph, parse
+from models.graph import parse
 from models.partition import Partition
 from models.planner import BlockChoices, make_plan
-from models.runner import TileRunner
-from models.tensor import crop, to_input
-from models.trade import NO_TRADE
+from models.tensor import crop
 from schemas.plan import Plan, digest
 from tests.nodes import small_plan
 
@@ -63,10 +59,8 @@ PLANS = {
 
 
 class Pictures:
-    """The tensors of every frame under one plan. ``rates``: operations and bytes a second that its nodes say they have."""
+    """The tensors of every frame under one plan."""
 
-    trade = NO_TRADE
-    rates = (0.0, 0.0)
     tile_s = 0.05
 
     def __init__(self, plan: Plan) -> None:
@@ -90,10 +84,6 @@ class Pictures:
             if len(self._known) > REMEMBERED * len(self._places):
                 self._known.popitem(last=False)
         return known
-
-    def engine(self) -> TileRunner | None:
-        """Of one node, if it is a real one."""
-        return None
 
     def image(self, frame: str) -> np.ndarray:
         return self.whole(frame, self.plan.pixels.tensor)
@@ -126,39 +116,3 @@ class Pictures:
             if len(self._digests) > REMEMBERED:
                 self._digests.popitem(last=False)
         return known
-
-
-class Photographs(Pictures):
-    """The tensors of a small network's undivided graph, and engines that compute its tiles."""
-
-    tile_s, hop_s = 0.2, 0.02  # long enough for strips to come in time
-
-    def __init__(self, plan: Plan, edge_model: Graph) -> None:
-        super().__init__(plan)
-        self._model = edge_model
-        self._whole = engine.load(edge_model.to_bytes())
-        self._runner = TileRunner(plan, edge_model, keep=1000)
-        self.trade = replace(self._runner.trade, message_effort=0)  # or so small a model's strips never pay
-        self.rates = (plan.blocks[0].tiles[0].effort / self.tile_s, max(map(self.trade.bytes, self.trade.strips)) / self.hop_s)
-
-    def engine(self) -> TileRunner:
-        """Its strips are its own; the loaded graphs are those of all nodes, for that takes less time."""
-        runner = TileRunner(self.plan, self._model)
-        runner._jobs, runner._classes, runner._reuses = self._runner._jobs, self._runner._classes, self._runner._reuses
-        return runner
-
-    def whole(self, frame: str, tensor: str) -> np.ndarray:
-        image = super().whole(frame, self.plan.pixels.tensor)
-        if tensor == self.plan.pixels.tensor:
-            return image
-        return self._whole.run([to_input(image, self.plan.pixels)])[0]
-
-
-def overlapping() -> Photographs:
-    """Tiles of 5x5 that give each other strips of two layers."""
-    network = Network((50, 50, 3), seed=3)
-    for layer in (("conv", 3, 3, 1), ("conv", 4, 3, 1), ("conv", 3, 3, 1), ("max", 2, 2)):
-        network.add(layer)
-    partition = Partition(parse(network.graph().to_bytes()))
-    plan, _, edge_model = make_plan(partition, "0" * 32, (5, 5))
-    return Photographs(_divided(plan).model_copy(update={"runtime": "test kernels"}), parse(edge_model))

@@ -4,7 +4,7 @@ A process has a clock of its own, which began at any number and stands still whi
 killed (in the middle of what it says, too) and started again.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -153,10 +153,7 @@ class EdgeProcess(Process):
         self._running = 0
         plan: Plan = pictures.plan
         super().__init__(world, network, name)
-        self.node = edge.EdgeNode(name, self.epoch, plan, plan.runtime, 2, camera, pictures.trade)
-        self.node.flops_s, self.node.bytes_s = pictures.rates
-        self.engine = pictures.engine()
-        self.reduced = 0  # tiles that took strips
+        self.node = edge.EdgeNode(name, self.epoch, plan, plan.runtime, 2, camera)
 
     def capture(self) -> None:
         """The source has a frame, and takes it if there is room."""
@@ -230,23 +227,18 @@ class EdgeProcess(Process):
         frame, block, tile = work.key
         error = "the engine broke" if self.fails else ""
         self.fails = False
-        strips: Mapping[int, Mapping[str, np.ndarray]] = {}
         if work.whole:
             outputs = self.pictures.compute_whole(frame, work.inputs)
-        elif self.engine is None:
-            outputs = self.pictures.compute(frame, block, tile, work.inputs)
         else:
-            outputs = self.engine.run(block, tile, work.inputs, frame if work.reuse else "", work.strips)
-            strips = self.engine.given(block, tile, frame) if work.reuse else {}
-            self.reduced += self.engine.last == "takes"
+            outputs = self.pictures.compute(frame, block, tile, work.inputs)
         self.tiles_computed.append(work.key)
-        self.happen(lambda now: self._through(work, {} if error else outputs, seconds, now, error, strips))
+        self.happen(lambda now: self._through(work, {} if error else outputs, seconds, now, error))
 
     def _through(
-        self, work: edge.Compute, outputs: Any, seconds: float, now: float, error: str, strips: Any
+        self, work: edge.Compute, outputs: Any, seconds: float, now: float, error: str
     ) -> Sequence[Any]:
         self._running = 0
-        return self.node.computed(work.key, outputs, seconds, now, error, strips)
+        return self.node.computed(work.key, outputs, seconds, now, error)
 
     def check(self) -> None:
         """What holds of an edge at any time."""
@@ -296,8 +288,7 @@ class GatewayProcess(Process):
         self._tail: list[gateway.Finish] = []
         super().__init__(world, network, GATEWAY)
         before, plan = gateway.Before(dict(disk)), pictures.plan
-        self.node = gateway.GatewayNode(GATEWAY, self.epoch, plan, deadline_s, ordered, before, pictures.trade)
-        self.client.pools = bool(pictures.trade.strips)
+        self.node = gateway.GatewayNode(GATEWAY, self.epoch, plan, deadline_s, ordered, before)
 
     def due(self) -> float | None:
         return self.node.deadline()

@@ -71,7 +71,6 @@ class Client:
         self.line: Connection | None = None
         self.unplugged = False
         self.listening: set[int] = set()  # tiles whose overlaps are wanted
-        self.pools = False  # the gateway hears of strips
         self.outstanding = 0  # QoS 1 messages that the broker has not acknowledged
         self._queue: list[Publish] = []
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
@@ -207,11 +206,9 @@ class Network:
         if row in (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT):
             names = ["gateway"]
         elif row is topics.OVERLAP_REQ:
-            names = [n for n, line in self.lines.items() if n != "gateway" or line.client.pools]
+            names = [name for name in self.lines if name != "gateway"]
         elif row is topics.OVERLAP:
-            names = [
-                n for n, line in self.lines.items() if line.client.pools or said.levels["tile"] in line.client.listening
-            ]
+            names = [n for n, line in self.lines.items() if said.levels["tile"] in line.client.listening]
         else:
             names = [str(said.levels["node"])]
         return [self.lines[name] for name in names if name in self.lines]

@@ -136,6 +136,11 @@ class ConvRule(WindowRule):
                     return "its kernel is smaller than its stride: tflite-runtime's SAME padding of it is wrong"
         return super().blocker(graph, op)
 
+    def grow(self, graph: Graph, op: Op, out: Region) -> Region:
+        """Of one pixel XNNPACK makes a float convolution by another kernel on Arm, which sums in another order."""
+        is_float = graph.tensors[op.inputs[0]].dtype == "float32"
+        return _two_pixels(graph, op, out) if op.kind == "CONV_2D" and is_float else out
+
     def flops(self, graph: Graph, op: Op) -> float:
         shape = graph.tensors[op.inputs[1]].shape if len(op.inputs) > 1 else ()
         if len(shape) != 4:  # one that no runtime takes
@@ -160,15 +165,20 @@ class PoolRule(WindowRule):
 
     def grow(self, graph: Graph, op: Op, out: Region) -> Region:
         """A window as large as its input is a global average to tflite-runtime, whose kernel sums in another order."""
-        _, height, width, _ = graph.tensors[op.outputs[0]].shape
-        if op.kind != "AVERAGE_POOL_2D" or (out.height, out.width) != (1, 1) or (height, width) == (1, 1):
-            return out
-        if width > 1:
-            x0 = min(out.x0, width - 2)
-            return Region(out.y0, x0, out.y1, x0 + 2)
-        y0 = min(out.y0, height - 2)
-        return Region(y0, out.x0, y0 + 2, out.x1)
+        return _two_pixels(graph, op, out) if op.kind == "AVERAGE_POOL_2D" else out
 
     def flops(self, graph: Graph, op: Op) -> float:
         height, width = self.kernel(graph, op)
         return float(height * width * graph.tensors[op.outputs[0]].shape[3])
+
+
+def _two_pixels(graph: Graph, op: Op, out: Region) -> Region:
+    """``out``, or two pixels around it where it is one of a larger map."""
+    _, height, width, _ = graph.tensors[op.outputs[0]].shape
+    if (out.height, out.width) != (1, 1) or (height, width) == (1, 1):
+        return out
+    if width > 1:
+        x0 = min(out.x0, width - 2)
+        return Region(out.y0, x0, out.y1, x0 + 2)
+    y0 = min(out.y0, height - 2)
+    return Region(y0, out.x0, y0 + 2, out.x1)

@@ -100,6 +100,40 @@ def test_blocks_grow_to_whole_blocks() -> None:
     assert rule.needs(graph, net.ops[0], grown) == {0: Region(0, 1, 2, 2)}
 
 
+@pytest.mark.parametrize(
+    ("tile", "made"),
+    [
+        (Region(0, 0, 1, 1), Region(0, 0, 1, 2)),
+        (Region(2, 2, 3, 3), Region(2, 1, 3, 3)),
+        (Region(1, 0, 2, 3), Region(1, 0, 2, 3)),
+    ],
+)
+def test_a_tile_of_a_float_convolution_has_two_pixels(tile: Region, made: Region) -> None:
+    """On Arm one pixel is computed by another kernel, and a plan is the same on all machines."""
+    for dtype, depthwise in (("float32", False), ("float32", True), ("int8", False), ("uint8", False)):
+        net = Sketch((1, 3, 3, 4), dtype, SPECS[dtype])
+        net.conv(0, 1 if depthwise else 8, depthwise=depthwise)
+        grown = RULES[net.ops[0].kind].grow(net.graph(), net.ops[0], tile)
+        assert grown == (made if dtype == "float32" and not depthwise else tile)
+
+
+def test_a_column_grows_downwards_and_a_map_of_one_pixel_does_not() -> None:
+    for height, made in ((3, Region(1, 0, 3, 1)), (1, Region(0, 0, 1, 1))):
+        net = Sketch((1, height, 1, 4))
+        net.conv(0, 8)
+        last = Region(height - 1, 0, height, 1)
+        assert RULES["CONV_2D"].grow(net.graph(), net.ops[0], last) == made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("filters", [8, 13, 24])
+def test_tiles_of_one_pixel_have_the_bits_of_their_map(dtype: str, kernel: int, filters: int) -> None:
+    net = Sketch((1, 3, 3, 3), dtype, SPECS[dtype])
+    net.conv(net.conv(0, 16, (kernel, kernel)), filters, (kernel, kernel))
+    assert wrong_cuts(net.graph(), 3, 3) == []
+
+
 # --- which operators compute the same bits wherever in a map their element lies, on this runtime
 
 SHAPES = [(9, 11, 1), (13, 7, 3), (8, 9, 5), (17, 5, 7), (5, 6, 16)]

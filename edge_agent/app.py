@@ -109,7 +109,7 @@ class Edge:
         self._status: m.Status | None = None
         self._status_at = self._status_sent_at = 0.0
         self._warn_at = 0.0
-        self._hello_at = self._unknown_at = float("inf")
+        self._hello_at = self._unknown_at = self._give_up_at = float("inf")
 
     def stop(self) -> None:
         self._stopping = True
@@ -120,6 +120,7 @@ class Edge:
         try:
             if self._options.once:
                 self._connect()
+                self._give_up_at = time.monotonic() + ONCE_S
             else:
                 self._link.start()
             self._service.ready()
@@ -300,7 +301,7 @@ class Edge:
         if now >= self._warn_at:
             self._warn_at = now + WARN_S
             _log.warning("cannot reach the gateway at %s: is it running? trying again", self._link.address)
-        if self._options.once and self._plan is None and self._link.connected and now >= self._status_at + ONCE_S:
+        if self._plan is None and now >= self._give_up_at:
             raise UnreachableError(f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?")
 
     def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:

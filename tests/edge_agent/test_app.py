@@ -22,7 +22,7 @@ from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
 from schemas.config import EdgeOptions
-from schemas.errors import PlanError
+from schemas.errors import PlanError, UnreachableError
 from schemas.link import Arrived
 from schemas.parcel import chunk_count, chunks
 from tests.models.sketch import splitting
@@ -105,8 +105,8 @@ def test_a_tile_of_an_earlier_plan_that_ends_as_the_next_begins_comes_to_nothing
     assert node.computed.called == is_of_this_plan
 
 
-def edge(broker: BrokerProcess, root: str, cache: Path) -> "subprocess.Popen[str]":
-    words = ["edge", "--gateway", broker.url, "--name", "e1", "--root", root, "--cache", str(cache)]
+def edge(broker: BrokerProcess, root: str, cache: Path, *more: str) -> "subprocess.Popen[str]":
+    words = ["edge", "--gateway", broker.url, "--name", "e1", "--root", root, "--cache", str(cache), *more]
     return subprocess.Popen(
         [sys.executable, "-m", "dt_cli.main", *words], stderr=subprocess.PIPE, text=True, env={**os.environ}
     )
@@ -123,12 +123,13 @@ def test_a_model_that_kills_the_runtime_ends_the_edge_with_a_line_and_no_signal(
     assert "Traceback" not in said and not (tmp_path / "cache" / "tried").exists()
 
 
+@pytest.mark.parametrize("more", [[], ["--once"]])
 def test_a_good_model_is_tried_before_the_edge_joins_and_remembered_beside_it(
-    broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
+    more: list[str], broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
 ) -> None:
     gateway = station("gateway")
     bundle = publish(gateway, root, splitting(1), tmp_path)
-    with edge(broker, root, tmp_path / "cache") as process:
+    with edge(broker, root, tmp_path / "cache", *more) as process:
         try:
             assert gateway.expect(Arrived, 60.0).topic.endswith("register")
         finally:
@@ -136,3 +137,13 @@ def test_a_good_model_is_tried_before_the_edge_joins_and_remembered_beside_it(
             process.communicate(timeout=20)
     assert process.returncode == 0
     assert Verdicts(tmp_path / "cache").knows(bundle.plan.edge_model)
+
+
+def test_asked_once_an_edge_waits_so_long_for_a_plan_and_no_longer(
+    broker: BrokerProcess, root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.app.ONCE_S", 0.4)
+    app, begun = Edge(EdgeOptions(gateway=broker.url, root=root, cache=tmp_path, once=True), "e1"), time.monotonic()
+    with pytest.raises(UnreachableError, match=f"{broker.port} has no plan: is 'dt gateway' running there"):
+        app.run()
+    assert time.monotonic() - begun > 0.4

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.markup import escape
+from rich.text import Text
 
 import schemas
 from dt_cli import checks, looking
@@ -60,8 +60,7 @@ def doctor(settings: Settings, json: bool) -> int:
     shown = table("", "check", "", "finding", "remedy", left=("check", "", "finding", "remedy"))
     style = {"good": "green", "note": "yellow", "bad": "red"}
     for finding in findings:
-        level = f"[{style[finding.level]}]{finding.level}[/]"
-        shown.add_row(finding.check, level, escape(finding.text), escape(finding.remedy))
+        shown.add_row(finding.check, Text(finding.level, style[finding.level]), finding.text, finding.remedy)
     console.print(shown)
     return checks.worst(findings)
 

@@ -7,8 +7,9 @@ from typing import Annotated, Any, Optional
 
 import typer
 
+from dt_cli import streams
 from dt_cli.options import ConfigFile, takes
-from schemas.errors import DtError, PlanError
+from schemas.errors import FULL, DtError, PlanError
 from schemas.process import complain
 from schemas.settings import Loaded
 
@@ -395,14 +396,17 @@ def install_edge(loaded: Loaded, dry_run: bool, uninstall: bool, prefix: Path | 
 
 def main() -> None:
     """Entry point: one line for a failure that a user can act on, with its exit code."""
+    streams.open_missing()
     if not os.environ.get("DT_DEBUG"):
         from models.engine import silence_runtime
 
         silence_runtime()
+    streams.guard()
     try:
         code = app(standalone_mode=False)
         if code == 130:  # newer versions of typer turn Ctrl-C into an exit code
             raise KeyboardInterrupt
+        sys.stdout.flush()
         sys.exit(code)
     except DtError as error:
         complain(f"dt: {error}")
@@ -410,10 +414,10 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         print("dt: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:  # the reader of our output went away: 'dt inspect ... | head'
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        sys.exit(0)
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            complain(f"dt: {error.filename or 'a file'}: {error.strerror}: make room there")
+            sys.exit(1)
         if not hasattr(error, "show"):  # a usage error: typer ships its own click, so its class has no public name
             raise
         error.show(file=sys.stderr)

@@ -12,6 +12,7 @@ from dt_cli.output import console, short, size, table, write_json
 from dt_cli.planning import Shape
 from models.build import build
 from models.bundle import save
+from models.files import write_files
 from models.graph import Graph, file_digest, load
 from models.ops import RULES
 from models.partition import Cut, Partition
@@ -26,11 +27,7 @@ _GRIDS = ("2x2", "3x3", "5x5")
 
 def build_model(network: str, out: Path, size_: int | None, seed: int, layers: int | None) -> None:
     graph = build(network, size_, seed, layers)
-    try:
-        with out.open("wb") as file:
-            file.writelines(graph.pieces())
-    except OSError as error:
-        raise PlanError(f"cannot write {out}: {error.strerror}") from error
+    write_files({out: graph.pieces()})
     console.print(
         f"{out}: {network}, {len(graph.ops)} operators, {size(out.stat().st_size)}, digest {file_digest(out)}"
     )

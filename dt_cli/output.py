@@ -1,7 +1,6 @@
 """What all commands print with: one console, JSON files that appear whole, numbers for people."""
 
 import json
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from schemas.errors import PlanError
+from models.files import write_files
 
 _AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}  # names of tensors and labels are no commands
 console = Console(**_AS_IT_IS)  # type: ignore[arg-type]
@@ -29,21 +28,11 @@ def write_json(path: Path | None, value: dict[str, Any]) -> None:
     """Writes ``value`` to ``path`` (if there is one), whole or not at all.
 
     Raises:
-        PlanError: the file cannot be written.
+        PlanError, DtError: the file cannot be written.
     """
     if path is None:
         return
-    temporary = None
-    try:
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
-            temporary = file.name
-            json.dump(value, file, indent=1)
-            file.write("\n")
-        Path(temporary).replace(path)
-    except OSError as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        raise PlanError(f"cannot write {path}: {error.strerror}") from error
+    write_files({path: [json.dumps(value, indent=1).encode() + b"\n"]})
 
 
 def size(count: float) -> str:

@@ -7,9 +7,10 @@ import numpy as np
 from models.bundle import Bundle
 from models.decode import quantization_of, segmentation_map
 from models.draw import DrawnTile, draw
+from models.files import write_files
 from models.geometry import tile_boxes
 from models.opencv import load as load_opencv
-from schemas.errors import PlanError
+from schemas.errors import PlanError, unwritable
 from schemas.messages import Outcome, frame_source
 
 
@@ -23,7 +24,7 @@ class Pictures:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise PlanError(f"cannot write pictures to {folder}: {error.strerror}") from error
+            raise unwritable(folder, error) from error
 
     def write(self, image: np.ndarray, outcome: Outcome, outputs: dict[str, np.ndarray] | None = None) -> Path:
         """``image`` is the source's own (RGB); ``outputs`` are needed for a segmentation's tint."""
@@ -41,8 +42,5 @@ class Pictures:
         source, _, number = frame_source(outcome.frame)
         path = self._folder / f"{source}-{number:05d}.png"
         encoded = self._cv2.imencode(".png", np.ascontiguousarray(drawn[..., ::-1]))[1]
-        try:
-            path.write_bytes(encoded.tobytes())
-        except OSError as error:
-            raise PlanError(f"cannot write {path}: {error.strerror}") from error
+        write_files({path: [encoded.tobytes()]})
         return path

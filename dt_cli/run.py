@@ -1,10 +1,11 @@
 """`dt run`: any model on any picture, folder or video, by a cluster of processes on this machine; says what it sees."""
 
 import json as jsonlib
+import os
 import signal
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -12,12 +13,13 @@ from dt_cli.cluster import Cluster, Images, Setup
 from dt_cli.demo import check_sources, nodes_table, print_totals
 from dt_cli.output import console
 from dt_cli.pictures import Pictures
+from dt_cli.streams import reader_is_gone
 from models.bundle import Bundle, open_bundle
 from models.card import describe
 from models.planner import parse_grid
 from models.trial import try_bundle
 from schemas import messages as m
-from schemas.errors import PlanError
+from schemas.errors import unwritable
 from schemas.results import sentence
 
 
@@ -44,7 +46,8 @@ def run(
         setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
         cluster = report.cluster = stack.enter_context(Cluster(setup, bundle, Path(folder), report.tell))
         for _ in cluster.watch():
-            pass
+            if reader_is_gone() and not json and not pictures:
+                break
         cluster.stop()
     console.print(nodes_table(cluster))
     summary = cluster.summary()
@@ -59,12 +62,12 @@ class Report:
         self, bundle: Bundle, sources: Sequence[str], json: Path | None, pictures: Path | None, stack: ExitStack
     ) -> None:
         self.cluster: Cluster
-        self._file: IO[str] | None = None
+        self._file: IO[bytes] | None = None
+        self._json = json or Path(os.devnull)
         if json is not None:
-            try:
-                self._file = stack.enter_context(json.open("w"))
-            except OSError as error:
-                raise PlanError(f"cannot write {json}: {error.strerror}") from error
+            with self._told():
+                self._file = json.open("wb", buffering=0)  # what cannot be written is told at its line
+                stack.callback(self._file.close)
         self._pictures = Pictures(pictures, bundle) if pictures else None
         self._images = {f"edge{i + 1}": Images(uri) for i, uri in enumerate(sources)} if pictures else {}
         for images in self._images.values():
@@ -77,12 +80,24 @@ class Report:
         failed = "" if outcome.status == "ok" else "FAILED: "
         console.print(f"{source} {number:5d}  {outcome.latency_s * 1000:6.0f} ms  {failed}{says}", markup=False)
         if self._file is not None:
-            self._file.write(jsonlib.dumps(line(outcome)) + "\n")
-            self._file.flush()
+            with self._told():
+                written = memoryview(jsonlib.dumps(line(outcome)).encode() + b"\n")
+                while written:
+                    written = written[self._file.write(written) :]
         if self._pictures is not None:
             image = self._images[source].take(number)
             if outcome.result is not None:
                 self._pictures.write(image, outcome, dict(self.cluster.outputs.get(outcome.frame, {})))
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Whoever read the JSON lines may go away; a disk that is full ends the command."""
+        try:
+            yield
+        except BrokenPipeError:
+            self._file = None
+        except OSError as error:
+            raise unwritable(self._json, error) from error
 
 
 def line(outcome: m.Outcome) -> dict[str, object]:

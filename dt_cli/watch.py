@@ -15,6 +15,7 @@ from rich.live import Live
 
 from dt_cli.looking import enter
 from dt_cli.output import console
+from dt_cli.streams import reader_is_gone
 from dt_cli.view import View, failure
 from schemas import messages as m
 from schemas import topics
@@ -103,7 +104,7 @@ def watch(settings: Settings) -> None:
                     for _ in station.hear(time.monotonic() + 0.25):
                         pass
                     live.update(station.view.render(time.monotonic(), console.width), refresh=True)
-        while True:
+        while not reader_is_gone():
             for message in station.hear(time.monotonic() + LINE_S):
                 if said := failure(message):
                     _say(said)

@@ -3,8 +3,6 @@
 Digests tie them together: a plan is never used with another model than the one it was made for.
 """
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,11 +13,11 @@ from pydantic import ValidationError
 
 from models import blocking, engine, rewrite
 from models.card import Card, check_card, load_card
-from models.files import read_file
+from models.files import read_file, write_files
 from models.graph import Graph, Tensor, file_digest, load
 from models.partition import Cut, Partition
 from models.planner import BlockChoices, make_plan
-from schemas.errors import PlanError
+from schemas.errors import PlanError, unwritable
 from schemas.plan import Plan, Record, digest
 
 R = TypeVar("R", bound=Record)
@@ -121,30 +119,19 @@ def _read(kind: type[R], path: Path) -> R:
 
 
 def save(bundle: Bundle, folder: Path) -> None:
-    """Writes plan and model; each file appears whole or not at all.
+    """Writes plan and model, whole or not at all.
 
     Raises:
-        PlanError: the folder cannot be written.
+        PlanError, DtError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "model.tflite").exists() or not bundle.path.samefile(folder / "model.tflite"):
-            _write(folder / "model.tflite", bundle.path.read_bytes())
-        _write(folder / "card.json", bundle.card.model_dump_json(indent=1).encode() + b"\n")
-        _write(folder / "plan.json", bundle.plan.model_dump_json(indent=1).encode() + b"\n")
+        here = (folder / "model.tflite").exists() and bundle.path.samefile(folder / "model.tflite")
     except OSError as error:
-        raise PlanError(f"cannot write to {folder}: {error.strerror}") from error
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+        raise unwritable(folder, error) from error
+    model: dict[Path, list[bytes]] = {} if here else {folder / "model.tflite": [bundle.path.read_bytes()]}
+    card, plan = (record.model_dump_json(indent=1).encode() + b"\n" for record in (bundle.card, bundle.plan))
+    write_files({**model, folder / "card.json": [card], folder / "plan.json": [plan]})
 
 
 def first_state(tensor: Tensor) -> np.ndarray:

@@ -1,13 +1,16 @@
-"""Files that a user names: regular ones only, no larger than is sane for what they are, read whole.
+"""Files that a user names: read whole, regular ones only, no larger than is sane for what they are; written whole or not.
 
-A pipe would be waited for and a device would never end; both are refused before they are opened.
+A pipe would be waited for and a device would never end; both are refused before they are read.
 """
 
 import os
 import stat
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack, suppress
+from errno import EISDIR
 from pathlib import Path
 
-from schemas.errors import PlanError
+from schemas.errors import PlanError, unwritable
 
 
 def check_file(path: Path, what: str) -> None:
@@ -41,6 +44,36 @@ def read_file(path: Path, most: int, what: str) -> bytes:
     if len(data) > most:
         raise PlanError(f"{path} is larger than {most} bytes: no {what}")
     return data
+
+
+def write_files(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
+    """Write files that belong together: none appears before all are written. A device or pipe gets its bytes as they are.
+
+    Raises:
+        PlanError: one cannot be written.
+        DtError: the disk is full.
+    """
+    with ExitStack() as cleanup:
+        parts: dict[Path, Path] = {}
+        for path, pieces in files.items():
+            try:
+                if path.exists() and not path.is_file() and not path.is_dir():
+                    with suppress(BrokenPipeError), path.open("wb") as there:  # whose reader went away: no failure
+                        there.writelines(pieces)
+                    continue
+                if path.is_dir():
+                    raise IsADirectoryError(EISDIR, "it is a folder")
+                parts[path] = path.with_name(f".{path.name}.{os.getpid()}")
+                cleanup.callback(parts[path].unlink, missing_ok=True)
+                with parts[path].open("wb") as file:
+                    file.writelines(pieces)
+            except OSError as error:
+                raise unwritable(path, error) from error
+        for path, part in parts.items():
+            try:
+                part.replace(path)
+            except OSError as error:
+                raise unwritable(path, error) from error
 
 
 def cache_folder() -> Path:

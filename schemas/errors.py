@@ -1,6 +1,11 @@
 """Whose fault it was: one exception for each party. The message names the value, the limit and what to do, in one line."""
 
+import errno
+from pathlib import Path
+
 from schemas.text import one_line
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)  # of a disk, which is nobody's mistake
 
 
 class DtError(Exception):
@@ -42,3 +47,10 @@ class CredentialError(DtError):
     """Credentials that are missing, damaged or refused for good: trying again would not help."""
 
     exit_code = 78
+
+
+def unwritable(path: Path, error: OSError) -> DtError:
+    """What to raise where a file that the user named cannot be written."""
+    if error.errno in (*FULL, errno.EIO, errno.EPIPE):
+        return DtError(f"cannot write {path}: {error.strerror}: make room there, or name another place")
+    return PlanError(f"cannot write {path}: {error.strerror}")

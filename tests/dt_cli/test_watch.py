@@ -62,13 +62,18 @@ def test_nodes_of_a_cluster_that_is_not_there_is_69(url: str) -> None:
     assert done.returncode == 69 and len(done.stderr.splitlines()) == 1
 
 
-def test_watch_prints_lines_into_a_pipe_and_ends_quietly(url: str) -> None:
+@pytest.mark.parametrize("ends_by", ["Ctrl-C", "the reader"])
+def test_watch_prints_lines_into_a_pipe_and_ends_quietly(ends_by: str, url: str) -> None:
     command = [sys.executable, "-m", "dt_cli.main", "watch", "--gateway", url, "--root", "farm"]
     watch = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert watch.stdout is not None
     line = watch.stdout.readline()
-    watch.send_signal(signal.SIGINT)
-    _, said = watch.communicate(timeout=20)
+    if ends_by == "Ctrl-C":
+        watch.send_signal(signal.SIGINT)
+    else:
+        watch.stdout.close()
+    with watch:
+        said = watch.stderr.read()  # type: ignore[union-attr]
     assert line.startswith("cluster farm at ") and "2 nodes" in line and "\x1b" not in line
     assert (watch.returncode, said) == (0, "")
 
@@ -102,3 +107,4 @@ def test_the_doctor_finds_the_gateway_and_its_runtime(url: str, tmp_path: Path) 
 def test_the_doctor_exits_1_where_something_is_broken(tmp_path: Path) -> None:
     done = dt("doctor", "--gateway", "127.0.0.1:1", "--cache", tmp_path, COLUMNS="200")
     assert done.returncode == 1 and "no broker at 127.0.0.1:1" in done.stdout
+    assert " bad " in done.stdout and "[/" not in done.stdout

@@ -1,6 +1,6 @@
 """A plan and its model come back from a folder as they were saved, or not at all."""
 
-import os
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from models.build import build
 from models.bundle import Bundle, Reference, Tail, make_bundle, open_bundle, save
-from schemas.errors import PlanError
+from schemas.errors import DtError, PlanError
 from tests.models.sketch import Sketch
 
 
@@ -95,38 +95,23 @@ def test_a_missing_part_is_named(name: str, mini: Bundle, tmp_path: Path) -> Non
 def test_a_folder_that_cannot_be_written_is_a_plan_error_that_names_it(mini: Bundle, tmp_path: Path) -> None:
     """A file stands where a folder should be: that stops root as well, which a mode does not."""
     (tmp_path / "taken").write_text("")
-    with pytest.raises(PlanError, match=r"cannot write to .*taken"):
+    with pytest.raises(PlanError, match=r"cannot write .*taken"):
         save(mini, tmp_path / "taken" / "out")
-    with pytest.raises(PlanError, match=r"cannot write to .*taken"):
+    with pytest.raises(PlanError, match=r"cannot write .*taken"):
         save(mini, tmp_path / "taken")
 
 
-def test_a_write_that_fails_leaves_nothing_half_written(
-    mini: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_write_that_fails_leaves_nothing_half_written(mini: Bundle, tmp_path: Path) -> None:
     folder = tmp_path / "out"
     save(mini, folder)
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
-
-    class Full:
-        """A file on a disk that is full after the first bytes."""
-
-        def __init__(self, descriptor: int) -> None:
-            self.descriptor = descriptor
-
-        def __enter__(self) -> "Full":
-            return self
-
-        def __exit__(self, *_: object) -> None:
-            os.close(self.descriptor)
-
-        def write(self, data: bytes) -> None:
-            os.write(self.descriptor, data[:10])
-            raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fdopen", lambda descriptor, _mode: Full(descriptor))
-    with pytest.raises(PlanError, match="No space left"):
-        save(make_bundle(mini.path, (3, 3), "max3"), folder)
+    again, (soft, hard) = make_bundle(mini.path, (3, 3), "max3"), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, hard))  # as a disk that is full after the first bytes
+    try:
+        with pytest.raises(DtError, match=r"cannot write .*/out/.*: File too large: make room there"):
+            save(again, folder)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == before
 
 

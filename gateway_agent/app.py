@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from gateway_agent.access import arrange, packet_bytes
 from gateway_agent.board import Board
@@ -21,6 +21,7 @@ from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
+from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
 from models.planner import parse_grid
@@ -154,22 +155,6 @@ class Planned:
     error: str = ""
 
 
-class Watcher(Protocol):
-    """Shows the gateway's board somewhere. Called in the gateway's thread, which it must not hold up."""
-
-    def outcome(self, outcome: m.Outcome, now: float) -> None:
-        """A frame has ended; the board knows of it already."""
-
-    def pictured(self, frame: str, now: float) -> None:
-        """The board has a new picture, of this frame."""
-
-    def tick(self, now: float) -> None:
-        """After every event, and at least once a second."""
-
-    def close(self) -> None:
-        """The gateway ends."""
-
-
 class Gateway:
     """One gateway process. ``stop`` and ``ask`` may be called from anywhere."""
 
@@ -198,7 +183,7 @@ class Gateway:
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
-        self._watchers: list[Watcher] = []
+        self._watchers = Watchers()
         self._painter: Painter | None = None
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
         self._detection, self._planning = True, False
@@ -220,15 +205,15 @@ class Gateway:
         before = self._journal.before if self._journal is not None else NOTHING_BEFORE
         return GatewayNode(NAME, self._epoch, self._bundle.plan, self._options.deadline, ordered, before)
 
-    def watch(self, watcher: "Watcher", pictures_s: float = 0.0) -> None:
+    def watch(self, watcher: Watcher, pictures_s: float = 0.0) -> None:
         """Before ``run``: ``watcher`` sees everything from now on; ``pictures_s``: and wants pictures so often."""
-        self._watchers.append(watcher)
+        self._watchers.add(watcher)
         if pictures_s and self._painter is None:
             self._painter = Painter(self._inbox)
             self._link.subscribe(topics.PICTURE)
         self.want_pictures(watcher, pictures_s)
 
-    def want_pictures(self, watcher: "Watcher", pictures_s: float) -> None:
+    def want_pictures(self, watcher: Watcher, pictures_s: float) -> None:
         """In the gateway's thread: from now on ``watcher`` wants pictures so often; 0: none. Sources hear of it in 2 s."""
         self._wanted_s[id(watcher)] = pictures_s
         self._node.pictures_s = min((every for every in self._wanted_s.values() if every), default=0.0)
@@ -331,8 +316,7 @@ class Gateway:
         self.board.alive(self._node.ring.nodes, now)
         for said in self._bridge.tick(self.board, self._about, now):
             self._link.send(said)
-        for watcher in self._watchers:
-            watcher.tick(now)
+        self._watchers.tick(now)
         if now >= self._status_at + STATUS_S:
             self._status_at = now
             self._revive_broker()
@@ -375,8 +359,7 @@ class Gateway:
         self.board.outcome(outcome, now)
         if self._painter is not None:
             self._painter.outcome(outcome)
-        for watcher in self._watchers:
-            watcher.outcome(outcome, now)
+        self._watchers.outcome(outcome, now)
 
     def _handle(self, event: object, now: float) -> list[Action]:
         if isinstance(event, Arrived):
@@ -401,8 +384,7 @@ class Gateway:
             self._planned(event, now)
         elif isinstance(event, Painted):
             self.board.pictured(event.frame, event.plain, event.annotated)
-            for watcher in self._watchers:
-                watcher.pictured(event.frame, now)
+            self._watchers.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._node.connected(now)
             self._publish_model()
@@ -609,8 +591,7 @@ class Gateway:
     def _close(self) -> None:
         """Nothing stays retained for a gateway that is gone but the word that it is."""
         self._service.stopping()
-        for watcher in self._watchers:
-            watcher.close()
+        self._watchers.close()
         self._clear_model()
         for topic in (topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
             self._link.clear(topic)

@@ -8,6 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from importlib import metadata
 from typing import TextIO
 
@@ -59,6 +60,7 @@ def in_journal(stream: TextIO) -> bool:
     return os.environ.get("JOURNAL_STREAM") == f"{stat.st_dev}:{stat.st_ino}"
 
 
+@cache  # it is said again and again, and each look would read a file
 def version() -> str:
     """Of the installed package; of a checkout that is not installed 0.0.0."""
     try:

@@ -2,7 +2,9 @@
 
 import json
 import re
+import resource
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +19,7 @@ import pytest
 
 from gateway_agent.app import serve_dashboard
 from gateway_agent.broker import BrokerProcess
+from models.build import build
 from tests.test_controls import Running
 
 WAIT_S = 60.0
@@ -75,6 +78,41 @@ def test_a_real_cluster_is_seen_and_controlled(site: str) -> None:
     assert ask(site, "grid", "2x3") == 200
     until(site, lambda s: s["controls"]["grid"] == "2x3" and s["totals"]["frames"] > state["totals"]["frames"])
     assert get(f"{site}api/plan")["cols"] == 3
+
+
+def test_a_gateway_without_a_file_to_spare_goes_on(tmp_path: Path) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    command = [sys.executable, "-m", "dt_cli.main", "gateway", "--model", str(model), "--state", str(tmp_path / "state")]
+    gateway = subprocess.Popen(
+        [*command, "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"],
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=Path.cwd(),
+    )  # fmt: skip
+    idle: list[socket.socket] = []
+    try:
+        assert gateway.stdout is not None
+        site = gateway.stdout.readline().removeprefix("dashboard at ").strip()
+        until(site, lambda s: s["gateway"]["connected"])
+        most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        open_now = len(list(Path(f"/proc/{gateway.pid}/fd").iterdir()))
+        for spare, clients in ((100, 200), (0, 40)):  # more than the dashboard takes, and none
+            resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, (open_now + spare, most[1]))
+            for _ in range(clients):
+                idle.append(socket.create_connection(("127.0.0.1", int(site.split(":")[2].strip("/"))), timeout=20))
+            if spare:
+                later = time.time() + 3.0
+                until(site, lambda s: s["at"] > later)  # noqa: B023 - asked before it changes
+            else:
+                threading.Event().wait(3.0)  # nobody can look in meanwhile
+        resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE, most)
+        for line in idle:
+            line.close()
+        until(site, lambda s: s["gateway"]["connected"])
+        assert get(f"{site}healthz")["ok"] and gateway.poll() is None
+    finally:
+        gateway.terminate()
+        said = gateway.communicate(timeout=30)[0]
+        assert gateway.returncode == 0 and said.count("lets nobody in") == 1 and "Traceback" not in said, said
 
 
 def test_a_demo_stays_for_its_dashboard_until_it_is_interrupted(tmp_path: Path) -> None:

@@ -5,11 +5,13 @@ Every answer is made of the hub's newest snapshot. A path that would wait for th
 
 import asyncio
 import contextlib
+import errno
 import json
 import logging
 import mimetypes
 import socket
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,11 +24,13 @@ from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, R
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from gateway_agent.controls import VERBS
 from gateway_agent.controls import Request as Control
 from gateway_agent.dashboard import metrics
 from gateway_agent.dashboard.access import COOKIE, HEADERS, Access, is_ours
+from gateway_agent.dashboard.door import Door
 from gateway_agent.dashboard.expected import expected, parse_rate
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.stream import stream
@@ -36,10 +40,16 @@ STATIC = Path(__file__).parent / "static"
 BODY_BYTES = 4096
 ANSWER_S = 60.0  # a plan for another grid takes long on a Pi
 SILENT_S = 10.0  # a gateway's loop that has not turned for so long is stuck
-CONNECTIONS = 64
+BODY_S = 10.0
+BACKLOG = 64
+TOLD_S = 60.0  # between two words of the same trouble
+LOOK_S = 1  # so often the door looks for those whose time is over
 SEND_BYTES = 65536  # that wait in the system for one browser: a stalled one is noticed soon
 _OPEN = ("/healthz", "/login")  # whoever reaches the port may have these, and what the login page is made of
 _LOGIN_FILES = ("/static/login.js", "/static/style.css", "/static/icon.svg")
+_AT_ONCE = ("/healthz", "/metrics")  # answered without waiting for anything, however many others are served
+
+_log = logging.getLogger(__name__)
 
 Ask = Callable[[Control], None]
 
@@ -47,8 +57,8 @@ Ask = Callable[[Control], None]
 class Pages:
     """What each path gives. ``ask`` hands a request to the gateway's thread."""
 
-    def __init__(self, hub: Hub, access: Access, ask: Ask) -> None:
-        self._hub, self._access, self._ask = hub, access, ask
+    def __init__(self, hub: Hub, access: Access, ask: Ask, door: "Door[Line]") -> None:
+        self._hub, self._access, self._ask, self._door = hub, access, ask, door
         self._predicting = asyncio.Lock()
 
     def app(self) -> ASGIApp:
@@ -67,7 +77,7 @@ class Pages:
             Mount("/static", StaticFiles(directory=STATIC)),
         ]
         mimetypes.add_type("text/javascript", ".js")  # some systems' tables say otherwise, and browsers refuse it then
-        return guarded(Starlette(routes=routes, exception_handlers={PlanError: _refused}), self._access)
+        return guarded(Starlette(routes=routes, exception_handlers={PlanError: _refused}), self._access, self._door)
 
     async def index(self, _: Request) -> Response:
         return FileResponse(STATIC / "index.html")
@@ -163,51 +173,92 @@ class Pages:
 
 
 async def _body(request: Request) -> dict[str, Any]:
+    """What a request says; nothing if that is too long, too late or no JSON object."""
+    try:
+        found = json.loads(await asyncio.wait_for(_read(request), BODY_S))
+    except (ValueError, RecursionError, asyncio.TimeoutError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+async def _read(request: Request) -> bytes:
     data = b""
     async for part in request.stream():
         data += part
         if len(data) > BODY_BYTES:
-            return {}
-    try:
-        found = json.loads(data)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+            return b""
+    return data
 
 
 async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-def guarded(app: ASGIApp, access: Access) -> ASGIApp:
-    """``app`` behind what ``access`` says of every request."""
+class Line(H11Protocol):
+    """One connection, in the door's book as long as it is open."""
+
+    door: "Door[Line]"
+
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.client or ("", 0)
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        for line in self.door.opened(self.key, self, time.monotonic()):
+            line.transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.door.closed(self.key, self)
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        self.door.stalled(self.key, time.monotonic())
+        super().pause_writing()
+
+    def resume_writing(self) -> None:
+        self.door.stalled(self.key, None)
+        super().resume_writing()
+
+
+def guarded(app: ASGIApp, access: Access, door: Door[Line]) -> ASGIApp:
+    """``app`` behind what ``access`` says of every request; who is not let in gets one short answer a connection."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             if scope["type"] == "lifespan":
                 await app(scope, receive, send)
             return
-        headers, path = Headers(scope=scope), scope["path"]
-        refusal = _refusal(access, scope["method"], path, headers)
+        headers, path, client = Headers(scope=scope), scope["path"], tuple(scope["client"] or ("", 0))
+        admitted = access.admits(headers, cookie_parser(headers.get("cookie", "")))
+        refusal = _refusal(access, scope["method"], path, headers, admitted)
+        served = admitted and refusal is None and door.serve(client)
+        if admitted and refusal is None and not served and path not in _AT_ONCE:
+            refusal = PlainTextResponse("too many requests are being answered\n", 503, {"retry-after": "5"})
 
         async def secured(message: Message) -> None:
             if message["type"] == "http.response.start":
                 added = {"cache-control": "no-cache" if path.startswith("/static/") else "no-store", **HEADERS}
+                added |= {} if admitted else {"connection": "close"}
                 message["headers"] = [*message["headers"], *((k.encode(), v.encode()) for k, v in added.items())]
             await send(message)
 
-        await (refusal or app)(scope, receive, secured)
+        try:
+            await (refusal or app)(scope, receive, secured)
+        finally:
+            if served:
+                door.done(client, time.monotonic())
 
     return guard
 
 
-def _refusal(access: Access, method: str, path: str, headers: Headers) -> Response | None:
+def _refusal(access: Access, method: str, path: str, headers: Headers, admitted: bool) -> Response | None:
     """The answer to a request that goes no further."""
     if not access.knows(headers.get("host", "")):
         return PlainTextResponse("this machine is not called that: use its address or its host name\n", 421)
     if method not in ("GET", "HEAD") and not is_ours(headers):
         return JSONResponse({"error": "only the dashboard's own page may set something"}, 403)
-    if path in _OPEN or path in _LOGIN_FILES or access.admits(headers, cookie_parser(headers.get("cookie", ""))):
+    if admitted or path in _OPEN or path in _LOGIN_FILES:
         return None
     if path == "/":
         return FileResponse(STATIC / "login.html", 401)
@@ -221,7 +272,7 @@ class Server:
         """Raises PlanError if ``host:port`` cannot be had."""
         try:
             family = socket.AF_INET6 if ":" in host else socket.AF_INET
-            self._socket = socket.create_server((host, port), family=family, backlog=64)
+            self._socket = socket.create_server((host, port), family=family, backlog=BACKLOG)
         except OSError as error:
             raise PlanError(
                 f"--http {host}:{port}: {error.strerror or error}; choose another port, or 0 for a free one"
@@ -229,9 +280,17 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # for each reader, who inherits it
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._hub = hub
+        door: Door[Line] = Door()
+        self.door = door
+
+        async def look() -> None:
+            for line in door.overdue(time.monotonic()):
+                line.transport.abort()
+
         config = uvicorn.Config(
-            _bound(hub, Pages(hub, access, ask)), log_config=None, access_log=False, server_header=False, lifespan="on",
-            limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=1, ws="none", proxy_headers=False,
+            _bound(hub, Pages(hub, access, ask, door)), log_config=None, access_log=False, server_header=False, lifespan="on",
+            http=type("DoorLine", (Line,), {"door": door}), callback_notify=look, timeout_notify=LOOK_S, backlog=BACKLOG,
+            timeout_graceful_shutdown=1, ws="none", proxy_headers=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
@@ -248,7 +307,7 @@ class Server:
         self._socket.close()
 
     def _run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.WARNING)
+        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody could fill the log
         asyncio.run(self._server.serve(sockets=[self._socket]))
 
 
@@ -259,6 +318,23 @@ def _bound(hub: Hub, pages: Pages) -> ASGIApp:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             hub.bind()
+            asyncio.get_running_loop().set_exception_handler(_Trouble())
         await inner(scope, receive, send)
 
     return app
+
+
+class _Trouble:
+    """What the loop tells of: that no file is left for one more connection comes dozens of times a second, and is said once
+    a minute."""
+
+    def __init__(self) -> None:
+        self._said_at = float("-inf")
+
+    def __call__(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, OSError) or error.errno not in (errno.EMFILE, errno.ENFILE):
+            loop.default_exception_handler(context)
+        elif loop.time() > self._said_at + TOLD_S:
+            self._said_at = loop.time()
+            _log.error("the dashboard lets nobody in: %s; raise the limit (ulimit -n, LimitNOFILE=)", error.strerror)

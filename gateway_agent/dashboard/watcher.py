@@ -56,6 +56,7 @@ class Dashboard:
         self.recorder = Recorder(gateway.board)
         self.hub = Hub()
         self._server = Server(self.hub, Access(token), gateway.ask, host, port)
+        self.door = self._server.door
         self._next_at = 0.0
         self._watched = True  # as ``Gateway.watch`` was told; the first turn knows better
         logging.getLogger().addHandler(self.hub.log)

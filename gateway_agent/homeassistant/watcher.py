@@ -29,7 +29,7 @@ _log = logging.getLogger(__name__)
 
 
 class HomeAssistant:
-    """A ``gateway_agent.app.Watcher``. ``settings.broker`` is the address of Home Assistant's broker."""
+    """A ``gateway_agent.watchers.Watcher``. ``settings.broker`` is the address of Home Assistant's broker."""
 
     def __init__(self, gateway: "Gateway", settings: Settings) -> None:
         self._gateway = gateway

@@ -1,5 +1,6 @@
 """The dashboard over real HTTP, on a played cluster; and once on a real one."""
 
+import contextlib
 import http.client
 import json
 import logging
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.dashboard import stream
+from gateway_agent.dashboard import door, server, stream
 from gateway_agent.dashboard.watcher import Dashboard
 from schemas.errors import PlanError
 from tests.gateway_agent.dashboard.played import Played, Site
@@ -143,6 +144,88 @@ def test_the_token_is_told_once_and_then_where_it_is(closed_site: Site, tmp_path
         assert "token" not in again.url and str(tmp_path / "dashboard-token") in again.hint
     finally:
         again.close()
+
+
+@pytest.fixture
+def lines() -> Iterator[list[socket.socket]]:
+    """Connections of a test, closed at its end."""
+    held: list[socket.socket] = []
+    yield held
+    for line in held:
+        line.close()
+
+
+def idle(site: Site, lines: list[socket.socket], count: int, said: bytes = b"") -> None:
+    for _ in range(count):
+        lines.append(socket.create_connection(("127.0.0.1", site.port), timeout=20))
+        lines[-1].sendall(said)
+
+
+@pytest.mark.parametrize("said", [b"", b"GET / HTTP/1.1\r\nHost: loc", b"POST /login HTTP/1.1\r\nContent-Length: 9\r\n\r\n{"])
+def test_idle_connections_before_a_login_keep_nobody_out(closed_site: Site, lines: list[socket.socket], said: bytes) -> None:
+    token = closed_site.dashboard.url.partition("#token=")[2]
+    idle(closed_site, lines, 300, said)
+    held = closed_site.dashboard.door
+    for path in ("/healthz", "/metrics", "/", "/events"):
+        connection = http.client.HTTPConnection("127.0.0.1", closed_site.port, timeout=20)
+        connection.request("GET", path, headers={"authorization": f"Bearer {token}"})
+        assert connection.getresponse().status == 200, path
+        lines.append(connection.sock or socket.socket())
+        assert len(held) <= door.CONNECTIONS
+    idle(closed_site, lines, 300, said)
+    assert closed_site.ask("/healthz")[0] == 200 and closed_site.dashboard.hub.readers == 1  # nor throw anybody out
+
+
+def test_who_is_not_let_in_holds_nothing_for_long_however_it_drips(
+    closed_site: Site, lines: list[socket.socket]
+) -> None:
+    closed_site.dashboard.door._wait_s = 0.5
+    for said in (b"", b"GET / HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"):
+        idle(closed_site, lines, 1, said)
+    deadline = time.monotonic() + 10.0
+    while len(closed_site.dashboard.door):
+        assert time.monotonic() < deadline
+        for line in lines:
+            with contextlib.suppress(OSError):
+                line.send(b"x")
+        threading.Event().wait(0.05)
+
+
+def test_an_answer_to_who_is_not_let_in_ends_its_connection(closed_site: Site) -> None:
+    for path in ("/", "/healthz", "/api/state", "/static/login.js"):
+        assert closed_site.ask(path)[1]["connection"] == "close", path
+
+
+def test_a_body_that_drips_or_holds_what_cannot_be_read_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "BODY_S", 0.1)
+    connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+    connection.putrequest("POST", "/api/control")
+    for name, value in {**ASK, "content-length": "99"}.items():
+        connection.putheader(name, value)
+    connection.endheaders(b"{")
+    assert connection.getresponse().status == 400
+    for body in (b"[" * 4000, b'{"a":' * 800, b'{"token": "\\ud800"}', b"\xff", b"1" * 4001):
+        connection = http.client.HTTPConnection("127.0.0.1", site.port, timeout=20)
+        connection.request("POST", "/login", body, ASK)
+        assert connection.getresponse().status == 403
+        connection.close()
+
+
+def test_health_and_metrics_are_answered_while_all_places_are_taken(site: Site, lines: list[socket.socket]) -> None:
+    site.dashboard.door._served = 2
+    for _ in range(2):
+        reader = Events(site)
+        reader.until("state")
+        lines.append(reader.connection.sock)
+    assert [site.ask(path)[0] for path in ("/healthz", "/metrics", "/", "/api/state")] == [200, 200, 503, 503]
+
+
+def test_malformed_requests_leave_no_line_in_the_log(site: Site, lines: list[socket.socket]) -> None:
+    before = len(site.dashboard.hub.log.lines)
+    for said in (b"\0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"):
+        idle(site, lines, 1, said)
+        assert lines[-1].recv(9) == b"HTTP/1.1 "
+    assert len(site.dashboard.hub.log.lines) == before
 
 
 class Events:

@@ -37,7 +37,7 @@ from models.build import build
 from models.bundle import Reference, make_bundle, save
 from models.tensor import to_input
 from schemas.errors import DtError
-from schemas.messages import frame_source
+from schemas.messages import frame_id, frame_source
 
 PORT = 1883
 PATIENCE_S = 60.0
@@ -146,7 +146,7 @@ class Run:
             self._processes["w"] = self._hosts.spawn("w", watch, self._room / "w.log", self._env)
             for name in self._edges:
                 self._start(name)
-            self._until(lambda: len({o["frame"].split(".")[0] for o in self._heard()}) == self._options.sources)
+            self._until(lambda: len({frame_source(o["frame"])[0] for o in self._heard()}) == self._options.sources)
             self._misfortune()
             return self._judge()
 
@@ -251,7 +251,7 @@ class Run:
             source, epoch, number = frame_source(frame)
             numbers[source, epoch].add(number)
         for (source, epoch), ended in numbers.items():
-            told.lost += [f"{source}.{epoch}.{n}" for n in range(max(ended) - 2) if n not in ended]
+            told.lost += [frame_id(source, epoch, n) for n in range(max(ended) - 2) if n not in ended]
         known, last = self._known(), dict[tuple[str, str], int]()
         for frame, outcome in sorted(first.items(), key=lambda item: frame_source(item[0])):
             source, epoch, _ = frame_source(frame)

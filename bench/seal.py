@@ -102,7 +102,8 @@ def ends(way: str, address: Callable[[str, str], Address]) -> Iterator[tuple[Cal
     """To send one tile, and to admit the next one that arrives."""
     guards = {name: Guard(seal) for name, seal in seals(2).items()} if way == "TLS + seal" else {n: Open() for n in NODES}
     inbox: queue.Queue[Any] = queue.Queue(2048)
-    header = m.TileHeader(node="sender", epoch=EPOCH, plan=DIGEST, to_epoch=EPOCH, request=EPOCH, frame=f"sender.{EPOCH}.0")
+    frame = m.frame_id("sender", EPOCH, 0)
+    header = m.TileHeader(node="sender", epoch=EPOCH, plan=DIGEST, to_epoch=EPOCH, request=EPOCH, frame=frame)
     pixels = {"image": np.random.default_rng(1).integers(0, 256, TILE_BYTES, np.uint8)}
     receiver = Link(address(way, "receiver"), "dt", "receiver", inbox, guard=guards["receiver"])
     sender = Link(address(way, "sender"), "dt", "sender", queue.Queue(2048), 4 * TILE_BYTES, guards["sender"])

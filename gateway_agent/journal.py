@@ -17,7 +17,7 @@ from pydantic import Field, ValidationError
 
 from gateway_agent.node import Before
 from schemas.errors import DtError, PlanError
-from schemas.messages import FrameId, Outcome, frame_source
+from schemas.messages import FrameId, Outcome, frame_id, frame_source
 from schemas.plan import Record
 from schemas.state import read, told, write
 
@@ -49,14 +49,15 @@ class Journal:
         self._forgotten: OrderedDict[tuple[str, str], int] = OrderedDict()
         self._lines = 0
         self._told = False
-        for line in (read(path) or b"").splitlines():
-            self._take(line)
+        damaged = [line for line in (read(path) or b"").splitlines() if not self._take(line)]
+        if damaged:
+            _log.warning("%s: %d lines are damaged, or of an older version: passed over", path, len(damaged))
         self._rewrite()
 
     @property
     def before(self) -> Before:
         """What the gateways before this one have ended."""
-        forgotten = tuple(f"{source}.{epoch}.{number}" for (source, epoch), number in self._forgotten.items())
+        forgotten = tuple(frame_id(source, epoch, number) for (source, epoch), number in self._forgotten.items())
         return Before(dict(self._ended), forgotten)
 
     def close(self) -> None:
@@ -108,11 +109,13 @@ class Journal:
         else:
             self._told = False
 
-    def _take(self, data: bytes) -> None:
+    def _take(self, data: bytes) -> bool:
+        """Whether it is a line of ours."""
         try:
             self._remember(Line.model_validate_json(data))
         except ValidationError:
-            _log.warning("%s: a line is damaged: passed over", self._path)
+            return False
+        return True
 
     def _remember(self, line: Line) -> None:
         for frame in line.forgotten:

@@ -17,7 +17,7 @@ from schemas.text import Line
 PROTOCOL: Final = 1
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
-FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}\.[0-9a-f]{8}\.[0-9]{1,12}$")]
+FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}-[0-9a-f]{8}-[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
 Box = Annotated[str, Field(max_length=60_000)]  # sealed bytes in base64
@@ -33,13 +33,16 @@ def new_epoch() -> str:
 
 
 def frame_id(source: str, epoch: str, number: int) -> str:
-    """The name of a frame: unique over restarts of its source, and legal as a topic level."""
-    return f"{source}.{epoch}.{number}"
+    """The name of a frame: unique over restarts of its source, and a topic level of letters that every broker carries.
+
+    NATS refuses ``.`` in topics, RabbitMQ turns it into ``/``; of a name and two numbers ``-`` is the last two all the same.
+    """
+    return f"{source}-{epoch}-{number}"
 
 
 def frame_source(frame: str) -> tuple[str, str, int]:
     """Source, its epoch and the frame's number (from 0)."""
-    source, epoch, number = frame.rsplit(".", 2)
+    source, epoch, number = frame.rsplit("-", 2)
     return source, epoch, int(number)
 
 

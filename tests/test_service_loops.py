@@ -67,7 +67,7 @@ def test_the_journal_knows_at_once_that_the_broker_has_an_outcome(tmp_path: Path
     app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), "mqtt://127.0.0.1:1", None, journal=journal)
     app._inbox, app._link = Mock(**{"get.side_effect": queue.Empty}), Mock(connected=True)
     app._status_at = time.monotonic()
-    app._saying.append("camera.11111111.0")
+    app._saying.append("camera-11111111-0")
     waited = []
     for acknowledged in (False, True, True):
         app._link.flush.return_value = acknowledged
@@ -75,4 +75,4 @@ def test_the_journal_knows_at_once_that_the_broker_has_an_outcome(tmp_path: Path
         waited.append(app._inbox.get.call_args.kwargs["timeout"])
         assert journal.heard.called == acknowledged
     assert waited[:2] == [HEARD_S] * 2 and waited[2] > 0.5
-    journal.heard.assert_called_once_with(("camera.11111111.0",))
+    journal.heard.assert_called_once_with(("camera-11111111-0",))

@@ -17,7 +17,7 @@ from schemas import topics
 from schemas.codec import encode
 from schemas.plan import Plan
 
-_D, _E, _FRAME = "0123456789abcdef" * 2, "01234567", "n.01234567.0"
+_D, _E, _FRAME = "0123456789abcdef" * 2, "01234567", "n-01234567-0"
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

@@ -76,7 +76,7 @@ def addressed(data: bytes) -> tuple[str, bytes]:
         claimed = _claimed(said) if form > 1 else 0
         body = tensor_message(header, raw[: claimed or None].ljust(claimed, b"\0"))
         said = said.get("message") if isinstance(said, dict) else None
-    levels = {"node": "n", "frame": "n.01234567.0", "digest": "0" * 32, "n": "0", "layer": "0", "tile": "0", "source": "n",
+    levels = {"node": "n", "frame": "n-01234567-0", "digest": "0" * 32, "n": "0", "layer": "0", "tile": "0", "source": "n",
               "verb": "v"}  # fmt: skip
     if form == 3 and isinstance(said, dict):
         levels |= {name: str(said[name])[:100] for name in levels if isinstance(said.get(name), (str, int))}

@@ -15,7 +15,7 @@ def status(node: str, **more: object) -> m.Status:
 
 
 def outcome(number: int, state: str = "ok", latency_s: float = 0.2) -> m.Outcome:
-    told = {"node": "gateway", "epoch": "aaaaaaaa", "frame": f"cam.11111111.{number}", "status": state}
+    told = {"node": "gateway", "epoch": "aaaaaaaa", "frame": f"cam-11111111-{number}", "status": state}
     return m.Outcome.model_validate({**told, "latency_s": latency_s, "reason": "source lost" if state != "ok" else ""})
 
 

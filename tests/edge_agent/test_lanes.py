@@ -14,7 +14,7 @@ from tests.nodes import blocks_plan, whole_plan
 PLAN, WHOLE = blocks_plan(), whole_plan()
 LAST = len(PLAN.blocks) - 1
 TILES = range(len(PLAN.blocks[0].tiles))
-FRAME = "edge1.11111111.0"
+FRAME = "edge1-11111111-0"
 
 
 def truth(spec: TensorSpec) -> np.ndarray:
@@ -152,8 +152,8 @@ def test_parts_that_the_plan_does_not_know_are_refused(change: object) -> None:
 def test_parts_of_few_frames_are_remembered() -> None:
     strip, lanes = Node([0]).work(0.0)[0], Lanes(PLAN)
     for number in range(2 * FRAMES):
-        lanes.hear(strip._replace(frame=f"edge1.11111111.{number}"))
-    known = [n for n in range(2 * FRAMES) if lanes.again(Want(f"edge1.11111111.{n}", 0, strip.tile))]
+        lanes.hear(strip._replace(frame=f"edge1-11111111-{number}"))
+    known = [n for n in range(2 * FRAMES) if lanes.again(Want(f"edge1-11111111-{n}", 0, strip.tile))]
     assert known == list(range(FRAMES, 2 * FRAMES))
 
 

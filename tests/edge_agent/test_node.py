@@ -53,11 +53,11 @@ def test_a_frame_is_computed_and_registered_at_once() -> None:
     node = joined()
     said = node.frame(IMAGE, 1.0)
     (work,) = [a for a in said if isinstance(a, Compute)]
-    assert work.key == ("edge1.11111111.0", 0, PLAN.blocks[0].order[0])
+    assert work.key == ("edge1-11111111-0", 0, PLAN.blocks[0].order[0])
     region = PLAN.blocks[0].tiles[work.key[2]].inputs["image"]
     np.testing.assert_array_equal(work.inputs["image"], IMAGE[:, region.y0 : region.y1, region.x0 : region.x1])
     (register,) = published(said, topics.REGISTER)
-    assert register.message.waiting == 3 and register.message.frames == ("edge1.11111111.0",)
+    assert register.message.waiting == 3 and register.message.frames == ("edge1-11111111-0",)
 
 
 def test_the_engine_gets_its_next_tile_before_the_result_is_sent() -> None:
@@ -87,16 +87,16 @@ def test_an_idle_edge_asks_once_the_gateway_has_answered_and_then_computes_what_
     pixels = {"image": IMAGE[:, tile.inputs["image"].y0 :, tile.inputs["image"].x0 :]}
     header = m.TileHeader(
         node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request=ask.message.request,
-        frame="edge1.11111111.0", tile=3, lease_s=5,
+        frame="edge1-11111111-0", tile=3, lease_s=5,
     )  # fmt: skip
     said = node.hear(heard(topics.TILE, header, pixels), 1.0)
     (work,) = [a for a in said if isinstance(a, Compute)]
-    assert work.key == ("edge1.11111111.0", 0, 3)
+    assert work.key == ("edge1-11111111-0", 0, 3)
     (ahead,) = published(said, topics.VICTIM_REQ)
     assert ahead.message.ahead
     said = node.computed(work.key, outputs(PLAN, 3), 0.1, 2.0)
     (result,), (again,) = published(said, topics.RESULT), published(said, topics.VICTIM_REQ)
-    assert result.message.stolen and result.levels == {"frame": "edge1.11111111.0"}
+    assert result.message.stolen and result.levels == {"frame": "edge1-11111111-0"}
     assert said.index(again) < said.index(result), "the result may end the frame: of the next one it gets a tile at once"
 
 
@@ -105,7 +105,7 @@ def test_a_stolen_tile_of_a_wrong_shape_is_not_computed() -> None:
     (ask,) = published(node.tick(5.0), topics.VICTIM_REQ)
     header = m.TileHeader(
         node="edge1", epoch="11111111", plan=node.digest, to_epoch="11111111", request=ask.message.request,
-        frame="edge1.11111111.0", tile=3, lease_s=5,
+        frame="edge1-11111111-0", tile=3, lease_s=5,
     )  # fmt: skip
     said = node.hear(heard(topics.TILE, header, {"image": IMAGE}), 6.0)
     assert not [a for a in said if isinstance(a, Compute)] and node.counts["tile of a wrong shape"] == 1
@@ -171,7 +171,7 @@ def test_after_a_connection_a_node_registers_before_it_sends_its_results_again()
 
 def test_an_undivided_frame_has_the_effort_of_all_blocks_where_the_plan_knows_it() -> None:
     chain = make_plan(Partition(build("mini", 96)), "0" * 32, blocks=[("max3", (1, 1)), ("max7", (1, 1))])[0]
-    key = ("edge1.11111111.0", 0, 0)
+    key = ("edge1-11111111-0", 0, 0)
     one, divided = (EdgeNode("edge1", "11111111", plan, "test kernels") for plan in (chain, PLAN))
     assert one.effort(key, whole=True) == sum(block.tiles[0].effort for block in chain.blocks) > one.effort(key)
     assert divided.effort(key, whole=True) == 0 < divided.effort(key)
@@ -182,8 +182,8 @@ def test_an_ended_frame_makes_room_for_the_next() -> None:
     node.frame(IMAGE, 1.0)
     node.frame(IMAGE, 1.0)
     assert not node.wants_frame
-    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame="edge1.11111111.0", ended=True)), 2.0)
-    assert node.wants_frame and node.tiles.frames == ("edge1.11111111.1",)
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame="edge1-11111111-0", ended=True)), 2.0)
+    assert node.wants_frame and node.tiles.frames == ("edge1-11111111-1",)
 
 
 def test_a_failed_engine_is_reported_and_not_tried_for_ever() -> None:
@@ -260,7 +260,7 @@ def test_each_thief_gets_the_tile_that_it_had_before_if_it_can() -> None:
         got = {t.levels["node"]: t.message.tile for t in tiles}
         assert all(had.setdefault(thief, tile) == tile for thief, tile in got.items()), "its class is loaded there"
         node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=tiles[0].message.frame, ended=True)), 1.8 + number)
-        node.computed(next(iter(node.tiles.tiles), ("edge1.11111111.9", 0, 0)), {}, 0.1, 1.9 + number)
+        node.computed(next(iter(node.tiles.tiles), ("edge1-11111111-9", 0, 0)), {}, 0.1, 1.9 + number)
 
 
 def test_a_node_that_has_not_repeated_its_request_is_given_nothing() -> None:
@@ -363,7 +363,7 @@ def test_one_camera_of_several_answers_none_and_so_does_any_to_a_request_ahead(c
 def test_a_frame_is_computed_undivided_where_helpers_are_fewer_than_cameras() -> None:
     node = camera(cameras=2, helpers=1)
     (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
-    assert work.whole and work.inputs["image"] is IMAGE and work.key == ("edge1.11111111.0", 0, 0)
+    assert work.whole and work.inputs["image"] is IMAGE and work.key == ("edge1-11111111-0", 0, 0)
     maps = {spec.name: np.zeros(spec.shape, spec.dtype) for spec in PLAN.blocks[0].cut}
     (result,) = published(node.computed(work.key, maps, 0.1, 2.0), topics.RESULT)
     assert result.message.whole and result.message.tile == 0 and node.counts["computed"] == 4
@@ -377,9 +377,9 @@ def test_a_frame_of_which_somebody_has_a_tile_is_never_computed_undivided() -> N
     (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
     node.frame(IMAGE, 1.1)
     (tile,) = idle(node, "edge2", 1.2)
-    assert tile.message.frame == "edge1.11111111.1"
+    assert tile.message.frame == "edge1-11111111-1"
     (work,) = [a for a in node.computed(first.key, {}, 0.1, 2.0, "failed") if isinstance(a, Compute)]
-    assert not work.whole and work.key[0] == "edge1.11111111.1"
+    assert not work.whole and work.key[0] == "edge1-11111111-1"
 
 
 def test_a_camera_that_does_not_divide_its_frames_steals_nothing_until_its_source_has_ended() -> None:
@@ -502,10 +502,10 @@ def test_where_tiles_are_shared_out_a_node_takes_them_unasked_and_asks_for_none(
     pixels = {name: IMAGE[:, r.y0 : r.y1, r.x0 : r.x1] for name, r in tile.inputs.items()}
     header = m.TileHeader(
         node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request="0000000a",
-        frame="edge1.11111111.0", tile=3, lease_s=5.0,
+        frame="edge1-11111111-0", tile=3, lease_s=5.0,
     )  # fmt: skip
     (work,) = [a for a in node.hear(heard(topics.TILE, header, pixels), 1.0) if isinstance(a, Compute)]
-    assert work.key == ("edge1.11111111.0", 0, 3)
+    assert work.key == ("edge1-11111111-0", 0, 3)
 
 
 def test_a_thief_that_lets_a_lease_expire_gets_no_tile_for_a_while() -> None:

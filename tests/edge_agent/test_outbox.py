@@ -2,7 +2,7 @@
 
 from edge_agent.outbox import Outbox
 
-A, B = "cam.0000000a.0", "cam.0000000a.1"
+A, B = "cam-0000000a-0", "cam-0000000a-1"
 
 
 def test_a_result_is_due_at_once_and_then_ever_less_often() -> None:

@@ -5,7 +5,7 @@ import pytest
 from edge_agent.tiles import NEVER, Computing, Done, Lease, Lent, Sent, TileQueue, Waiting
 from schemas.keys import Key
 
-A, B = "cam.0000000a.0", "cam.0000000a.1"
+A, B = "cam-0000000a-0", "cam-0000000a-1"
 
 
 def key(tile: int, frame: str = A) -> Key:
@@ -152,12 +152,12 @@ def test_a_result_that_the_outbox_dropped_is_computed_again(queue: TileQueue) ->
 
 def test_late_and_unknown_messages_are_counted_and_change_nothing(queue: TileQueue) -> None:
     before = dict(queue.tiles)
-    queue.accept("cam.0000000a.9", 0, [0], ended=True)
+    queue.accept("cam-0000000a-9", 0, [0], ended=True)
     queue.accept(A, 0, [7], ended=False)
     queue.accept(A, 1, [0], ended=False)
-    queue.put_back(("cam.0000000a.9", 0, 0))
+    queue.put_back(("cam-0000000a-9", 0, 0))
     queue.add(A, [key(0)])
-    assert not queue.computed(("cam.0000000a.9", 0, 0))
+    assert not queue.computed(("cam-0000000a-9", 0, 0))
     assert dict(queue.tiles) == before
     assert queue.ignored.total() == 6
 
@@ -170,14 +170,14 @@ def test_tiles_of_a_later_block_keep_the_age_of_their_frame(queue: TileQueue) ->
 
 def test_a_thief_gets_the_tile_that_it_prefers_but_never_the_next_of_the_own_engine() -> None:
     queue = TileQueue()
-    queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(4)])
-    assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam.00000000.0", 0, 3)
-    assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam.00000000.0", 0, 1)
+    queue.add("cam-00000000-0", [("cam-00000000-0", 0, tile) for tile in range(4)])
+    assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam-00000000-0", 0, 3)
+    assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam-00000000-0", 0, 1)
 
 
 def test_tiles_that_are_cheaper_here_are_lent_last() -> None:
     queue = TileQueue()
-    queue.add("cam.00000000.0", [("cam.00000000.0", 0, tile) for tile in range(5)])
+    queue.add("cam-00000000-0", [("cam-00000000-0", 0, tile) for tile in range(5)])
     lent = [queue.lend("thief", f"r{n}", False, 0.0, 1.0, keep={2, 4}) for n in range(4)]
     assert [key and key[2] for key in lent] == [3, 1, 4, 2]
 

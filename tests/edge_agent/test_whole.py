@@ -17,7 +17,7 @@ PLAN = whole_plan()
 LANES = range(PLAN.lanes)
 LAST, SPREAD = len(PLAN.blocks) - 1, PLAN.spread
 IMAGE = np.zeros((1, 24, 30, 3), np.uint8)
-FRAME = "edge1.11111111.0"
+FRAME = "edge1-11111111-0"
 GATEWAY: dict[str, Any] = {"node": "gateway", "epoch": "aaaaaaaa"}
 
 

@@ -2,8 +2,8 @@
 
 from gateway_agent.assembly import Assembly, Complete, Verdict
 
-F0, F1, F2 = (f"cam.0000000a.{number}" for number in range(3))
-NEW = "cam.0000000b.0"
+F0, F1, F2 = (f"cam-0000000a-{number}" for number in range(3))
+NEW = "cam-0000000b-0"
 
 
 def assembly(deadline_s: float = 120.0, memory: int = 4096) -> Assembly[str]:
@@ -126,9 +126,9 @@ def test_a_tail_that_raises_fails_the_frame() -> None:
 
 def test_frames_of_a_lost_source_fail_and_those_of_others_go_on() -> None:
     frames = assembly()
-    frames.announce("other", "0000000a", ["other.0000000a.0"], 1.0)
+    frames.announce("other", "0000000a", ["other-0000000a-0"], 1.0)
     assert [f.frame for f in frames.source_lost("cam", 2.0)] == [F0, F1]
-    assert frames.frames == ("other.0000000a.0",)
+    assert frames.frames == ("other-0000000a-0",)
 
 
 def test_frames_of_a_restarted_source_fail() -> None:
@@ -153,8 +153,8 @@ def test_a_living_source_is_heard_again_after_a_late_word_of_a_dead_epoch() -> N
     frames.announce("cam", "0000000a", [F0], 1.0)
     assert frames.announce("cam", "0000000b", [NEW], 2.0).ended == ()
     assert [f.frame for f in frames.source_lost("cam", 7.0)] == [F0]
-    assert frames.announce("cam", "0000000b", [NEW, "cam.0000000b.1"], 8.0).ended == (NEW,)
-    assert frames.frames == ("cam.0000000b.1",)
+    assert frames.announce("cam", "0000000b", [NEW, "cam-0000000b-1"], 8.0).ended == (NEW,)
+    assert frames.frames == ("cam-0000000b-1",)
 
 
 def test_what_a_source_says_of_other_sources_frames_is_ignored() -> None:

@@ -4,7 +4,7 @@ from gateway_agent.board import OPEN, Board, Rate
 from schemas import messages as m
 
 HEAD = {"node": "edge1", "epoch": "11111111"}
-FRAME = "edge1.11111111.0"
+FRAME = "edge1-11111111-0"
 
 
 def register(**about: object) -> m.Register:
@@ -29,11 +29,11 @@ def test_a_failed_frame_degrades_its_source_until_the_next_result() -> None:
     board.outcome(ended(), 1.0)
     assert board.sources["edge1"].degraded == ""
     for number in (1, 2):
-        board.outcome(ended(f"edge1.11111111.{number}", status="failed", reason="source lost"), 2.0)
+        board.outcome(ended(f"edge1-11111111-{number}", status="failed", reason="source lost"), 2.0)
     view = board.sources["edge1"]
     assert (view.degraded, view.failed, view.frames) == ("source lost", 2, 1)
     assert view.seen is not None and view.seen.frame == FRAME
-    board.outcome(ended("edge1.11111111.3"), 3.0)
+    board.outcome(ended("edge1-11111111-3"), 3.0)
     assert view.degraded == ""
     assert [event.kind for event in board.events] == ["failed", "recovered"]  # told once, not for every frame
 
@@ -77,10 +77,10 @@ def test_a_timeline_has_the_first_result_of_every_tile() -> None:
 def test_frames_that_never_end_are_forgotten() -> None:
     board = Board()
     for number in range(OPEN + 10):
-        board.hear(result(0, frame=f"edge1.11111111.{number}"), float(number))
+        board.hear(result(0, frame=f"edge1-11111111-{number}"), float(number))
     board.outcome(ended(), 999.0)
     assert board.timelines[-1].spans == ()
-    board.outcome(ended(f"edge1.11111111.{OPEN + 9}"), 999.0)
+    board.outcome(ended(f"edge1-11111111-{OPEN + 9}"), 999.0)
     assert len(board.timelines[-1].spans) == 1
 
 

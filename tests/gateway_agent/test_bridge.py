@@ -53,7 +53,7 @@ def test_nothing_is_asked_for_between_two_looks() -> None:
 def test_health_names_a_degraded_source_and_why() -> None:
     bridge, board = Bridge("gateway", "aaaaaaaa"), board_with_node()
     board.outcome(
-        m.Outcome(node="gateway", epoch="aaaaaaaa", frame="edge1.11111111.0", status="failed", reason="lost", latency_s=1), 0.5
+        m.Outcome(node="gateway", epoch="aaaaaaaa", frame="edge1-11111111-0", status="failed", reason="lost", latency_s=1), 0.5
     )
     board.source("edge2")
     health = bridge.tick(board, lambda: ABOUT, 1.0)[-1].message

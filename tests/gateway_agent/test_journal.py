@@ -14,7 +14,7 @@ from schemas.messages import Outcome
 
 def outcome(number: int, source: str = "camera") -> Outcome:
     return Outcome(
-        node="gateway", epoch="aaaaaaaa", frame=f"{source}.11111111.{number}", status="ok", latency_s=0.5,
+        node="gateway", epoch="aaaaaaaa", frame=f"{source}-11111111-{number}", status="ok", latency_s=0.5,
         computed={"edge1": 4}, digests={"cut/a": "0" * 32},
     )  # fmt: skip
 
@@ -33,12 +33,16 @@ def test_what_was_kept_is_there_again_with_its_words_until_they_were_heard(tmp_p
     assert before.ended == {outcome(0).frame: None, outcome(1).frame: None, outcome(2).frame: outcome(2)}
 
 
-def test_a_line_that_was_cut_off_is_passed_over(tmp_path: Path) -> None:
+def test_lines_that_were_cut_off_or_are_of_an_older_version_are_passed_over(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     journal = Journal(tmp_path / "ended.jsonl")
     journal.keep(outcome(0))
     with (tmp_path / "ended.jsonl").open("ab") as file:
         file.write(outcome(1).model_dump_json().encode()[:40] + b"\n\xff\xfe\n{}\n")
+        file.writelines(b'{"ended":"camera.11111111.%d"}\n' % number for number in range(9))
     journal = reopened(journal)
+    assert caplog.text.count("passed over") == 1 and "11 lines are damaged" in caplog.text
     journal.keep(outcome(2))
     assert list(reopened(journal).before.ended) == [outcome(0).frame, outcome(2).frame]
 

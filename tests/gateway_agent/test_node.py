@@ -11,7 +11,7 @@ from schemas.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()
-FRAME = "edge1.11111111.0"
+FRAME = "edge1-11111111-0"
 
 
 def gateway() -> GatewayNode:
@@ -153,9 +153,9 @@ def test_a_leaving_source_fails_what_it_leaves_behind() -> None:
 
 def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state() -> None:
     node = GatewayNode("gateway", "aaaaaaaa", PLAN, deadline_s=30.0, ordered=True)
-    frames = ("edge1.11111111.9", "edge1.11111111.10")
-    register(node, "edge1", "11111111", 4, ("edge1.11111111.0",))
-    node.failed("edge1.11111111.0", "lost", 0.0)
+    frames = ("edge1-11111111-9", "edge1-11111111-10")
+    register(node, "edge1", "11111111", 4, ("edge1-11111111-0",))
+    node.failed("edge1-11111111-0", "lost", 0.0)
     register(node, "edge1", "11111111", 4, frames)
     register(node, "edge2", "22222222")
     for tile in range(4):
@@ -222,9 +222,9 @@ def refusal(actions: list[object]) -> str:
 def test_a_cloned_node_is_refused_as_long_as_the_one_before_lives() -> None:
     node = gateway()
     register(node, "edge1", "11111111", machine="aa")
-    said = register(node, "edge1", "22222222", waiting=4, frames=("edge1.22222222.0",), now=1.0, machine="bb")
+    said = register(node, "edge1", "22222222", waiting=4, frames=("edge1-22222222-0",), now=1.0, machine="bb")
     assert "another machine has the same name" in refusal(said) and "--name" in refusal(said)
-    assert "edge1.22222222.0" not in node.assembly.frames
+    assert "edge1-22222222-0" not in node.assembly.frames
     assert not refusal(register(node, "edge1", "11111111", now=2.0, machine="aa"))
     node.tick(20.0)
     assert not refusal(register(node, "edge1", "22222222", now=20.0, machine="bb"))
@@ -291,7 +291,7 @@ def test_a_failure_at_a_tile_that_another_has_computed_is_no_failure_of_the_fram
 
 
 def test_a_failure_at_a_frame_that_nobody_announced_is_repeated_by_its_source_alone() -> None:
-    node, other = running(), "edge1.11111111.7"
+    node, other = running(), "edge1-11111111-7"
     assert not error(node, 1, "edge1", "11111111", stolen=False, frame=other)
     (accepted,) = published(error(node, 1, "edge2", "22222222", stolen=True, frame=other), topics.ACCEPTED)
     assert accepted.message.tiles == (1,) and not accepted.message.ended
@@ -331,19 +331,19 @@ def test_what_a_killed_gateway_could_not_say_is_said_once_when_the_source_still_
 def test_what_the_source_has_heard_is_not_said_again() -> None:
     node = after(outcome())
     register(node, "edge1", "11111111", 0, ())  # says nothing of it: this may be an old heartbeat
-    register(node, "edge1", "11111111", 4, ("edge1.11111111.1",))
+    register(node, "edge1", "11111111", 4, ("edge1-11111111-1",))
     assert not published(register(node, "edge1", "11111111", 4, (FRAME,)), topics.OUTCOME)
 
 
 def test_the_state_of_a_source_that_is_lost_fails_its_open_frames_by_name_and_begins_anew() -> None:
     node = GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, ordered=True, before=Before({FRAME: outcome()}))
-    frames = tuple(f"edge1.11111111.{number}" for number in (1, 2))
+    frames = tuple(f"edge1-11111111-{number}" for number in (1, 2))
     register(node, "edge1", "11111111", 0, (FRAME,))  # this one has ended: it does not count
     said = published(register(node, "edge1", "11111111", 4, frames), topics.OUTCOME)
     assert [a.message.frame for a in said] == list(frames)
     assert all(a.message.reason.startswith("gateway restarted: what the model remembers of edge1") for a in said)
-    assert not published(register(node, "edge1", "11111111", 4, ("edge1.11111111.3",)), topics.OUTCOME)
-    assert node.assembly.frames == ("edge1.11111111.3",)
+    assert not published(register(node, "edge1", "11111111", 4, ("edge1-11111111-3",)), topics.OUTCOME)
+    assert node.assembly.frames == ("edge1-11111111-3",)
 
 
 def test_no_frame_of_a_recurrent_model_is_finished_before_its_source_is_known() -> None:
@@ -355,7 +355,7 @@ def test_no_frame_of_a_recurrent_model_is_finished_before_its_source_is_known() 
 
 def test_a_frame_of_a_recurrent_model_waits_until_its_source_has_told_of_those_before_it() -> None:
     node = GatewayNode("gateway", "bbbbbbbb", PLAN, 30.0, ordered=True)
-    frames = tuple(f"edge1.11111111.{number}" for number in range(3))
+    frames = tuple(f"edge1-11111111-{number}" for number in range(3))
 
     def finished(number: int) -> list[str]:
         said = [a for tile in range(4) for a in result(node, tile, frame=frames[number])]

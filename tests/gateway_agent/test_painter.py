@@ -13,7 +13,7 @@ BOX = Result(task="detect", detections=(Detection(label="car", index=2, score=0.
 
 def outcome(number: int = 0, result: Result | None = BOX) -> Outcome:
     return Outcome(
-        node="gateway", epoch="aaaaaaaa", frame=f"edge1.11111111.{number}", status="ok" if result else "failed",
+        node="gateway", epoch="aaaaaaaa", frame=f"edge1-11111111-{number}", status="ok" if result else "failed",
         latency_s=0.1, picture=(400, 800), result=result,
     )  # fmt: skip
 
@@ -32,12 +32,12 @@ def test_the_halves_of_a_pair_come_in_any_order() -> None:
     inbox: queue.Queue[object] = queue.Queue()
     painter = Painter(inbox)
     try:
-        painter.picture("edge1.11111111.0", GREY)
+        painter.picture("edge1-11111111-0", GREY)
         painter.outcome(outcome(0))
         painter.outcome(outcome(1))
-        painter.picture("edge1.11111111.1", GREY)
+        painter.picture("edge1-11111111-1", GREY)
         frames = [painted.frame for painted in (inbox.get(timeout=10), inbox.get(timeout=10)) if isinstance(painted, Painted)]
-        assert frames == ["edge1.11111111.0", "edge1.11111111.1"]
+        assert frames == ["edge1-11111111-0", "edge1-11111111-1"]
     finally:
         painter.close()
 
@@ -46,16 +46,16 @@ def test_failed_frames_and_broken_pictures_come_to_nothing() -> None:
     inbox: queue.Queue[object] = queue.Queue()
     painter = Painter(inbox)
     try:
-        painter.picture("edge1.11111111.0", GREY)
+        painter.picture("edge1-11111111-0", GREY)
         painter.outcome(outcome(0, None))
-        painter.picture("edge1.11111111.1", GREY[:50])
+        painter.picture("edge1-11111111-1", GREY[:50])
         painter.outcome(outcome(1))
         for number in range(2, 3 * WAITING):
-            painter.picture(f"edge1.11111111.{number}", GREY)
+            painter.picture(f"edge1-11111111-{number}", GREY)
         painter.outcome(outcome(2))  # its picture was given up
         painter.outcome(outcome(3 * WAITING - 1))
         painted = inbox.get(timeout=10)
-        assert isinstance(painted, Painted) and painted.frame == f"edge1.11111111.{3 * WAITING - 1}"
+        assert isinstance(painted, Painted) and painted.frame == f"edge1-11111111-{3 * WAITING - 1}"
         assert inbox.empty()
     finally:
         painter.close()

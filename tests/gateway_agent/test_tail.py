@@ -18,7 +18,7 @@ SOURCES = {"a": 5, "b": 0, "c": 0, "d": -3}
 
 
 def whole(source: str, number: int, priority: int = 0) -> Finish:
-    return Finish(Complete(f"{source}.11111111.{number}", {}, {}, {}, 0.0), (1, 1), priority)
+    return Finish(Complete(f"{source}-11111111-{number}", {}, {}, {}, 0.0), (1, 1), priority)
 
 
 def taken(waiting: TailQueue) -> list[str]:
@@ -52,7 +52,7 @@ def test_nothing_waits_twice_too_many_or_out_of_turn(steps: list[str | None], li
             least = min(SOURCES[s] for s, _ in model)
             expected = next((s, n) for s, n in model if SOURCES[s] == least) if len(model) > limit else None
             got = waiting.put(whole(source, number, SOURCES[source]))
-        assert (got.complete.frame if got else None) == (f"{expected[0]}.11111111.{expected[1]}" if expected else None)
+        assert (got.complete.frame if got else None) == (f"{expected[0]}-11111111-{expected[1]}" if expected else None)
         if expected is not None:
             model.remove(expected)
         assert len(waiting) == len(model) <= limit
@@ -67,7 +67,7 @@ def ready(bundle: Bundle, source: str, priority: int) -> Finish:
         }
         for tile in block.tiles
     }
-    return Finish(Complete(f"{source}.11111111.0", tiles, {}, {}, 0.0), (96, 96), priority)
+    return Finish(Complete(f"{source}-11111111-0", tiles, {}, {}, 0.0), (96, 96), priority)
 
 
 def test_the_thread_finishes_every_frame_by_priority_and_ends_when_it_is_closed(tmp_path: Path) -> None:

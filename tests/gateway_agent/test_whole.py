@@ -15,7 +15,7 @@ from tests.nodes import blocks_plan, heard, published, whole_plan
 
 PLAN = whole_plan()
 LAST = len(PLAN.blocks) - 1
-FRAME = "edge1.11111111.0"
+FRAME = "edge1-11111111-0"
 MEAN = {"mean": np.arange(5, dtype=np.float32).reshape(1, 5)}
 
 

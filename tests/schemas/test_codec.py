@@ -17,7 +17,7 @@ from schemas.errors import DecodeError, PlanError
 from schemas.messages import Accepted, ChunkHeader, Outcome, OverlapHeader, Register, ResultHeader, Status
 
 D = "0" * 32
-FRAME = "cam.01234567.7"
+FRAME = "cam-01234567-7"
 RESULT = ResultHeader(node="e1", epoch="01234567", plan=D, frame=FRAME, block=0, tile=3, compute_s=0.25)
 REGISTER = Register(node="e1", epoch="01234567", seq=1, runtime="litert 2", plan=D, waiting=3, frames=(FRAME,))
 TOPIC = f"dt/result/{FRAME}"
@@ -165,7 +165,7 @@ def numbered(seq: bytes) -> bytes:
 
 OTHER = json.loads(RESULT.model_copy(update={"plan": "f" * 32}).model_dump_json())
 LATER = json.loads(RESULT.model_dump_json()) | {"v": 2}
-STRANGER = json.loads(RESULT.model_copy(update={"frame": "cam.01234567.8"}).model_dump_json())
+STRANGER = json.loads(RESULT.model_copy(update={"frame": "cam-01234567-8"}).model_dump_json())
 REJECTED = {
     "a preamble cut short": (TOPIC, b"DT\1\0\0", "form", "preamble"),
     "another magic": (TOPIC, tensor_message([], magic=b"PK"), "form", "b'PK'"),
@@ -186,7 +186,7 @@ REJECTED = {
     "a name beyond 256 characters": (TOPIC, tensor_message([entry("n" * 257)], bytes(4)), "form", "256"),
     "more than 64 tensors": (TOPIC, tensor_message([entry(str(i), shape=(0,)) for i in range(65)]), "form", "64"),
     "another plan": (TOPIC, tensor_message([], message=OTHER), "plan", "f" * 32),
-    "another frame than the topic's": (TOPIC, tensor_message([], message=STRANGER), "topic", "cam.01234567.8"),
+    "another frame than the topic's": (TOPIC, tensor_message([], message=STRANGER), "topic", "cam-01234567-8"),
     "another layer than the topic's": ("dt/overlap/1/1", part(layer=0), "topic", "layer '1', message '0'"),
     "another tile than the topic's": ("dt/overlap/0/2", part(layer=0), "topic", "tile '2', message '1'"),
     "a level that is the same number otherwise": ("dt/overlap/0/01", part(layer=0), "topic", "tile '01'"),

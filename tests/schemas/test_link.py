@@ -19,7 +19,7 @@ from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
 from schemas.topics import Publish
 
 D = "0" * 32
-FRAME = "cam.01234567.7"
+FRAME = "cam-01234567-7"
 RESULT = ResultHeader(node="e1", epoch="01234567", plan=D, frame=FRAME, block=0, tile=3, compute_s=0.25)
 STEAL = Steal(node="gw", epoch="01234567", plan=D, thief="e2", thief_epoch="01234567", request="01234567")
 Make = Callable[..., Any]

@@ -5,8 +5,10 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
 from schemas.errors import DecodeError
+from schemas.messages import FrameId, frame_id, frame_source
 from schemas.topics import TABLE, Topic, find
 
 level = st.text(st.characters(exclude_characters="/+#\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
@@ -59,6 +61,22 @@ def test_find_refuses_deeper_shallower_and_empty_levels() -> None:
     for topic in ("dt", "dt/", "dt/steal", "dt/steal/", "dt/steal/a/b", "dt/steal/a\n/", "dt/plan\n", "/dt/register"):
         with pytest.raises(DecodeError):
             find("dt", topic)
+
+
+@given(st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True), st.integers(0, 2**32 - 1), st.integers(0, 10**12 - 1))
+def test_a_frame_s_name_is_taken_apart_as_it_was_made_whatever_its_source_is_called(name: str, epoch: int, n: int) -> None:
+    frame = frame_id(name, f"{epoch:08x}", n)
+    assert TypeAdapter(FrameId).validate_python(frame) == frame and frame_source(frame) == (name, f"{epoch:08x}", n)
+
+
+def test_no_topic_has_a_letter_that_some_broker_refuses_or_turns_into_another() -> None:
+    """NATS refuses ``.``, RabbitMQ turns it into ``/``: a frame's name is a level of ours that is made of parts."""
+    levels: dict[str, str | int] = {"frame": frame_id("cam-1_b", "0123abcd", 7), "node": "n", "digest": "0" * 32, "n": 0,
+                                    "layer": 0, "tile": 0, "source": "n", "verb": "grid", "permission": "0" * 8}  # fmt: skip
+    for row in TABLE:
+        assert re.fullmatch(r"[A-Za-z0-9_/-]+", row.path("dt", **levels))
+    with pytest.raises(ValidationError):
+        TypeAdapter(FrameId).validate_python("cam.0123abcd.7")
 
 
 def test_the_table_is_sound() -> None:

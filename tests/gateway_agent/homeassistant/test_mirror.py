@@ -76,7 +76,7 @@ class Play:
 
     def frame(self, *labels: str, failed: str = "", source: str = "cam") -> str:
         """A frame ends: with these digits side by side, or as a failure."""
-        frame = f"{source}.11111111.{self.frames}"
+        frame = f"{source}-11111111-{self.frames}"
         self.frames += 1
         boxes = [(20.0 * i, 0.0, 20.0 * i + 15, 30.0) for i in range(len(labels))]
         found = tuple(Detection(label=one, index=0, score=0.9, box=box) for one, box in zip(labels, boxes))
@@ -414,7 +414,7 @@ def test_every_task_is_announced_so_that_home_assistant_takes_it(task: Any) -> N
     play.join("cam", camera=True)
     play.run(5)
     for number in range(3):
-        outcome = m.Outcome(node="gateway", epoch="22222222", frame=f"cam.11111111.{number}", status="ok", latency_s=0.1,
+        outcome = m.Outcome(node="gateway", epoch="22222222", frame=f"cam-11111111-{number}", status="ok", latency_s=0.1,
                             result=Result(task=task))  # fmt: skip
         play.board.outcome(outcome, play.at)
         play.mirror.outcome(outcome, play.facts, play.at)

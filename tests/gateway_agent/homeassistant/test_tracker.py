@@ -16,7 +16,7 @@ def play(frames: Sequence[Sequence[Sight]], tracker: Tracker | None = None, firs
     """Types and labels of the changes of each frame, one second apart."""
     tracker = tracker or Tracker()
     return [
-        [f"{c.type} {c.sight.label}" for c in tracker.see(f"e.11111111.{first + i}", seen, float(first + i))]
+        [f"{c.type} {c.sight.label}" for c in tracker.see(f"e-11111111-{first + i}", seen, float(first + i))]
         for i, seen in enumerate(frames)
     ]
 
@@ -63,7 +63,7 @@ def test_a_walking_object_stays_the_same_and_tells_of_it_now_and_then() -> None:
     tracker, changes = Tracker(), list[tuple[float, Change]]()
     for second in range(20):
         box = (10.0 + 15 * second, 10.0, 50.0 + 15 * second, 50.0)
-        changes += [(float(second), c) for c in tracker.see(f"e.11111111.{second}", [Sight("cat", 0.9, box)], float(second))]
+        changes += [(float(second), c) for c in tracker.see(f"e-11111111-{second}", [Sight("cat", 0.9, box)], float(second))]
     assert {c.number for _, c in changes} == {1}
     assert [c.type for _, c in changes] == ["appeared", "updated", "updated", "updated"]
     times = [at for at, _ in changes]
@@ -86,7 +86,7 @@ def test_a_late_frame_says_nothing_and_a_restarted_source_begins_anew() -> None:
     play([[CAT]] * 2, tracker, first=5)
     assert play([[]] * 4, tracker, first=3) == [[], [], [], []][:4]
     assert tracker.counts == {"cat": 1}
-    assert [c.type for n in range(3) for c in tracker.see(f"e.22222222.{n}", [], 0.0)] == ["left"]
+    assert [c.type for n in range(3) for c in tracker.see(f"e-22222222-{n}", [], 0.0)] == ["left"]
 
 
 def test_every_task_has_objects() -> None:

@@ -36,7 +36,10 @@ class Node:
     def state(self, name: str, now: float) -> str:
         if self.register is not None and self.register.leaving:
             return "left"
-        silent = now > self.heard_at + (QUIET_S if name == GATEWAY else SILENT_S)
+        fetched = self.status.fetched if self.status is not None else None
+        silent = now > self.heard_at + (QUIET_S if name == GATEWAY or fetched is not None else SILENT_S)
+        if fetched is not None and not silent:
+            return f"fetching {fetched:.0%}"
         throttled = self.status is not None and self.status.vitals.throttled
         return "silent" if silent else "throttled" if throttled else "online"
 
@@ -125,7 +128,7 @@ def _row(name: str, node: Node, now: float) -> dict[str, Any]:
     return row | {
         "tiles": status.computed + status.stolen, "stolen": status.stolen, "frames": status.frames,
         "tile_ms": None if status.tile_s is None else round(status.tile_s * 1000, 1), "queue": status.waiting,
-        "source": status.source, "version": status.version, **status.vitals.model_dump(),
+        "fetched": status.fetched, "source": status.source, "version": status.version, **status.vitals.model_dump(),
     }  # fmt: skip
 
 

@@ -13,6 +13,7 @@ import numpy as np
 
 from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
+from edge_agent.download import ModelDownload
 from edge_agent.entry import enter, guard, host_name
 from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import open_source
@@ -25,12 +26,12 @@ from models.runner import TileRunner
 from models.trial import Trial, Verdicts
 from schemas import messages as m
 from schemas import topics
+from schemas.chunks import CHUNK_BYTES, check_count
 from schemas.codec import Incoming, Rejects
 from schemas.config import ROOT, EdgeOptions, Settings
-from schemas.errors import CredentialError, DecodeError, EngineError, PlanError, UnreachableError
+from schemas.errors import CredentialError, DecodeError, EngineError, UnreachableError
 from schemas.identity import machine_id
 from schemas.link import Arrived, Connected, Disconnected, Link
-from schemas.parcel import Parcel
 from schemas.process import log_to_stderr, on_end, return_memory, version
 from schemas.redact import redact
 from schemas.service import Service
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
 
 STATUS_S = 2.0
 VITALS_S = 10.0  # without news, so often
-FETCH_S = 10.0  # without a chunk for so long, the model is asked for again
+PROGRESS_S = 10.0  # so often the log says how much of the model is here
+ANEW = 3  # after so many questions without an answer they are asked on another connection
 WARN_S = 30.0
 TRIAL_S = 0.05  # how often a trial of the model is looked at
 ONCE_S = 10.0
@@ -90,13 +92,14 @@ class Edge:
         self._link = Link(self._url, self._root, name, self._inbox, guard=self._guard)
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
-        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED)
+        own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED, topics.MODEL)
         for topic in (*own, topics.KEYS) if self._guard.sealed else own:
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None
-        self._parcel: Parcel | None = None
-        self._chunk_at = 0.0
+        self._model = Path()  # of the plan, once it is here
+        self._download: ModelDownload | None = None
+        self._progress_at = 0.0
         self._trial: Trial | None = None
         self._worker: Worker | None = None
         self._capture: Capture | None = None
@@ -151,6 +154,8 @@ class Edge:
         now = time.monotonic()
         tick_at = self._node.deadline() if self._node is not None else float("inf")
         deadline = min(self._status_at + STATUS_S, tick_at, self._read_at)
+        if self._download is not None and self._link.connected:
+            deadline = min(deadline, self._download.deadline(now))
         try:
             event = self._inbox.get(timeout=min(max(deadline - now, 0.0), 1.0 if self._trial is None else TRIAL_S))
         except queue.Empty:
@@ -200,6 +205,8 @@ class Edge:
         elif isinstance(event, Connected):
             self._warn_at = self._unknown_at = float("inf")
             self._hello_at = now
+            if self._download is not None:
+                self._download.reconnected()
             if self._node is not None:
                 return self._node.connected(now)
         elif isinstance(event, Disconnected):
@@ -252,48 +259,86 @@ class Edge:
         elif isinstance(message, m.PlanMessage):
             self._adopt(message, now)
         elif isinstance(message, m.ChunkHeader):
-            self._chunk_at = now
-            whole = self._parcel.add(message.digest, message.n, incoming.tensors["chunk"]) if self._parcel else None
-            if whole is not None and self._plan is not None:
-                self._cache.store(message.digest, whole)
-                _log.info("model %s fetched, %.1f MB", message.digest[:8], len(whole) / 1e6)
-                self._link.unsubscribe(topics.MODEL, digest=message.digest)
-                self._parcel = None
-                return self._try(self._plan, now)
+            return self._take(message, incoming, now)
         elif self._node is not None:
             return self._node.hear(incoming, now)
         return []
 
     def _adopt(self, message: m.PlanMessage, now: float) -> None:
         """A plan: fetch its model unless the disk has it. The plan that we run already is no news."""
-        if self._plan is not None and self._plan.plan == message.plan:
+        before = self._plan
+        if before is not None and before.plan == message.plan and (self._download is None or before.chunks == message.chunks):
             return
         if message.plan.runtime and message.plan.runtime != kernels():
             raise EngineError(
                 f"this node runs {kernels()}, the cluster {message.plan.runtime}: their bits differ; install the same "
                 "runtime on both"
             )
-        parcel = Parcel(message.plan.edge_model, message.chunks, message.model_bytes)  # first: it may refuse the message
+        check_count(len(message.chunks), message.model_bytes)  # first: it may refuse the message
         self._end_plan()
-        self._plan, self._parcel = message, None
-        if self._cache.load(message.plan.edge_model) is not None:
+        self._plan = message
+        model = self._cache.load(message.plan.edge_model)
+        if model is not None:
+            self._model = model
             self._act(self._try(message, now))
             return
-        self._parcel = parcel
+        self._download = ModelDownload(self._cache.part(message.plan.edge_model, message.model_bytes), message.chunks)
+        self._progress_at = now + PROGRESS_S
         _log.info("fetching model %s, %.1f MB", message.plan.edge_model[:8], message.model_bytes / 1e6)
-        self._fetch(message, now)
 
-    def _fetch(self, message: m.PlanMessage, now: float) -> None:
-        self._chunk_at = now
-        self._link.subscribe(topics.MODEL, digest=message.plan.edge_model)
+    def _ask(self, download: ModelDownload, now: float) -> Sequence[Action]:
+        """Ask for what may be under way; what ends when all is here."""
+        before = download.window.silences
+        wanted = download.ask(now)
+        silences = download.window.silences
+        if silences > before and self._link.connected:
+            _log.warning(
+                "model %s: asked %d times, nothing came of %d chunks of %d: does the gateway run, and does the broker at %s "
+                "pass messages of %d kB? 'dt doctor' finds out", download.digest[:8], silences, download.chunks - download.here,
+                download.chunks, self._link.address, CHUNK_BYTES // 1000,
+            )  # fmt: skip
+            if silences % ANEW == 0:  # it may be that nobody hears us on this connection
+                self._link.renew()
+        if wanted:
+            request = m.ChunkRequest(node=self._name, epoch=self._epoch, digest=download.digest, chunks=tuple(wanted))
+            self._link.publish(topics.MODEL_REQ, request, node=self._name)
+        if now >= self._progress_at:
+            self._progress_at = now + PROGRESS_S
+            told = f"{download.share:.0%} of model {download.digest[:8]} is here, {download.part.size / 1e6:.1f} MB"
+            self._service.status(told)
+            _log.info("%s", told)
+        return self._fetched(download, now) if download.complete else []
+
+    def _take(self, header: m.ChunkHeader, incoming: Incoming, now: float) -> Sequence[Action]:
+        """A chunk of an older plan's model, or one that comes too late, is normal."""
+        download = self._download
+        if download is None or header.digest != download.digest or "chunk" not in incoming.tensors:
+            return []
+        download.take(header.n, incoming.tensors["chunk"], now)
+        return []
+
+    def _fetched(self, download: ModelDownload, now: float) -> Sequence[Action]:
+        model, plan = download.part.finish(), self._plan
+        if model is None:
+            _log.error("model %s: every chunk has its digest, the whole has not: starting anew", download.digest[:8])
+            download.begin_again()
+            return []
+        size, came = download.part.size / 1e6, download.came_bytes / 1e6
+        _log.info("model %s is here, %.1f MB, %.1f of them came just now", download.digest[:8], size, came)
+        self._end_download()
+        self._model = model
+        return self._try(plan, now) if plan is not None else []
+
+    def _end_download(self) -> None:
+        if self._download is not None:
+            self._download.part.close()
+        self._download = None
 
     def _await_model(self, now: float) -> None:
         if self._trial is not None and self._plan is not None:
             self._act(self._tried(self._trial, self._plan, now))
-        if self._parcel is not None and self._plan is not None and now >= self._chunk_at + FETCH_S:
-            _log.info("model %s: %d of %d chunks are missing; asking again",
-                      self._parcel.digest[:8], len(self._parcel.missing), self._parcel.chunks)  # fmt: skip
-            self._fetch(self._plan, now)
+        if self._download is not None and self._link.connected:
+            self._act(self._ask(self._download, now))
         if self._guard.sealed and now >= self._hello_at and self._link.connected:
             self._hello_at = now + STATUS_S
             hello = m.Register(node=self._name, epoch=self._epoch, seq=0, runtime=kernels())  # its echo names the plan
@@ -306,10 +351,10 @@ class Edge:
 
     def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """The model is here: a child process tries it before this one does, unless one has done so before."""
-        plan, path = message.plan, self._cache.load(message.plan.edge_model)
-        if path is None or Verdicts(self._cache.folder).knows(plan.edge_model):
+        plan = message.plan
+        if Verdicts(self._cache.folder).knows(plan.edge_model):
             return self._begin(message, now)
-        self._trial = Trial(path, plan, self._options.threads, self._weights())
+        self._trial = Trial(self._model, plan, self._options.threads, self._weights())
         return []
 
     def _tried(self, trial: Trial, message: m.PlanMessage, now: float) -> Sequence[Action]:
@@ -335,12 +380,10 @@ class Edge:
 
     def _begin(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """Plan and model are here: engine, source and node start."""
-        plan, path = message.plan, self._cache.load(message.plan.edge_model)
-        if path is None:
-            raise PlanError(f"the model cache {self._cache.folder} lost {plan.edge_model}: choose another --cache")
+        plan = message.plan
         self._speed = self._speed or Speed(self._weights())
         options = self._options
-        runner = TileRunner(plan, graph.load(path), self._weights(), options.threads, options.keep, free=free_bytes())
+        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes())
         is_source = self._source is not None
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
         self._node.machine = self._machine
@@ -367,23 +410,27 @@ class Edge:
         self._node = self._worker = self._capture = None
         self._read_at = float("inf")
         self._end_trial()
+        self._end_download()
 
     def _publish_status(self, now: float) -> None:
         """Counters, when what people look at has changed."""
         self._status_at = now
-        node = self._node
-        if node is None:
-            return
-        last = self._captured
+        node, last, download = self._node, self._captured, self._download
         status = m.Status(
-            node=self._name, epoch=self._epoch, computed=node.counts["computed"], stolen=node.counts["stolen"],
-            lent=node.counts["lent"], compute_s=node.compute_s, frames=node.frames_opened, bytes_in=self._link.bytes_in,
-            bytes_out=self._link.bytes_out, messages_in=self._link.messages_in, messages_out=self._link.messages_out,
-            dropped=self._rejects.by_kind, finished=self._finished, version=version(),
-            source=redact(self._options.source or "")[:300], waiting=node.tiles.waiting, tile_s=node.tile_s,
+            node=self._name, epoch=self._epoch, bytes_in=self._link.bytes_in, bytes_out=self._link.bytes_out,
+            messages_in=self._link.messages_in, messages_out=self._link.messages_out, dropped=self._rejects.by_kind,
+            finished=self._finished, version=version(), source=redact(self._options.source or "")[:300],
             missed=last.dropped if last else 0, still=last.skipped if last else 0,
+            fetched=download.share if download is not None else None,
         )  # fmt: skip
-        seen = {"compute_s", "frames", "finished", "lent", "dropped"}
+        if node is not None:
+            status = status.model_copy(update={
+                "computed": node.counts["computed"], "stolen": node.counts["stolen"], "lent": node.counts["lent"],
+                "compute_s": node.compute_s, "frames": node.frames_opened, "waiting": node.tiles.waiting, "tile_s": node.tile_s,
+            })  # fmt: skip
+        elif download is None:
+            return
+        seen = {"compute_s", "frames", "finished", "lent", "dropped", "fetched"}
         news = self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen)
         if news or now >= self._status_sent_at + VITALS_S:
             self._status, self._status_sent_at = status, now

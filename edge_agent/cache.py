@@ -1,20 +1,25 @@
 """Models on this edge's disk, so that a restart does not fetch them again. A file's name is its model's digest.
 
 It keeps one law: a file that is found under a digest has that digest; half-written files never get such a name, and a
-file that rotted is removed when it is asked for.
+file that rotted is removed when it is asked for. A model that is on its way lies beside them, as a ``Part``.
 """
 
+import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
+
+from models.graph import file_digest
+from schemas.chunks import CHUNK_BYTES
 from schemas.errors import DtError
-from schemas.plan import digest as digest_of
 
 KEEP = 4
 SUFFIX = ".tflite"
+SYNC_BYTES = 8 * 1024 * 1024  # so much waits for the disk at most: a model written at once would stop the loop
 ABANDONED_S = 3600.0  # a part this much older than the newest model belongs to a process that was killed
 
 
@@ -31,47 +36,44 @@ class ModelCache:
         Raises:
             DtError: the folder cannot be read.
         """
-        path = self._path(digest)
-        with self._told():
+        path = self.path(digest)
+        with self.told():
             try:
-                data = path.read_bytes()
+                found = file_digest(path)
             except FileNotFoundError:
                 return None
-            if digest_of(data) != digest:
+            if found != digest:
                 path.unlink(missing_ok=True)
                 return None
             with suppress(OSError):  # a read-only cache still serves
                 os.utime(path)
         return path
 
-    def store(self, digest: str, data: bytes) -> Path:
-        """Keep the bytes of the model ``digest``: complete and on the disk when the name appears, or not at all.
+    def part(self, digest: str, size: int) -> "Part":
+        """Where the model ``digest`` of ``size`` bytes goes chunk by chunk; what came of it before is there still.
 
         Raises:
             DtError: the folder cannot be written or the disk is full.
         """
-        if digest_of(data) != digest:
-            raise ValueError(f"{len(data)} bytes have digest {digest_of(data)}, not {digest}")
-        path = self._path(digest)
-        with self._told():
+        path = self.folder / f".model-{digest}.part"
+        with self.told():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=self.folder, prefix=".model-", suffix=".part")
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                Path(name).replace(path)
+                missing = size - 512 * os.fstat(handle).st_blocks
+                if missing > os.fstatvfs(handle).f_bavail * os.fstatvfs(handle).f_frsize:  # better now than in the middle
+                    raise OSError(errno.ENOSPC, f"a model of {size / 1e6:.1f} MB does not fit on this disk")
+                os.ftruncate(handle, size)
             except BaseException:
-                Path(name).unlink(missing_ok=True)
+                os.close(handle)
+                path.unlink(missing_ok=True)
                 raise
-            self._evict(path)
-        return path
+        return Part(self, digest, size, path, handle)
 
-    def _path(self, digest: str) -> Path:
+    def path(self, digest: str) -> Path:
         return self.folder / f"{digest}{SUFFIX}"
 
-    def _evict(self, newest: Path) -> None:
+    def evict(self, newest: Path) -> None:
         """Remove the oldest models beyond ``keep``, never ``newest``. Another edge may share the folder."""
 
         def used(path: Path) -> float:
@@ -85,7 +87,7 @@ class ModelCache:
             path.unlink(missing_ok=True)
 
     @contextmanager
-    def _told(self) -> Iterator[None]:
+    def told(self) -> Iterator[None]:
         """Turn the disk's refusal into one line."""
         try:
             yield
@@ -94,3 +96,58 @@ class ModelCache:
                 f"model cache {self.folder}: {error.strerror or error}: make room or let this user write there, "
                 "or choose another folder"
             ) from error
+
+
+class Part:
+    """A model that is on its way. Processes that share the cache may write one part: the same bytes to the same places."""
+
+    def __init__(self, cache: ModelCache, digest: str, size: int, path: Path, handle: int) -> None:
+        self.digest, self.size = digest, size
+        self._cache, self._path, self._handle = cache, path, handle
+        self._unwritten = 0
+
+    def read(self, n: int) -> bytes:
+        """What lies where chunk ``n`` belongs, right or not."""
+        with self._cache.told():
+            return os.pread(self._handle, CHUNK_BYTES, n * CHUNK_BYTES)
+
+    def write(self, n: int, data: npt.NDArray[np.uint8]) -> None:
+        """Put chunk ``n`` in its place.
+
+        Raises:
+            DtError: the disk refuses it.
+        """
+        with self._cache.told():
+            os.pwrite(self._handle, data.data, n * CHUNK_BYTES)
+            self._unwritten += data.nbytes
+            if self._unwritten >= SYNC_BYTES:
+                self._unwritten = 0
+                os.fdatasync(self._handle)
+
+    def finish(self) -> Path | None:
+        """The model's own file, on the disk, if all of it has the model's digest; None if not.
+
+        Raises:
+            DtError: the disk refuses it.
+        """
+        path = self._cache.path(self.digest)
+        with self._cache.told():
+            os.fdatasync(self._handle)
+            if file_digest(f"/proc/self/fd/{self._handle}") != self.digest:
+                return None
+            try:
+                self._path.replace(path)
+            except FileNotFoundError:  # another process that shares the cache was first
+                return self._cache.load(self.digest)
+            self._cache.evict(path)
+        return path
+
+    def clear(self) -> None:
+        """Nothing of it is right."""
+        with self._cache.told():
+            os.ftruncate(self._handle, 0)
+            os.ftruncate(self._handle, self.size)
+
+    def close(self) -> None:
+        """What came stays for the next time."""
+        os.close(self._handle)

@@ -19,6 +19,7 @@ from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
+from gateway_agent.publishing import ModelUpload
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
@@ -34,7 +35,6 @@ from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.parcel import chunk_count, chunks
 from schemas.process import log_to_stderr, on_end, version
 from schemas.rights import GATEWAY as NAME
 from schemas.service import Service
@@ -44,6 +44,8 @@ from schemas.vitals import Reader
 
 STATUS_S = 2.0
 HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a restart says it once more
+SENDING_BYTES = 256 * 1024  # of chunks on their way to the broker: all else waits behind them
+SENDING_S = 0.005  # so often it is looked at whether they are there
 ENTER_S = 30.0
 VITALS_S = 10.0  # without news, so often
 LABELS = 200  # that the bridge names
@@ -180,6 +182,7 @@ class Gateway:
         self._link = Link(url, options.root, NAME, self._inbox, guard=self._guard)
         self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, options.threads)
+        self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
@@ -261,7 +264,7 @@ class Gateway:
 
     def run(self) -> int:
         heard = (topics.REGISTER, topics.VICTIM_REQ, topics.RESULT, topics.STATUS, topics.STATUS_REQ, topics.BRIDGE_REQUEST)
-        for topic in heard:
+        for topic in (*heard, topics.MODEL_REQ):
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
@@ -299,7 +302,8 @@ class Gateway:
     def _step(self) -> None:
         now = time.monotonic()
         deadline = min(self._status_at + STATUS_S, self._node.deadline() or float("inf"))
-        patience_s = HEARD_S if self._saying and self._link.connected else 1.0
+        patience_s = SENDING_S if self._upload else HEARD_S if self._saying else 1.0
+        patience_s = patience_s if self._link.connected else 1.0
         try:
             event = self._inbox.get(timeout=min(max(deadline - now, 0.0), patience_s))
         except queue.Empty:
@@ -307,6 +311,8 @@ class Gateway:
         now = time.monotonic()
         heard = self._handle(event, now)
         self._act([*self._settle(now), *heard, *self._node.tick(now)], now)
+        while self._upload and self._link.connected and self._link.outstanding < SENDING_BYTES:
+            self._distribute(self._upload.next(self._node.epoch))
         if self._saying and self._journal is not None and self._link.flush(0.0):
             self._journal.heard(tuple(self._saying))
             self._saying.clear()
@@ -322,6 +328,13 @@ class Gateway:
             self._revive_broker()
             self._publish_status()
         self._service.feed(now)
+
+    def _distribute(self, said: Publish) -> None:
+        """Send what is counted apart from the cluster's work: plan and model."""
+        before, messages = self._link.bytes_out, self._link.messages_out
+        self._link.send(said)
+        self._published_bytes += self._link.bytes_out - before
+        self._published_messages += self._link.messages_out - messages
 
     def _replan(self, now: float) -> None:
         """A new plan, if the cluster has changed so much that it needs one."""
@@ -387,7 +400,7 @@ class Gateway:
             self._watchers.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._node.connected(now)
-            self._publish_model()
+            self._publish_plan()
             self._bridge.connected()
         elif isinstance(event, Disconnected):
             _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
@@ -407,6 +420,9 @@ class Gateway:
             return []
         if isinstance(message, m.StatusRequest):
             self._status_at = self._status_sent_at = 0.0
+            return []
+        if isinstance(message, m.ChunkRequest):
+            self._upload.asked(message)
             return []
         if isinstance(message, m.BridgeRequest):
             request = self._bridge.asked(incoming.levels["verb"], message, self._link.send)
@@ -518,7 +534,6 @@ class Gateway:
     def _swap(self, bundle: Bundle, now: float) -> None:
         self._next, self._swap_at = None, float("inf")
         self._act(self._node.give_up("the plan has changed", now), now)
-        self._clear_model()
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
         self._tail.close()
         self._bundle = bundle
@@ -530,7 +545,8 @@ class Gateway:
         self._node.ring.reset()
         self._tail = TailThread(bundle, self._inbox, self._options.threads)
         self._tail.threshold = threshold
-        self._publish_model()
+        self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
+        self._publish_plan()
         _log.info("plan %s replaces the one before", self._node.digest[:8])
 
     def _keep(self) -> None:
@@ -546,25 +562,13 @@ class Gateway:
             said += [item] if isinstance(item, Publish) else self._node.hear(item, now)
         return said
 
-    def _publish_model(self) -> None:
-        """Plan and model, retained; again after each reconnect, since a broker may have lost what it kept."""
-        before, messages = self._link.bytes_out, self._link.messages_out
-        model = self._bundle.edge_model
-        for n, data in chunks(model):
-            digest = self._bundle.plan.edge_model
-            header = m.ChunkHeader(node=NAME, epoch=self._node.epoch, digest=digest, n=n)
-            while not self._link.publish(topics.MODEL, header, {"chunk": data}, digest=digest, n=n):
-                if not self._link.connected:
-                    return  # the next connection brings us here again
-                self._link.flush(0.1)
-            self._service.feed(time.monotonic())
+    def _publish_plan(self) -> None:
+        """The plan, retained; again after each reconnect, since a broker may have lost what it kept."""
         plan = m.PlanMessage(
-            node=NAME, epoch=self._node.epoch, plan=self._bundle.plan, chunks=chunk_count(len(model)),
-            model_bytes=len(model),
+            node=NAME, epoch=self._node.epoch, plan=self._bundle.plan, chunks=self._upload.chunks,
+            model_bytes=len(self._bundle.edge_model),
         )  # fmt: skip
-        self._link.publish(topics.PLAN, plan)
-        self._published_bytes += self._link.bytes_out - before
-        self._published_messages += self._link.messages_out - messages
+        self._distribute(Publish(topics.PLAN, plan))
 
     def _revive_broker(self) -> None:
         if self._broker is not None and not self._broker.alive:
@@ -592,8 +596,7 @@ class Gateway:
         """Nothing stays retained for a gateway that is gone but the word that it is."""
         self._service.stopping()
         self._watchers.close()
-        self._clear_model()
-        for topic in (topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
+        for topic in (topics.PLAN, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
             self._link.clear(topic)
         self._link.send(self._bridge.state("offline"))
         self._publish_status()
@@ -601,9 +604,3 @@ class Gateway:
         self._tail.close()
         if self._painter is not None:
             self._painter.close()
-
-    def _clear_model(self) -> None:
-        digest = self._bundle.plan.edge_model
-        self._link.clear(topics.PLAN)
-        for n in range(chunk_count(len(self._bundle.edge_model))):
-            self._link.clear(topics.MODEL, digest=digest, n=n)

@@ -15,6 +15,7 @@ from schemas.messages import frame_source
 RATE_S = 30.0  # frames a second are counted over so long
 FRAMES = 64  # whose timelines are remembered
 EVENTS = 256
+SILENT_S = 30.0  # three statuses
 OPEN = 256  # frames without an outcome whose tiles are remembered
 
 Kind = Literal["joined", "left", "failed", "recovered", "refused", "control"]
@@ -96,6 +97,11 @@ class NodeView:
     bytes_s: float = 0.0
     tiles: Rate = field(default_factory=Rate)
     status: m.Status | None = None
+    told_at: float = 0.0  # when it came
+
+    def fetched(self, now: float) -> float | None:
+        """How much of its model a node has that fetches it, from 0 to 1; None: it does not, or has fallen silent."""
+        return self.status.fetched if self.status is not None and now < self.told_at + SILENT_S else None
 
 
 @dataclass
@@ -215,7 +221,7 @@ class Board:
             self.status = status
             return
         view = self.nodes.setdefault(status.node, NodeView(status.node, since=now))
-        view.epoch, view.status = status.epoch, status
+        view.epoch, view.status, view.told_at = status.epoch, status, now
 
     def _register(self, register: m.Register, now: float) -> None:
         view = self.nodes.setdefault(register.node, NodeView(register.node, since=now))

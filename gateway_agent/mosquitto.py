@@ -32,14 +32,14 @@ from schemas.errors import DtError
 TRIES = 5  # a free port may be taken by another program before mosquitto has it
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # where packages put it, on few users' PATH
 PACKET_BYTES = TENSOR_BYTES + 1024 * 1024  # header and topic included; the sender of a larger one is disconnected
-QUEUE_BYTES = 1024 * 1024 * 1024
+QUEUE_BYTES = 256 * 1024 * 1024
 TURNS = 8  # so many times mosquitto may be told to read anew before it has read once
 _CONF, _IN_TURNS = "configuration", ("passwords", "rules")
 _TAKEN = "Address already in use"
 _log = logging.getLogger(__name__)
 
 # Retained messages count in a new subscriber's queue, and what exceeds it is dropped after its acknowledgement: the limits
-# hold a model of 1 GiB in chunks of 512 KiB. All copies of one message share its bytes.
+# hold Home Assistant's entities of many nodes, and tensors of a frame. All copies of one message share its bytes.
 _CONFIGURATION = f"""\
 persistence false
 max_inflight_messages 64

@@ -18,11 +18,12 @@ from models import flatbuffer
 from models.files import check_file
 from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
-from schemas.plan import digest
+from schemas.plan import hasher
 from schemas.text import one_line
 
 _MAX_RANK, _MAX_BYTES = 16, 2**31  # of a tensor
 _MAX_OPS = 10_000
+_PIECE_BYTES = 1 << 20
 _MAX_NAME = 200  # exporters join the names of all that they fused
 MOVES = "MOVES"  # see Op.parts
 
@@ -207,9 +208,12 @@ def load(path: str | Path) -> Graph:
 
 
 def file_digest(path: str | Path) -> str:
-    """Digest of a model file."""
-    with Path(path).open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return digest(data)
+    """Digest of a model file, as ``schemas.plan.digest``; it is read in pieces and need not fit into the memory."""
+    found = hasher()
+    with Path(path).open("rb") as file:
+        while piece := file.read(_PIECE_BYTES):
+            found.update(piece)
+    return found.hexdigest()
 
 
 def parse(data: bytes | memoryview) -> Graph:

@@ -31,7 +31,7 @@ from schemas.errors import PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.messages import Message
 from schemas.packing import Pace
-from schemas.topics import Publish, Topic
+from schemas.topics import MODEL, Publish, Topic
 
 KEEPALIVE_S = 20
 RECONNECT_S = 1.0  # about so far apart are two attempts, and not in step with other nodes'
@@ -203,6 +203,11 @@ class Link:
         """Bytes a second that leave here, as measured; 0: not known."""
         return self._publishes.pace.rate
 
+    @property
+    def outstanding(self) -> int:
+        """Bytes that were published and are not written (QoS 0) or acknowledged (QoS 1) yet."""
+        return self._publishes.bytes
+
     def set_will(self, said: Publish) -> None:
         """Before ``connect``: what the broker is to say when this process is lost."""
         path = said.topic.path(self.root, **said.levels)
@@ -244,10 +249,10 @@ class Link:
         return True
 
     def _encoded(self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None) -> bytes:
-        """Packed where the link is slow enough for that; what is retained was made for all and stays plain."""
+        """Packed where the link is slow enough for that; a model's weights, which gain nothing, stay plain."""
         raw_bytes = sum(array.nbytes for array in (tensors or {}).values())
         pace = self._publishes.pace
-        if raw_bytes < PACKED_BYTES or topic.retained or not pace.pays():
+        if raw_bytes < PACKED_BYTES or topic is MODEL or not pace.pays():
             return encode(topic, message, tensors)
         start = time.thread_time()  # not the clock: other threads' work is not the price of this
         payload = encode(topic, message, tensors, packed=True)

@@ -248,15 +248,22 @@ class OutputHeader(Message):
 
 
 class PlanMessage(Message):
-    """``dt/plan``, gateway -> all, retained: the plan, and in how many chunks the edges' model comes."""
+    """``dt/plan``, gateway -> all, retained: the plan, and the digests of the chunks in which the edges' model comes."""
 
     plan: Plan
-    chunks: Annotated[int, Field(ge=1, le=65536)]
+    chunks: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=65536)]
     model_bytes: Annotated[int, Field(ge=1, le=2**31)]
 
 
+class ChunkRequest(Message):
+    """``dt/model/<node>/ask``, edge -> gateway: send me these chunks of the model ``digest``."""
+
+    digest: Digest
+    chunks: Annotated[tuple[Count, ...], Field(min_length=1, max_length=64)]
+
+
 class ChunkHeader(Message):
-    """``dt/model/<digest>/<n>``, gateway -> all, retained: chunk ``n`` of the edges' model, one uint8 tensor."""
+    """``dt/model/<node>/chunk``, gateway -> the edge that asked: chunk ``n`` of the edges' model, one uint8 tensor."""
 
     digest: Digest
     n: Count
@@ -285,6 +292,7 @@ class Status(Message):
     """``dt/node/<node>/status``, node -> all: counters since its start, for people and dashboards.
 
     Sent every 2 s when counters have changed, every 10 s otherwise. ``tile_s``: time of a tile in the engine, smoothed.
+    ``fetched``: how much of its model is here, from 0 to 1, while it is fetched.
     ``missed`` frames came from the camera while there was no room for them, ``still`` ones showed no motion; ``source`` is
     its address without secrets. ``dropped`` are messages by what was wrong with them.
     """
@@ -293,6 +301,7 @@ class Status(Message):
     source: Annotated[Line, Field(max_length=300)] = ""
     waiting: Count = 0
     tile_s: Seconds | None = None
+    fetched: Annotated[float, Field(ge=0, le=1)] | None = None
     missed: Count = 0
     still: Count = 0
     vitals: Vitals = Vitals()

@@ -242,4 +242,9 @@ class Plan(Record):
 
 def digest(data: Buffer) -> str:
     """BLAKE2b of ``data``, 128 bits, hexadecimal: the one digest of plans, models and tensors here."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return hasher(data).hexdigest()
+
+
+def hasher(data: Buffer = b"") -> "hashlib.blake2b":
+    """To digest what comes in pieces, of which ``data`` is the first."""
+    return hashlib.blake2b(data, digest_size=16)

@@ -41,6 +41,7 @@ RIGHTS = {
     topics.OVERLAP: Right("edge", "others"),
     topics.OVERLAP_REQ: Right("edge", "others"),
     topics.PLAN: Right("gateway", "all", shown=True),
+    topics.MODEL_REQ: Right("node", "gateway"),
     topics.MODEL: Right("gateway", "all"),
     topics.OUTCOME: Right("gateway", "people"),
     topics.PICTURE: Right("source", "gateway"),

@@ -59,7 +59,8 @@ ACCEPTED = Topic("accepted/<node>", m.Accepted, 1, False, "gateway", "edge")
 OVERLAP = Topic("overlap/<layer>/<tile>", m.OverlapHeader, 0, False, "worker", "edge", tensors=True, binds=("layer", "tile"))
 OVERLAP_REQ = Topic("overlap/req", m.OverlapRequest, 0, False, "worker", "edge")
 PLAN = Topic("plan", m.PlanMessage, 1, True, "gateway", "all")
-MODEL = Topic("model/<digest>/<n>", m.ChunkHeader, 1, True, "gateway", "all", tensors=True, binds=("digest", "n"))
+MODEL_REQ = Topic("model/<node>/ask", m.ChunkRequest, 0, False, "edge", "gateway", binds=("node",))
+MODEL = Topic("model/<node>/chunk", m.ChunkHeader, 1, False, "gateway", "edge", tensors=True)
 OUTCOME = Topic("source/<source>/outcome", m.Outcome, 1, False, "gateway", "all", binds=("source",))
 PICTURE = Topic("source/<source>/picture", m.PictureHeader, 0, False, "edge", "gateway", tensors=True, binds=("source",))
 OUTPUT = Topic("source/<source>/output", m.OutputHeader, 0, False, "gateway", "all", tensors=True, binds=("source",))
@@ -76,8 +77,8 @@ JOIN = Topic("join/<permission>/ask", m.JoinRequest, 1, False, "newcomer", "gate
 JOINED = Topic("join/<permission>/answer", m.JoinAnswer, 1, False, "gateway", "newcomer", binds=("permission",))
 
 TABLE = (
-    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL, OUTCOME,
-    PICTURE, OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST,
+    REGISTER, ECHO, VICTIM_REQ, STEAL, TILE, RETURN, RESULT, ACCEPTED, OVERLAP, OVERLAP_REQ, PLAN, MODEL_REQ, MODEL,
+    OUTCOME, PICTURE, OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST,
     BRIDGE_RESPONSE, KEYS, JOIN, JOINED,
 )  # fmt: skip
 _MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]

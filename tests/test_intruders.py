@@ -420,7 +420,7 @@ def tampered_plan(stage: Stage) -> tuple[bytes, str]:
     """A plan that scales pixels otherwise, as the gateway would publish it, and its digest."""
     plan = bind(stage.cluster.bundle).plan
     plan = plan.model_copy(update={"pixels": plan.pixels.model_copy(update={"scale": 0.5})})
-    message = m.PlanMessage(node=GATEWAY, epoch="00000000", plan=plan, chunks=1, model_bytes=1)
+    message = m.PlanMessage(node=GATEWAY, epoch="00000000", plan=plan, chunks=("0" * 32,), model_bytes=1)
     return encode(topics.PLAN, message), plan.digest()
 
 

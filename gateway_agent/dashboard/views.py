@@ -39,6 +39,7 @@ def node_view(view: NodeView, now: float, wall: float) -> dict[str, Any]:
         "stolen": view.stolen,
         "flops_s": view.flops_s,
         "bytes_s": view.bytes_s,
+        "fetched": None if view.online else view.fetched(now),
         "rate": round(view.tiles.per_second(now), 3) if view.online else 0.0,
         **status_view(view.status),
     }
@@ -63,6 +64,7 @@ def totals(board: Board, now: float) -> dict[str, Any]:
         "frames": board.frames, "failed": board.failed, "tiles": board.tiles, "stolen": board.stolen,
         "fps": round(board.rate.per_second(now), 3), "latency_s": rounded(board.latency_s()),
         "online": len(board.online), "nodes": len(board.nodes),
+        "fetching": sum(not view.online and view.fetched(now) is not None for view in board.nodes.values()),
     }  # fmt: skip
 
 

@@ -54,6 +54,13 @@ def test_a_node_is_silent_after_three_heartbeats_and_the_gateway_after_three_sta
     assert states(130.1) == {"gateway": "silent", "a": "silent"}
 
 
+def test_a_node_that_fetches_its_model_says_how_much_of_it_is_here() -> None:
+    seen = view(status("a", fetched=0.345))
+    assert [r["state"] for r in seen.rows(110.0)] == ["fetching 34%"] and seen.rows(131.0)[0]["state"] == "silent"
+    seen.hear(status("a"), 132.0)
+    assert [r["state"] for r in seen.rows(132.0)] == ["online"]
+
+
 def test_a_node_that_left_or_is_throttled_says_so() -> None:
     hot = VITALS.model_copy(update={"throttled": True})
     seen = view(register("a", leaving=True), register("b"), status("b", vitals=hot))

@@ -1,10 +1,13 @@
 """An edge's process and the model that it is sent: tried in a child first, once, and told in a line if it is bad."""
 
 import os
+import queue
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -15,37 +18,55 @@ from edge_agent.app import Edge
 from edge_agent.capture import Captured
 from edge_agent.worker import Computed
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.publishing import ModelUpload
 from models import engine
 from models.bundle import Bundle, make_bundle
 from models.graph import Graph
 from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
+from schemas.codec import decode
 from schemas.config import EdgeOptions
 from schemas.errors import PlanError, UnreachableError
 from schemas.link import Arrived
-from schemas.parcel import chunk_count, chunks
 from tests.models.sketch import splitting
 
 
-def publish(station: Any, root: str, graph: Graph, folder: Path) -> Bundle:
-    """What a gateway keeps retained for its edges."""
+def serve(link: Any, inbox: "queue.Queue[Any]", root: str, upload: ModelUpload) -> None:
+    """Give the chunks that are asked for, until None comes."""
+    while (event := inbox.get()) is not None:
+        if isinstance(event, Arrived):
+            message = decode(root, event.topic, event.payload).message
+            assert isinstance(message, m.ChunkRequest)
+            upload.asked(message)
+            while upload:
+                link.send(upload.next("01234567"))
+
+
+@contextmanager
+def published(station: Any, root: str, graph: Graph, folder: Path) -> Iterator[Bundle]:
+    """What a gateway has for its edges."""
     path = folder / "model.tflite"
     path.write_bytes(graph.to_bytes())
     bundle = make_bundle(path, (2, 2), "1")
-    link, head = station.link, {"node": "gateway", "epoch": "01234567"}
-    link.subscribe(topics.REGISTER)
-    link.connect()
+    gateway, head = station("gateway"), {"node": "gateway", "epoch": "01234567"}
+    gateway.link.subscribe(topics.MODEL_REQ)
+    gateway.link.connect()
     model = bundle.edge_model
     plan = bundle.plan.model_copy(update={"runtime": engine.kernels()})
-    for n, data in chunks(model):
-        header = m.ChunkHeader(**head, digest=plan.edge_model, n=n)  # type: ignore[arg-type]
-        assert link.publish(topics.MODEL, header, {"chunk": data}, digest=plan.edge_model, n=n)
-    wrong = m.PlanMessage(**head, plan=plan, chunks=7, model_bytes=len(model))  # type: ignore[arg-type]
-    assert link.publish(topics.PLAN, wrong), "garbage before the good one: it must not stand in its way"
-    said = m.PlanMessage(**head, plan=plan, chunks=chunk_count(len(model)), model_bytes=len(model))  # type: ignore[arg-type]
-    assert link.publish(topics.PLAN, said)
-    return bundle
+    upload = ModelUpload("gateway", plan.edge_model, model)
+    for chunks in (upload.chunks * 2, ("0" * 32,)):
+        wrong = m.PlanMessage(**head, plan=plan, chunks=chunks, model_bytes=len(model))  # type: ignore[arg-type]
+        assert gateway.link.publish(topics.PLAN, wrong), "garbage before the good one: it must not stand in its way"
+    said = m.PlanMessage(**head, plan=plan, chunks=upload.chunks, model_bytes=len(model))  # type: ignore[arg-type]
+    assert gateway.link.publish(topics.PLAN, said)
+    thread = threading.Thread(target=serve, args=(gateway.link, gateway.inbox, root, upload))
+    thread.start()
+    try:
+        yield bundle
+    finally:
+        gateway.inbox.put(None)
+        thread.join()
 
 
 def test_the_policy_of_its_options_is_that_of_its_source(tmp_path: Path) -> None:
@@ -116,8 +137,7 @@ def edge(broker: BrokerProcess, root: str, cache: Path, *more: str) -> "subproce
 def test_a_model_that_kills_the_runtime_ends_the_edge_with_a_line_and_no_signal(
     broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
 ) -> None:
-    publish(station("gateway"), root, splitting(0), tmp_path)
-    with edge(broker, root, tmp_path / "cache") as process:
+    with published(station, root, splitting(0), tmp_path), edge(broker, root, tmp_path / "cache") as process:
         said = process.communicate(timeout=60)[1]
     assert process.returncode == 1 and "dies of it (SIGSEGV in a child process)" in said.splitlines()[-1]
     assert "Traceback" not in said and not (tmp_path / "cache" / "tried").exists()
@@ -127,11 +147,13 @@ def test_a_model_that_kills_the_runtime_ends_the_edge_with_a_line_and_no_signal(
 def test_a_good_model_is_tried_before_the_edge_joins_and_remembered_beside_it(
     more: list[str], broker: BrokerProcess, root: str, station: Callable[..., Any], tmp_path: Path
 ) -> None:
-    gateway = station("gateway")
-    bundle = publish(gateway, root, splitting(1), tmp_path)
-    with edge(broker, root, tmp_path / "cache", *more) as process:
+    watcher = station("watcher")
+    watcher.link.subscribe(topics.REGISTER)
+    watcher.link.connect()
+    cache = tmp_path / "cache"
+    with published(station, root, splitting(1), tmp_path) as bundle, edge(broker, root, cache, *more) as process:
         try:
-            assert gateway.expect(Arrived, 60.0).topic.endswith("register")
+            assert watcher.expect(Arrived, 60.0).topic.endswith("register")
         finally:
             process.terminate()
             process.communicate(timeout=20)

@@ -1,6 +1,7 @@
 import pytest
 
 from gateway_agent.board import OPEN, Board, Rate
+from gateway_agent.dashboard.views import node_view, totals
 from schemas import messages as m
 
 HEAD = {"node": "edge1", "epoch": "11111111"}
@@ -46,6 +47,15 @@ def test_a_node_comes_goes_and_comes_again() -> None:
     assert [(event.kind, event.at) for event in board.events] == [("joined", 0.0), ("left", 5.0), ("joined", 9.0)]
     assert board.online == ("edge1",)
     assert [event.number for event in board.events] == [1, 2, 3]
+
+
+def test_a_node_that_fetches_its_model_is_not_here_yet_and_shows_how_much_it_has() -> None:
+    board = Board()
+    board.hear(m.Status.model_validate({**HEAD, "fetched": 0.25}), 1.0)
+    shown = [node_view(board.nodes["edge1"], now, 0.0)["fetched"] for now in (1.0, 30.0, 31.0)]
+    assert shown == [0.25, 0.25, None] and totals(board, 1.0)["fetching"] == 1 and totals(board, 31.0)["fetching"] == 0
+    board.alive({"edge1"}, 2.0)
+    assert node_view(board.nodes["edge1"], 2.0, 0.0)["fetched"] is None and totals(board, 2.0)["fetching"] == 0
 
 
 def test_a_restarted_node_shows_no_counters_of_its_former_life() -> None:

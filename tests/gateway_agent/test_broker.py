@@ -6,51 +6,70 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge_agent.cache import ModelCache
+from edge_agent.download import MOST, ModelDownload
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.publishing import ModelUpload
 from schemas import topics
+from schemas.chunks import CHUNK_BYTES
 from schemas.codec import decode
 from schemas.errors import DtError
 from schemas.link import Arrived, Connected
-from schemas.messages import ChunkHeader, Register
-from schemas.parcel import CHUNK_BYTES, Parcel, chunks
+from schemas.messages import ChunkHeader, ChunkRequest, Register
 from schemas.plan import digest
 
 Make = Callable[..., Any]
+KEPT = replace(topics.MODEL, retained=True)
 ROOM = Path(__file__).resolve().parents[2]
 
 
-def test_a_retained_model_of_14_mb_reaches_an_edge_that_comes_later(station: Make, root: str) -> None:
-    model = np.random.default_rng(1).bytes(27 * CHUNK_BYTES + 5)
-    gateway, edge = station("gw"), station("e1")
+def test_a_model_of_14_mb_reaches_an_edge_in_chunks_few_at_a_time(station: Make, root: str, tmp_path: Path) -> None:
+    model = np.random.default_rng(1).bytes(108 * CHUNK_BYTES + 5)
+    gateway, edge = station("gateway"), station("e1")
+    gateway.link.subscribe(topics.MODEL_REQ)
+    edge.link.subscribe(topics.MODEL, node="e1")
     gateway.link.connect()
-    for n, data in chunks(model):
-        header = ChunkHeader(node="gw", epoch="01234567", digest=digest(model), n=n)
-        assert gateway.link.publish(topics.MODEL, header, {"data": data}, digest=header.digest, n=n)
-    assert gateway.link.flush(10)
-    edge.link.subscribe(topics.MODEL, digest=digest(model))
     edge.link.connect()
-    parcel, whole = Parcel(digest(model), 28, len(model)), None
-    while whole is None:
+    upload = ModelUpload("gateway", digest(model), model)
+    download = ModelDownload(ModelCache(tmp_path).part(digest(model), len(model)), upload.chunks)
+    most = 0
+    while not download.complete:
+        wanted = tuple(download.ask(time.monotonic()))
+        if wanted:
+            asked = ChunkRequest(node="e1", epoch="01234567", digest=upload.digest, chunks=wanted)
+            edge.link.publish(topics.MODEL_REQ, asked, node="e1")
+            event = gateway.expect(Arrived)
+            heard = decode(root, event.topic, event.payload).message
+            assert isinstance(heard, ChunkRequest)
+            upload.asked(heard)
+        most = max(most, edge.inbox.qsize())
+        while upload:
+            gateway.link.send(upload.next("01234567"))
         event = edge.expect(Arrived)
         incoming = decode(root, event.topic, event.payload)
         assert isinstance(incoming.message, ChunkHeader)
-        whole = parcel.add(incoming.message.digest, incoming.message.n, incoming.tensors["data"])
-    assert whole == model
+        download.take(incoming.message.n, incoming.tensors["chunk"], time.monotonic())
+    path = download.part.finish()
+    download.part.close()
+    assert path is not None and path.read_bytes() == model
+    assert most <= MOST
 
 
 def test_a_client_is_sent_no_retained_message_that_only_others_subscribed_to(station: Make) -> None:
     first, second = station("e1"), station("e2")
     header = ChunkHeader(node="gw", epoch="01234567", digest="0" * 32, n=0)
-    first.link.subscribe(topics.MODEL)
+    first.link.subscribe(KEPT)
     first.link.connect()
-    first.link.publish(topics.MODEL, header, {"data": np.zeros(9, np.uint8)}, digest="0" * 32, n=0)
+    first.link.publish(KEPT, header, {"chunk": np.zeros(9, np.uint8)}, node="e1")
     first.expect(Arrived)
     second.link.subscribe(topics.REGISTER)
     second.link.connect()

@@ -198,7 +198,7 @@ def test_a_plan_is_believed_when_the_gateway_s_echo_has_named_it(world: World) -
     guard = world.edge("e1", "00000001")
 
     def offer(one: Any) -> list[Incoming]:
-        message = m.PlanMessage(node="gateway", epoch="0" * 8, plan=one, chunks=1, model_bytes=1)
+        message = m.PlanMessage(node="gateway", epoch="0" * 8, plan=one, chunks=("0" * 32,), model_bytes=1)
         return world.hear("dt/plan", encode(topics.PLAN, message), world.gate)
 
     def echoed() -> list[Any]:

@@ -26,7 +26,6 @@ from gateway_agent.access import own_broker
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess
 from models.build import build
-from schemas import topics
 from schemas.codec import HEADER_BYTES, TENSOR_BYTES
 from schemas.errors import DtError
 from schemas.link import Arrived, Connected, Disconnected
@@ -39,9 +38,7 @@ Make = Callable[..., Any]
 ROOM = Path(__file__).resolve().parents[2]
 
 # The same tests, on the broker of this file.
-test_a_retained_model_of_14_mb_reaches_an_edge = (
-    contract.test_a_retained_model_of_14_mb_reaches_an_edge_that_comes_later
-)
+test_a_model_of_14_mb_reaches_an_edge = contract.test_a_model_of_14_mb_reaches_an_edge_in_chunks_few_at_a_time
 test_no_retained_message_of_others_is_sent = (
     contract.test_a_client_is_sent_no_retained_message_that_only_others_subscribed_to
 )
@@ -68,16 +65,16 @@ def test_3000_retained_messages_reach_a_subscriber_that_comes_later(station: Mak
     gateway, edge = station("gw"), station("e1", inbox=4000)
     gateway.link.connect()
     for n in range(3000):
-        while not gateway.link.publish(topics.MODEL, chunk(n), {"data": np.zeros(9, np.uint8)}, digest="0" * 32, n=n):
+        while not gateway.link.publish(contract.KEPT, chunk(n), {"chunk": np.zeros(9, np.uint8)}, node=f"n{n}"):
             gateway.link.flush(0.1)
         if n % 500 == 499:
             assert gateway.link.flush(10)
-    edge.link.subscribe(topics.MODEL)
+    edge.link.subscribe(contract.KEPT)
     edge.link.connect()
     seen = {edge.expect(Arrived).topic for _ in range(3000)}
     assert len(seen) == 3000
     for n in range(3000):
-        gateway.link.clear(topics.MODEL, digest="0" * 32, n=n)
+        gateway.link.clear(contract.KEPT, node=f"n{n}")
 
 
 @pytest.mark.parametrize(("size", "refused"), [(PACKET_BYTES + 1, True), (TENSOR_BYTES + HEADER_BYTES + 512, False)])

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from schemas import codec, topics
 from schemas.codec import DTYPES, Rejects, decode, encode
 from schemas.errors import DecodeError, PlanError
-from schemas.messages import Accepted, ChunkHeader, Outcome, OverlapHeader, Register, ResultHeader, Status
+from schemas.messages import Accepted, ChunkHeader, ChunkRequest, Outcome, OverlapHeader, Register, ResultHeader, Status
 
 D = "0" * 32
 FRAME = "cam-01234567-7"
@@ -91,7 +91,7 @@ def test_control_messages_come_back_equal() -> None:
 VALID = [
     (TOPIC, encode(topics.RESULT, RESULT, {"a": np.ones((2, 3), np.float32), "b": np.ones(3, np.bool_)})),
     ("dt/register", encode(topics.REGISTER, REGISTER)),
-    (f"dt/model/{D}/0", encode(topics.MODEL, ChunkHeader(node="g", epoch="01234567", digest=D, n=0))),
+    ("dt/model/e1/chunk", encode(topics.MODEL, ChunkHeader(node="g", epoch="01234567", digest=D, n=0))),
 ]
 
 
@@ -154,6 +154,10 @@ def part(layer: int) -> bytes:
     return encode(topics.OVERLAP, header, {"x": np.zeros(4, np.uint8)})
 
 
+def asked() -> bytes:
+    return encode(topics.MODEL_REQ, ChunkRequest(node="e", epoch="01234567", digest=D, chunks=(0,)))
+
+
 def ended() -> bytes:
     outcome = Outcome(node="g", epoch="01234567", frame=FRAME, status="failed", reason="r", latency_s=0.5)
     return encode(topics.OUTCOME, outcome)
@@ -190,7 +194,7 @@ REJECTED = {
     "another layer than the topic's": ("dt/overlap/1/1", part(layer=0), "topic", "layer '1', message '0'"),
     "another tile than the topic's": ("dt/overlap/0/2", part(layer=0), "topic", "tile '2', message '1'"),
     "a level that is the same number otherwise": ("dt/overlap/0/01", part(layer=0), "topic", "tile '01'"),
-    "another chunk than the topic's": (f"dt/model/{D}/1", VALID[2][1], "topic", "n '1', message '0'"),
+    "another node's question": ("dt/model/x/ask", asked(), "topic", "node 'x', message 'e'"),
     "a source that the frame is not of": ("dt/source/other/outcome", ended(), "topic", "source 'other', message 'cam'"),
     "another node's status": ("dt/node/x/status", encode(topics.STATUS, Status(node="e", epoch="01234567")), "topic", "'e'"),
     "a number that JSON cannot carry": ("dt/register", numbered(b"9007199254740993"), "form", "seq"),
@@ -286,5 +290,5 @@ def test_of_equal_keys_the_last_counts_for_every_reader() -> None:
 def test_only_the_receiver_of_a_message_or_what_is_asked_is_not_tied_to_it() -> None:
     assert {row.pattern for row in topics.TABLE if "<" in row.pattern and not row.binds} == {
         "echo/<node>", "steal/<node>", "tile/<node>", "return/<node>", "accepted/<node>",
-        "bridge/request/<verb>", "bridge/response/<verb>", "keys/<node>",
+        "bridge/request/<verb>", "bridge/response/<verb>", "keys/<node>", "model/<node>/chunk",
     }  # fmt: skip

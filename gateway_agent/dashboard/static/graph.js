@@ -114,13 +114,17 @@ function update(group, one, place, radius) {
   say(name, one.name);
   set(about, "y", place.above ? -r - 9 : r + 31);
   const facts = [one.temperature_c == null ? null : celsius(one.temperature_c), one.memory_bytes == null ? null : bytes(one.memory_bytes), one.throttled ? "throttled" : null];
-  say(about, one.online ? facts.filter(Boolean).join(" · ") : "gone");
+  say(about, one.online ? facts.filter(Boolean).join(" · ") : absent(one));
   const camera = group.querySelector(".camera");
   if (camera) set(camera, "transform", `translate(${(r * 0.76).toFixed(1)} ${(-r * 0.82).toFixed(1)})`);
-  const said = `${one.name}${one.camera ? ", with a camera" : ""}: ${one.online ? `${number(one.gateway ? fps : one.rate)} ${one.gateway ? "frames" : "tiles"} a second, CPU ${percent(one.cpu)}, memory ${bytes(one.memory_bytes)}, ${celsius(one.temperature_c)}` : "gone"}`;
+  const said = `${one.name}${one.camera ? ", with a camera" : ""}: ${one.online ? `${number(one.gateway ? fps : one.rate)} ${one.gateway ? "frames" : "tiles"} a second, CPU ${percent(one.cpu)}, memory ${bytes(one.memory_bytes)}, ${celsius(one.temperature_c)}` : absent(one)}`;
   say(title, said);
   set(group, "aria-label", said);
   set(group, "role", "img");
+}
+
+function absent(one) {
+  return one.fetched == null ? "gone" : `fetching its model: ${percent(one.fetched)}`;
 }
 
 function newRow(one) {
@@ -134,6 +138,6 @@ function updateRow(row, one) {
   set(row, "class", one.online ? "" : "off");
   const cells = one.gateway
     ? ["", "", percent(one.cpu), celsius(one.temperature_c), bytes(one.memory_bytes), "", "", bytes(one.bytes_out)]
-    : [one.online ? number(one.rate) : "gone", seconds(one.tile_s), percent(one.cpu), celsius(one.temperature_c) + (one.throttled ? " throttled" : ""), bytes(one.memory_bytes), count(one.computed), count(one.stolen), bytes(one.bytes_out)];
+    : [one.online ? number(one.rate) : absent(one), seconds(one.tile_s), percent(one.cpu), celsius(one.temperature_c) + (one.throttled ? " throttled" : ""), bytes(one.memory_bytes), count(one.computed), count(one.stolen), bytes(one.bytes_out)];
   cells.forEach((text, i) => say(row.children[i + 1], text));
 }

@@ -17,13 +17,19 @@ let snapshotAt = 0;
 for (const part of [graph, timeline, plan, controls]) part.build();
 for (const part of [{ draw: summary }, graph, cameras, timeline, plan, controls, lists]) listen(() => store.state && part.draw());
 
+function absent(totals) {
+  const gone = totals.nodes - totals.online - totals.fetching;
+  const parts = [totals.fetching ? `${totals.fetching} fetching the model` : "", gone ? `${gone} gone` : ""].filter(Boolean);
+  return parts.join(", ") || (totals.nodes ? "all here" : "none yet");
+}
+
 function summary() {
   const { totals, gateway, controls: set_ } = store.state;
   say(byId("subtitle"), `${gateway.root} · ${set_.model} · ${set_.grid} tiles`);
   const items = [
     ["frames a second", number(totals.fps, 1), set_.detection ? `${count(totals.frames)} so far` : "detection is off"],
     ["latency", seconds(totals.latency_s), "smoothed, over all cameras"],
-    ["nodes", `${totals.online}`, totals.nodes > totals.online ? `${totals.nodes - totals.online} gone` : totals.nodes ? "all here" : "none yet"],
+    ["nodes", `${totals.online}`, absent(totals)],
     ["tiles stolen", totals.tiles ? percent(totals.stolen / totals.tiles) : "–", `${count(totals.stolen)} of ${count(totals.tiles)}`],
     ["frames failed", count(totals.failed), totals.failed ? "see events" : "none"],
   ];

@@ -16,15 +16,16 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from gateway_agent.node import Before
-from schemas.errors import DtError, PlanError
+from schemas.errors import CredentialError, DtError, PlanError
 from schemas.messages import FrameId, Outcome, frame_id, frame_source
 from schemas.plan import Record
-from schemas.state import read, told, write
+from schemas.state import append, entered, read, told, write
 
 JOURNAL = "ended.jsonl"
 KEEP = 1024  # frames by name; of older ones the last number of each source and epoch
 SOURCES = 256
 LINES = 8 * KEEP
+LACKING = 64  # lines after which a file that lacks some is tried to be written anew
 _log = logging.getLogger(__name__)
 
 
@@ -40,16 +41,17 @@ class Line(Record):
 class Journal:
     """The frames that ended, oldest first, in ``path``. No other process may have one in this folder.
 
-    A disk that is full or gone costs the memory, not the work: it is told once, and tried again with the next frame.
+    A disk that is full or gone costs the memory, not the work: it is told once, until the file holds everything again. Each
+    frame tries its own line, which on a full disk fits now and then; what is missing follows as soon as all of it does.
     """
 
     def __init__(self, path: Path) -> None:
         self._path, self._folder = path, _claim(path.parent)
         self._ended: OrderedDict[str, Outcome | None] = OrderedDict()
         self._forgotten: OrderedDict[tuple[str, str], int] = OrderedDict()
-        self._lines = 0
-        self._told = False
-        damaged = [line for line in (read(path) or b"").splitlines() if not self._take(line)]
+        self._lines = self._tries = 0
+        self._lacks = False
+        damaged = [line for line in self._found().splitlines() if not self._take(line)]
         if damaged:
             _log.warning("%s: %d lines are damaged, or of an older version: passed over", path, len(damaged))
         self._rewrite()
@@ -72,42 +74,41 @@ class Journal:
         """The broker has the outcomes of these frames."""
         self._append(Line(heard=frames))
 
+    def _found(self) -> bytes:
+        """What is there; nothing in place of what is no journal."""
+        try:
+            return read(self._path) or b""
+        except CredentialError as error:
+            _log.warning("%s; nothing is known of the frames that ended before", error)
+            return b""
+
     def _append(self, line: Line) -> None:
         self._remember(line)
-        if self._lines >= LINES:
+        self._tries += self._lacks
+        if self._tries >= LACKING or (self._lines >= LINES and not self._lacks):
             return self._rewrite()
         data = line.model_dump_json(exclude_defaults=True).encode() + b"\n"
-        self._try(lambda: self._write(data))
+        self._try(lambda: append(self._path, data))
         self._lines += 1
-
-    def _write(self, data: bytes) -> None:
-        """At the end of the file; what a full disk took half of is taken back."""
-        with told(self._path.parent), self._path.open("ab", buffering=0) as file:
-            size = file.tell()
-            try:
-                if file.write(data) != len(data):
-                    raise OSError(28, os.strerror(28))
-            except OSError:
-                file.truncate(size)
-                raise
 
     def _rewrite(self) -> None:
         """Only what counts, in place of the file."""
         lines = [Line(forgotten=self.before.forgotten)]
         lines += [Line(ended=frame, outcome=outcome) for frame, outcome in self._ended.items()]
         data = b"".join(line.model_dump_json(exclude_defaults=True).encode() + b"\n" for line in lines)
-        self._try(lambda: write(self._path, data))
-        self._lines = len(lines)
+        self._tries = 0
+        if self._try(lambda: write(self._path, data)):
+            self._lines, self._lacks = len(lines), False
 
-    def _try(self, act: Callable[[], None]) -> None:
+    def _try(self, act: Callable[[], None]) -> bool:
         try:
             act()
         except DtError as error:
-            if not self._told:
+            if not self._lacks:
                 _log.error("%s; until then a restart of this gateway may say again how a frame ended", error)
-            self._told = True
-        else:
-            self._told = False
+            self._lacks = True
+            return False
+        return True
 
     def _take(self, data: bytes) -> bool:
         """Whether it is a line of ours."""
@@ -137,8 +138,8 @@ class Journal:
 
 def _claim(folder: Path) -> int:
     """A handle that keeps other gateways out of the folder until it is closed, or this process is dead."""
-    with told(folder):
-        handle = os.open(folder, os.O_RDONLY)
+    with told(folder), entered(folder) as entry:
+        handle = os.dup(entry)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

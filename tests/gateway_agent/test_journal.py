@@ -1,13 +1,14 @@
 """What a gateway finds of the one before it, whatever happened to that and to the disk."""
 
 import errno
+import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from gateway_agent.journal import KEEP, LINES, Journal
+from gateway_agent.journal import KEEP, LACKING, LINES, Journal
 from schemas.errors import PlanError
 from schemas.messages import Outcome
 
@@ -85,3 +86,38 @@ for number in range(20):
     assert line.startswith(f"state folder {tmp_path}: ") and "make room" in line and errno.ENOSPC
     ended = Journal(tmp_path / "ended.jsonl").before.ended
     assert 1 < len(ended) < 20 and list(ended.values()) == [outcome(number) for number in range(len(ended))]
+
+
+def test_a_disk_that_is_nearly_full_is_told_once_and_the_file_is_whole_again_when_there_is_room(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    journal, path = Journal(tmp_path / "ended.jsonl"), tmp_path / "ended.jsonl"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    lost = []
+    for number in range(LACKING // 4):
+        journal.keep(outcome(number))
+        room = path.stat().st_size + (100 if number % 2 else 300)  # for what was heard, but not for an outcome; for both
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            journal.heard((outcome(number).frame,))
+            journal.keep(outcome(1000 + number))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        lost.append(outcome(1000 + number).frame.encode() not in path.read_bytes())
+    assert any(lost) and not all(lost) and len(caplog.records) == 1
+    for number in range(LACKING):
+        journal.heard((outcome(number % 8).frame,))
+    assert set(reopened(journal).before.ended) == {
+        outcome(start + n).frame for start in (0, 1000) for n in range(LACKING // 4)
+    }
+    (tmp_path / "ended.jsonl").unlink()
+    for _ in range(LACKING + 1):
+        journal.heard((outcome(0).frame,))
+    assert len(journal.before.ended) == LACKING // 2 and path.exists() and len(caplog.records) == 2
+
+
+def test_what_is_no_journal_is_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "ended.jsonl").symlink_to("/dev/zero")
+    journal = Journal(tmp_path / "ended.jsonl")
+    journal.keep(outcome(0))
+    assert list(reopened(journal).before.ended) == [outcome(0).frame] and "is damaged" in caplog.text

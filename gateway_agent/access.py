@@ -17,7 +17,7 @@ import numpy as np
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess, Protection, installed
 from schemas.config import GatewayOptions, is_loopback, parse_listen
-from schemas.errors import PlanError
+from schemas.errors import CredentialError, DtError, PlanError
 from schemas.guard import Open
 from schemas.link import Address
 from schemas.plan import Plan
@@ -112,10 +112,23 @@ def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "
     from gateway_agent import certificates, rules
     from gateway_agent.gate import Gate
 
+    held: certificates.Certificates | None = None
+
     def certify() -> certificates.Certificates:
+        """Those on the disk; once we have some, nothing that becomes of the disk takes them away, or the authority."""
+        nonlocal held
         now = datetime.datetime.now(datetime.timezone.utc)
-        with registry.alone():
-            return certificates.certificates(registry.folder, names(mosquitto.host), now)
+        try:
+            with registry.alone():
+                found = certificates.certificates(registry.folder, names(mosquitto.host), now)
+            if held is not None and found.authority != held.authority:
+                raise CredentialError(f"{registry.folder} holds another authority than nodes have joined under: restore it")
+            held = found
+        except (DtError, OSError) as error:
+            if held is None:
+                raise
+            _log.error("%s; the broker keeps the certificate that it has", error)
+        return held
 
     def protect(members: "Members") -> None:
         held = certify()

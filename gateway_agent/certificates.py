@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_pem_private_key
@@ -62,17 +62,16 @@ def certificates(folder: Path, names: Sequence[str], now: datetime.datetime) -> 
     """
     with _told(folder):
         signer, key = _authority(folder, now)
-        server = state.read(folder / SERVER)
-        server_key = state.read(folder / SERVER_KEY)
-        if server is None or server_key is None or not _lasts(x509.load_pem_x509_certificate(server), signer, names, now):
-            server, server_key = _issue(signer, key, names, now)
+        found = _kept(folder, signer, names, now)
+        if found is None:
+            server, server_key = found = _issue(signer, key, names, now)
             state.write(folder / SERVER_KEY, server_key)
             state.write(folder / SERVER, server)
-        elif _public(x509.load_pem_x509_certificate(server)) != _public(_private(server_key)):
-            (folder / SERVER).unlink()  # killed between the two files
-            return certificates(folder, names, now)
     pem = _pem(signer)
-    return Certificates(pem.decode(), server + pem, server_key)
+    return Certificates(pem.decode(), found[0] + pem, found[1])
+
+
+_DAMAGES = (ValueError, TypeError, x509.ExtensionNotFound, x509.DuplicateExtension, UnsupportedAlgorithm)
 
 
 @contextlib.contextmanager
@@ -80,17 +79,34 @@ def _told(folder: Path) -> Iterator[None]:
     """Turn the library's refusal into one line."""
     try:
         yield
-    except (ValueError, TypeError) as error:
+    except _DAMAGES as error:
         raise CredentialError(
             f"a certificate or key in {folder} is damaged ({error}): restore it, or remove {AUTHORITY} and {AUTHORITY_KEY} "
             "and let every node join anew"
         ) from None
 
 
+def _kept(folder: Path, signer: Any, names: Sequence[str], now: datetime.datetime) -> tuple[bytes, bytes] | None:
+    """The broker's certificate and key, if they are whole, belong together and are good for now; others can be made anew."""
+    server, key = state.read(folder / SERVER), state.read(folder / SERVER_KEY)
+    try:
+        if server is not None and key is not None:
+            found = x509.load_pem_x509_certificate(server)
+            if _lasts(found, signer, names, now) and _public(found) == _public(_private(key)):
+                return server, key
+    except _DAMAGES:
+        return None
+    return None
+
+
 def _authority(folder: Path, now: datetime.datetime) -> tuple[Any, Any]:
+    """The authority's certificate, and its key: None if that is gone, for what it has signed is still good."""
     found, found_key = state.read(folder / AUTHORITY), state.read(folder / AUTHORITY_KEY)
-    if found is not None and found_key is not None:
-        return x509.load_pem_x509_certificate(found), _private(found_key)
+    if found is not None:
+        kept, kept_key = x509.load_pem_x509_certificate(found), None if found_key is None else _private(found_key)
+        if kept_key is not None and _public(kept) != _public(kept_key):
+            raise ValueError(f"{AUTHORITY_KEY} is not the key of {AUTHORITY}")
+        return kept, kept_key
     key = ec.generate_private_key(ec.SECP256R1())
     name = _name("DeepThings cluster")
     usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)  # to sign certificates
@@ -107,6 +123,8 @@ def _authority(folder: Path, now: datetime.datetime) -> tuple[Any, Any]:
 
 
 def _issue(authority: Any, key: Any, names: Sequence[str], now: datetime.datetime) -> tuple[bytes, bytes]:
+    if key is None:
+        raise ValueError(f"{AUTHORITY_KEY} is gone")
     own = ec.generate_private_key(ec.SECP256R1())
     made = (
         _builder(_name("DeepThings broker"), authority.subject, own.public_key(), now + datetime.timedelta(days=SERVER_DAYS))

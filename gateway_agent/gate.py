@@ -1,8 +1,9 @@
 """The gateway's guard of a sealed cluster: the keys of all enrolled nodes, their rings, and who may join.
 
-It joins the registry to the seals, and keeps three laws. A node that was revoked is out as soon as the file says so: its keys
+It joins the registry to the seals, and keeps four laws. A node that was revoked is out as soon as the file says so: its keys
 are gone here, and the others' next rings have it no longer. A ring is sent to everybody whenever a node comes, goes or starts
-anew, before anybody is told to speak to it. A permission is used up on the disk before its answer is sent.
+anew, before anybody is told to speak to it. A permission is used up on the disk before its answer is sent. And nothing that
+becomes of the disk ends a gateway that runs: it goes on with what it knows, and refuses newcomers as long as it must.
 """
 
 import logging
@@ -13,13 +14,15 @@ from gateway_agent.registry import Enrolled, Members, Registry
 from schemas import keyring, topics
 from schemas import messages as m
 from schemas.codec import Incoming, Rejected, check_plan
+from schemas.errors import DtError
 from schemas.guard import Guard
-from schemas.keyring import Attempt, Key, Ring, speaking
+from schemas.keyring import MEMBERS, Attempt, Key, Ring, speaking
 from schemas.rights import GATEWAY
 from schemas.seal import Seal
 from schemas.topics import Publish
 
 DAY_S = 86400.0
+AGAIN_S = 10.0  # what could not be told of the members is tried again so soon
 REMEMBERED = 64  # answers, for newcomers that did not hear theirs
 _log = logging.getLogger(__name__)
 
@@ -38,8 +41,9 @@ class Gate(Guard):
         self._edition = 0
         self._answers: dict[str, m.JoinAnswer] = {}  # by the newcomer's public key
         self._due: list[Publish] = []
-        self._due_at = 0.0
-        self._load()
+        self._told_at, self._every_s, self._trouble = 0.0, DAY_S, ""
+        self._load(registry.read())
+        on_change(self._members)
 
     def hear(self, incoming: Incoming, plan: str | None) -> Sequence[Incoming]:
         """Newcomers get their answer from here; who has no plan yet, or another, gets an echo that names ours."""
@@ -55,8 +59,10 @@ class Gate(Guard):
     def tick(self) -> list[Incoming | Publish]:
         """What follows from the file and from what was heard: the last words of those who were revoked, answers, rings."""
         said: list[Incoming | Publish] = []
-        if self._registry.read() is not self._members or self._clock() >= self._due_at:
-            said += self._load()
+        members = self._registry.current()
+        if members is not self._members or not 0 <= self._clock() - self._told_at < self._every_s:  # clocks go back, too
+            said += self._load(members)
+            self._change()
         said += self._due
         self._due = []
         here = {name: self.keys.epoch_of(name) for name in self.keys.peers}
@@ -66,8 +72,8 @@ class Gate(Guard):
             said += [self._ring(name, epoch) for name, epoch in here.items() if epoch]
         return said
 
-    def _load(self) -> list[Incoming | Publish]:
-        before, self._members = self._members, self._registry.read()
+    def _load(self, members: Members) -> list[Incoming | Publish]:
+        before, self._members = self._members, members
         gone: list[Incoming | Publish] = []
         for name, node in before.nodes.items():
             if self._members.nodes.get(name) != node:
@@ -78,23 +84,33 @@ class Gate(Guard):
         for name, node in self._edges().items():
             secret = bytes.fromhex(node.secret)
             self.keys.admit(name, speaking(GATEWAY, "", secret), keyring.reporting(secret))
-        self._on_change(self._members)
-        self._due_at = self._clock() + DAY_S
+        self._told_at = self._clock()
         return gone
+
+    def _change(self) -> None:
+        """Tell of the members; if that fails, soon again."""
+        try:
+            self._on_change(self._members)
+            self._every_s, self._trouble = DAY_S, ""
+        except (DtError, OSError) as error:
+            self._every_s = AGAIN_S
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                _log.error("the broker does not know all members yet: %s", error)
 
     def _edges(self) -> dict[str, Enrolled]:
         return {name: node for name, node in self._members.nodes.items() if not node.reads}
 
     def _ring(self, to: str, epoch: str) -> Publish:
         edges = self._edges()
+        others = sorted((name for name in edges if name != to), key=lambda name: not self.keys.epoch_of(name))
         nodes = {
             name: Key(
                 send=speaking(to, edges[to].serial, bytes.fromhex(node.secret)).hex(),
                 serial=node.serial,
                 epoch=self.keys.epoch_of(name) or None,
             )
-            for name, node in edges.items()
-            if name != to
+            for name, node in ((name, edges[name]) for name in others[:MEMBERS])
         }
         box = keyring.close_ring(Ring(nodes=nodes), bytes.fromhex(edges[to].secret), epoch)
         keys = m.Keys(node=GATEWAY, epoch=self.keys.epoch, to_epoch=epoch, edition=self._edition, box=box)
@@ -107,7 +123,8 @@ class Gate(Guard):
         answer = self._answers.get(request.public)
         if answer is None:
             answer = self._decide(request, bytes.fromhex(permission.secret))
-            self._answers[request.public] = answer
+            if answer.box:
+                self._answers[request.public] = answer
             for old in list(self._answers)[:-REMEMBERED]:
                 del self._answers[old]
         self._due.append(Publish(topics.JOINED, answer, {"permission": request.permission}))
@@ -115,7 +132,7 @@ class Gate(Guard):
     def _decide(self, request: m.JoinRequest, secret: bytes) -> m.JoinAnswer:
         attempt = Attempt()
         key = attempt.shared(request.public, secret)
-        refused, node = self._registry.join(request.permission, request.node, self._clock())
+        refused, node = self._join(request)
         box = ""
         if node is None:
             _log.warning("refused: somebody wants to join as %s: %s", request.node, refused)
@@ -127,6 +144,14 @@ class Gate(Guard):
             node=GATEWAY, epoch=self.keys.epoch, permission=request.permission, to=request.public, public=attempt.public,
             box=box, refused=refused, proof=proof,
         )  # fmt: skip
+
+    def _join(self, request: m.JoinRequest) -> tuple[str, Enrolled | None]:
+        """Enter who asks, or say why not; a gateway that cannot write lets nobody in."""
+        try:
+            return self._registry.join(request.permission, request.node, self._clock())
+        except DtError as error:
+            _log.error("%s cannot be enrolled: %s", request.node, error)
+            return "the gateway cannot write down who joins (its log says why): mend that, and use this line again", None
 
 
 def _farewell(name: str, epoch: str) -> Incoming:

@@ -1,28 +1,44 @@
 """Who belongs to the cluster: enrolled nodes and permissions to join, in one file of the gateway's state folder.
 
-It knows the file and its lock. Law: whoever changes it (`dt enroll`, `dt revoke`, the running gateway) reads, changes and
-writes it under one lock, so that nothing is lost between them; a reader finds it whole. It holds secrets: only the owner of
-the folder reads it.
+It knows the file and its lock, and keeps three laws. Whoever changes it (`dt enroll`, `dt revoke`, the running gateway) reads,
+changes and writes it under one lock, so that nothing is lost between them; a reader finds it whole. What does not fit is
+refused to whoever asks for it, and never written: everybody can read what is there. And a gateway that runs goes on with what
+it read last, whatever becomes of the file. It holds secrets: only the owner of the folder reads it.
 """
 
 import contextlib
-import fcntl
-import os
+import logging
 import secrets
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from schemas import state
-from schemas.errors import CredentialError, PlanError
+from schemas.errors import CredentialError, DtError, PlanError
+from schemas.keyring import MEMBERS
 from schemas.messages import Hex32, Name, RequestId, new_epoch
 from schemas.plan import Record
 from schemas.rights import GATEWAY
 
-FILE, LOCK = "cluster.json", ".cluster.lock"
+FILE, LOCK, DAMAGED = "cluster.json", ".cluster.lock", ".damaged"
+MOST_BYTES = 16 * 2**20  # of the file: more than all limits of what is written make
+PERMISSIONS, USES = 256, 256  # that are known at a time; of one that anybody may use
 KEPT_S = 7 * 86400.0  # a permission that is over stays known for so long, to refuse it by name
+RETRY_S = 1.0  # a file that cannot be read or written is tried again so often
+_log = logging.getLogger(__name__)
+
+
+def _not_ours(name: str) -> str:
+    if name == GATEWAY:
+        raise ValueError(f"{GATEWAY!r} is the gateway's own name")
+    return name
+
+
+Moment = Annotated[float, Field(ge=0, le=1e11, allow_inf_nan=False)]  # seconds since 1970
+Member = Annotated[Name, AfterValidator(_not_ours)]
 
 
 class Enrolled(Record):
@@ -31,7 +47,7 @@ class Enrolled(Record):
 
     secret: Hex32
     serial: RequestId
-    since: float
+    since: Moment
     reads: bool = False
     controls: bool = False
 
@@ -40,18 +56,18 @@ class Permission(Record):
     """To join until then (seconds since 1970): as ``node``, once, or anybody whose name is new. ``used``: by whom."""
 
     secret: Hex32
-    node: Name | None
-    until: float
-    used: Annotated[tuple[Name, ...], Field(max_length=256)] = ()
+    node: Member | None
+    until: Moment
+    used: tuple[Member, ...] = ()
 
 
 class Members(Record):
     """The whole file. ``secret`` is the gateway's own; ``port``: where it listened last."""
 
     secret: Hex32
-    nodes: Annotated[dict[Name, Enrolled], Field(max_length=256)] = {}
+    nodes: dict[Member, Enrolled] = {}
     permissions: dict[RequestId, Permission] = {}
-    listen: str = ""
+    listen: Annotated[str, Field(max_length=300)] = ""
 
 
 class Registry:
@@ -62,26 +78,71 @@ class Registry:
         self._path = folder / FILE
         self._stamp: tuple[int, ...] = ()
         self._members: Members | None = None
+        self._trouble, self._retry_at = "", 0.0
 
     def exists(self) -> bool:
-        return self._path.exists()
+        return bool(self._look())
 
     def read(self) -> Members:
         """What it says now.
 
         Raises:
-            CredentialError: the file is damaged.
+            CredentialError: the file is damaged, or gone since it was read.
+            DtError: it cannot be read.
         """
         stamp = self._look()
         if self._members is None or stamp != self._stamp:
             self._members, self._stamp = self._load(), stamp
         return self._members
 
+    def current(self) -> Members:
+        """As ``read``, for a process that has read it before: what it said last while it cannot be read, which is told once.
+
+        A file that is damaged or gone is written anew, the damaged one is put aside; and the gateway's own secret stays, for
+        its line to the broker has that already.
+        """
+        last = self._members
+        if last is None:
+            return self.read()
+        if time.monotonic() < self._retry_at:
+            return last
+        damage = ""
+        try:
+            try:
+                found = self.read()
+            except CredentialError as error:
+                found, damage = None, str(error)
+            if found is None or found.secret != last.secret:
+                damage = damage or f"{self._path} is of another gateway"
+                self._members = _merged(found, last)
+                self._repair(last)
+                _log.error("%s: it is written anew, with this gateway's own secret and the members that it knows", damage)
+            self._trouble = ""
+        except DtError as error:
+            self._tell(f"{damage}; {error}" if damage else str(error))
+        return self._members or last
+
+    def _repair(self, last: Members) -> None:
+        """Write the file anew: what it holds if that can be read, otherwise ``last``."""
+        with self.alone():
+            try:
+                self._members = _merged(self._load_whole(), last)
+            except CredentialError:
+                state.keep_aside(self._path, DAMAGED)
+            self._save(self._members or last)
+
+    def _tell(self, trouble: str) -> None:
+        """Once, until it can be read again."""
+        self._retry_at = time.monotonic() + RETRY_S
+        if trouble != self._trouble:
+            self._trouble = trouble
+            _log.error("%s; this gateway goes on with the members that it knows", trouble)
+
     def enroll(self, name: str, now: float, reads: bool = False, controls: bool = False) -> Enrolled:
         """Enter a node, or one who ``reads`` or ``controls``, with a new secret and serial.
 
         Raises:
-            PlanError: the name is enrolled already, or is the gateway's.
+            PlanError: the name is enrolled already, or is the gateway's; or there are as many as there may be.
         """
         new = Enrolled(secret=secrets.token_hex(32), serial=new_epoch(), since=now, reads=reads or controls, controls=controls)
         with self._changing() as members:
@@ -93,15 +154,20 @@ class Registry:
         """A permission to join, under a new id. The earlier ones for the same name end.
 
         Raises:
-            PlanError: the name is enrolled already, or is no edge's.
+            PlanError: the name is enrolled already, or is no edge's; or there are as many members or lines as may be.
         """
-        new = Permission(secret=secrets.token_hex(32), node=node, until=until)
         with self._changing() as members:
             _require_new(node, members)
+            new = Permission(secret=secrets.token_hex(32), node=node, until=until)
             kept = {
                 key: p for key, p in members.permissions.items()
                 if p.until + KEPT_S > now and (node is None or p.node != node)
             }  # fmt: skip
+            over = [key for key, p in kept.items() if now >= p.until or (p.node is not None and p.used)]
+            for key in over[: max(len(kept) + 1 - PERMISSIONS, 0)]:
+                del kept[key]
+            if len(kept) >= PERMISSIONS:
+                raise PlanError(f"{PERMISSIONS} lines are open, which is the most: 'dt revoke' names of some, or let them end")
             permission = new_epoch()
             self._save(members.model_copy(update={"permissions": {**kept, permission: new}}))
         return permission, new
@@ -140,21 +206,27 @@ class Registry:
                 self._save(members.model_copy(update={"listen": address}))
 
     def _look(self) -> tuple[int, ...]:
-        with contextlib.suppress(FileNotFoundError):
-            found = self._path.stat()
+        with state.told(self.folder), contextlib.suppress(FileNotFoundError):
+            found = self._path.lstat()
             return found.st_mtime_ns, found.st_ino, found.st_size
         return ()
 
     def _load(self) -> Members:
-        data = state.read(self._path)
-        if data is None:
+        if self._members is None and not self.exists():
             with self._changing() as members:  # of two who come first, one makes it
                 return members
+        return self._load_whole()
+
+    def _load_whole(self) -> Members:
+        data = state.read(self._path, MOST_BYTES)
+        if data is None:
+            raise CredentialError(f"{self._path} is gone: restore it, or enroll every node anew")
         try:
             return Members.model_validate_json(data)
-        except ValidationError as error:
+        except (ValidationError, RecursionError) as error:
+            why = error.errors()[0]["msg"] if isinstance(error, ValidationError) else "nested too deep"
             raise CredentialError(
-                f"{self._path} is damaged ({error.errors()[0]['msg']}): restore it, or remove it and enroll every node anew"
+                f"{self._path} is damaged ({why}): restore it, or remove it and enroll every node anew"
             ) from None
 
     def _save(self, members: Members) -> None:
@@ -163,24 +235,21 @@ class Registry:
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
         """No other process changes anything in the folder meanwhile."""
-        with state.told(self.folder):
-            handle = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT, 0o600)  # the folder's own lock is the journal's
-            if os.geteuid() == 0:  # 'sudo dt enroll' beside a gateway that runs as another user
-                owner = self.folder.stat()
-                os.fchown(handle, owner.st_uid, owner.st_gid)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX)
+        with state.locked(self.folder / LOCK):  # the folder's own lock is the journal's
             yield
-        finally:
-            os.close(handle)
 
     @contextlib.contextmanager
     def _changing(self) -> Iterator[Members]:
         """The file as it is, and nobody else's until the end."""
         with self.alone():
-            if not self._path.exists():
+            if self._members is None and not self.exists():
                 self._save(Members(secret=secrets.token_hex(32)))
-            yield self._load()
+            yield self._load_whole()
+
+
+def _merged(found: Members | None, last: Members) -> Members:
+    """The members of a file that was ``found`` in place of the ``last`` one, under the secret of that."""
+    return last if found is None else found.model_copy(update={"secret": last.secret})
 
 
 def _require_new(name: str | None, members: Members) -> None:
@@ -188,6 +257,11 @@ def _require_new(name: str | None, members: Members) -> None:
         raise PlanError(f"{GATEWAY!r} is the gateway's own name: choose another")
     if name in members.nodes:
         raise PlanError(f"{name} is enrolled already: 'dt revoke {name}' first, or choose another name")
+    if len(members.nodes) >= MEMBERS:
+        raise PlanError(_FULL)
+
+
+_FULL = f"{MEMBERS} members are enrolled, which is the most: 'dt revoke' one of them on the gateway first"
 
 
 def _objection(permission: Permission | None, members: Members, node: str, now: float) -> str:
@@ -203,4 +277,8 @@ def _objection(permission: Permission | None, members: Members, node: str, now: 
         return f"this line is for {permission.node}, not {node}"
     if node == GATEWAY or node in members.nodes:
         return f"{node} is enrolled already: choose another --name, or 'dt revoke {node}' first"
+    if len(members.nodes) >= MEMBERS:
+        return _FULL
+    if len(permission.used) >= USES:
+        return f"this line was used {USES} times, which is the most: {again}"
     return ""

@@ -23,6 +23,7 @@ from schemas.rights import GATEWAY
 from schemas.seal import Seal, derive
 
 NONCE_BYTES = 12
+MEMBERS = 256  # of a cluster: the keys for so many of the longest names fit one message
 
 
 class Key(Record):
@@ -36,7 +37,7 @@ class Key(Record):
 class Ring(Record):
     """All other nodes of the cluster, by name."""
 
-    nodes: Annotated[dict[Name, Key], Field(max_length=256)]
+    nodes: Annotated[dict[Name, Key], Field(max_length=MEMBERS)]
 
 
 def speaking(sender: str, serial: str, receiver_secret: bytes) -> bytes:

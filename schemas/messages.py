@@ -20,7 +20,7 @@ Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}-[0-9a-f]{8}-[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
-Box = Annotated[str, Field(max_length=60_000)]  # sealed bytes in base64
+Box = Annotated[str, Field(max_length=63_000)]  # sealed bytes in base64
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]  # of a tile or a frame

@@ -1,21 +1,28 @@
 """The gateway's guard and a node's guard, without a line between them: rings, joining, revoking, an untrusted broker."""
 
+import fcntl
+import logging
+import os
+import resource
 import stat
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edge_agent.membership import EdgeGuard, Membership, load, only_name, save
+from gateway_agent import registry as registry_file
 from gateway_agent import rules
 from gateway_agent.gate import Gate
-from gateway_agent.registry import FILE, Members, Registry
-from schemas import keyring, topics
+from gateway_agent.registry import DAMAGED, FILE, LOCK, PERMISSIONS, USES, Enrolled, Members, Registry
+from schemas import keyring, state, topics
 from schemas import messages as m
-from schemas.codec import Incoming, Rejected, encode
-from schemas.errors import CredentialError, DecodeError, PlanError
+from schemas.codec import Incoming, Rejected, encode, limit
+from schemas.errors import CredentialError, DecodeError, DtError, PlanError
+from schemas.keyring import MEMBERS
 from schemas.seal import Unsealed
 from schemas.state import state_folder
 from schemas.topics import Publish, Topic
@@ -301,6 +308,205 @@ def test_a_new_permission_ends_the_one_before_for_that_name(world: World) -> Non
     world.registry.permit("e1", NOW + 60, NOW)
     world.settle()
     assert ask(world, key, permission.secret, "e1") is None
+
+
+# As many as there may be.
+
+
+def long(i: int) -> str:
+    return f"{i:03}".ljust(64, "n")
+
+
+def full(registry: Registry, count: int = MEMBERS) -> None:
+    """So many members, by the longest names."""
+    nodes = {long(i): Enrolled(secret=f"{i:064x}", serial=f"{i:08x}", since=NOW) for i in range(count)}
+    registry._save(registry.read().model_copy(update={"nodes": nodes}))
+
+
+def test_the_keys_for_as_many_members_as_may_be_fit_their_message(world: World) -> None:
+    full(world.registry)
+    one, other = long(0), long(MEMBERS - 1)
+    for name, epoch in ((one, "00000001"), (other, "00000002")):
+        world.edge(name, epoch)
+    world.here(one, other)
+    assert world.lend(one, other) and world.lend(other, one)
+    for i in range(1, MEMBERS - 1):
+        world.gate.keys.meet(long(i), "0000000a")
+    assert len(world.edges[one].keys.peers) == MEMBERS
+    world.settle()
+    assert limit(topics.KEYS) * 0.9 < len(world.last[f"dt/keys/{one}"]) < limit(topics.KEYS)
+
+
+def test_one_more_than_there_may_be_is_refused_to_whoever_asks(world: World) -> None:
+    full(world.registry, MEMBERS - 1)
+    key, permission = world.registry.permit(None, NOW + 60, NOW)
+    world.settle()
+    for refused in (lambda: world.registry.enroll("e9", NOW), lambda: world.registry.permit("e9", NOW + 60, NOW)):
+        if len(world.registry.read().nodes) < MEMBERS:
+            answer = ask(world, key, permission.secret, "e1")
+            assert answer is not None and answer.box
+        with pytest.raises(PlanError, match=rf"{MEMBERS} members .*'dt revoke'"):
+            refused()
+    answer = ask(world, key, permission.secret, "e2")
+    assert answer is not None and not answer.box and "'dt revoke' one" in answer.refused
+    world.registry.revoke("e1")
+    answer = ask(world, key, permission.secret, "e2")
+    assert answer is not None and answer.box and len(Registry(world.registry.folder).read().nodes) == MEMBERS
+
+
+def test_a_line_is_used_and_lines_are_open_so_often_at_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    registry = Registry(tmp_path)
+    key, _ = registry.permit(None, NOW + 60, NOW)
+    for i in range(USES):
+        assert registry.join(key, f"e{i}", NOW)[0] == ""
+        registry.revoke(f"e{i}")
+    assert f"used {USES} times" in registry.join(key, "e", NOW)[0]
+    for i in range(PERMISSIONS - 1):
+        registry.permit(f"e{i}", NOW + 60, NOW)
+    with pytest.raises(PlanError, match=rf"{PERMISSIONS} lines are open"):
+        registry.permit("more", NOW + 60, NOW)
+    registry.permit("more", NOW + 120, NOW + 60)
+    assert len(Registry(tmp_path).read().permissions) == PERMISSIONS
+
+
+def test_a_file_with_more_members_than_may_be_still_lets_them_out(world: World) -> None:
+    full(world.registry, MEMBERS + 9)
+    world.edge(long(0), "00000001")
+    world.here(long(0))
+    assert len(world.edges[long(0)].keys.peers) == MEMBERS + 1
+    for i in range(10):
+        world.registry.revoke(long(MEMBERS + 8 - i))
+    world.settle()
+    assert world.registry.enroll("e1", NOW) and world.register(long(0))
+
+
+# What becomes of the disk while the gateway runs.
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file grows beyond 100 bytes meanwhile."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def _replaced(path: Path, data: bytes) -> None:
+    path.unlink()
+    path.write_bytes(data)
+
+
+def _huge(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.truncate(registry_file.MOST_BYTES + 1)
+
+
+SPOILT: dict[str, Callable[[Path], None]] = {
+    "cut": lambda path: _replaced(path, path.read_bytes()[:-40]),
+    "empty": lambda path: _replaced(path, b""),
+    "gone": lambda path: path.unlink(),
+    "no text": lambda path: _replaced(path, b"\xff\xfe" * 100),
+    "nested": lambda path: _replaced(path, b"[" * 100_000),
+    "huge": _huge,
+    "a link": lambda path: (path.unlink(), path.symlink_to("/dev/zero"))[1],  # type: ignore[func-returns-value]
+    "a pipe": lambda path: (path.unlink(), os.mkfifo(path))[1],  # type: ignore[func-returns-value]
+    "a folder": lambda path: (path.unlink(), path.mkdir())[1],  # type: ignore[func-returns-value]
+    "the gateway as a node": lambda path: _replaced(path, path.read_bytes().replace(b'"e1"', b'"gateway"')),
+    "no time": lambda path: _replaced(path, path.read_bytes().replace(b'"since": 1', b'"since": 1e999, "x": 1')),
+    "no number": lambda path: _replaced(path, path.read_bytes().replace(b'"since": 1', b'"since": NaN, "x": 1')),
+    "of another gateway": lambda path: _replaced(
+        path, Members(secret="ab" * 32, nodes=Members.model_validate_json(path.read_bytes()).nodes).model_dump_json().encode()
+    ),
+}
+
+
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_gateway_that_runs_keeps_its_members_whatever_becomes_of_the_file(
+    world: World, how: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(registry_file, "RETRY_S", 0.0)
+    world.edge("e1", "00000001")
+    world.here("e1")
+    members, path = world.registry.read(), world.registry.folder / FILE
+    SPOILT[how](path)
+    caplog.set_level(logging.ERROR)
+    for _ in range(3):
+        assert world.settle() == [] and world.request("e1")
+    assert len(caplog.records) == 1, "told once"
+    if how == "a folder":
+        with pytest.raises(DtError):
+            Registry(world.registry.folder).read()
+        path.rmdir()
+        world.settle()
+    kept = path.with_name(FILE + DAMAGED)
+    assert kept.is_symlink() or kept.exists() is (how not in ("gone", "a folder", "of another gateway"))
+    assert Registry(world.registry.folder).read() == members, "and it has repaired the file"
+    Registry(world.registry.folder).enroll("e2", NOW)
+    world.edge("e2", "00000002")
+    world.here("e2")
+    world.here("e1")
+    assert world.lend("e1", "e2")
+
+
+def test_a_full_disk_refuses_the_newcomer_and_no_more(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    world.edge("e1", "00000001")
+    world.here("e1")
+    key, permission = world.registry.permit("e2", NOW + 60, NOW)
+    world.settle()
+    attempt = keyring.Attempt()
+    with full_disk():
+        answer = ask(world, key, permission.secret, "e2", attempt)
+        assert answer is not None and "cannot write down who joins" in answer.refused and world.request("e1")
+        with pytest.raises(DtError, match="make room"):
+            world.registry.enroll("e3", NOW)
+        (world.registry.folder / FILE).unlink()
+        world.settle()
+        assert world.request("e1") and not (world.registry.folder / FILE).exists()
+    assert "File too large" in caplog.text
+    world.registry._retry_at = 0.0
+    world.settle()
+    answer = ask(world, key, permission.secret, "e2", attempt)
+    assert answer is not None and answer.box, "the same line, once there is room"
+
+
+def test_a_lock_that_is_never_let_go_is_told_in_time(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(state, "LOCK_S", 0.05)
+    key, permission = world.registry.permit("e2", NOW + 60, NOW)
+    world.settle()
+    with (world.registry.folder / LOCK).open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        answer = ask(world, key, permission.secret, "e2")
+        assert answer is not None and answer.refused
+        with pytest.raises(DtError, match="is locked by another process"):
+            world.registry.enroll("e3", NOW)
+    world.registry.enroll("e3", NOW)
+
+
+def test_a_broker_that_cannot_be_told_of_the_members_is_told_again(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.edge("e1", "00000001")
+    world.here("e1")
+    told = world.changes.append
+
+    def fails(_: Members) -> None:
+        raise DtError("the disk is full")
+
+    monkeypatch.setattr(world.gate, "_on_change", fails)
+    world.registry.revoke("e1")
+    assert len(world.settle()) == 1 and world.register("e1") == [], "out, whatever the broker knows"
+    monkeypatch.setattr(world.gate, "_on_change", told)
+    world.changes.clear()
+    world.settle()
+    assert not world.changes
+    world.now += 10
+    world.settle()
+    assert [set(members.nodes) for members in world.changes] == [set()]
+    world.now -= 400 * 86400
+    world.settle()
+    assert len(world.changes) == 2, "a clock that goes back puts nothing off"
 
 
 # The file.

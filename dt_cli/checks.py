@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from schemas.discovery import Found
+from schemas.kernels import difference
 
 Level = Literal["good", "note", "bad"]
 Holder = Literal["nobody", "gateway", "other"]
@@ -45,9 +46,9 @@ def runtime(kernels: str | None, cluster: str | None) -> Finding:
     """``kernels``: those of this machine, None without a runtime; ``cluster``: what the plan asks for, if it is known."""
     if kernels is None:
         return Finding("runtime", "bad", "no TFLite runtime", "pip install ai-edge-litert (64 bit) or tflite-runtime (32 bit)")
-    if cluster and cluster != kernels:
-        remedy = "install the same runtime on every node: their bits differ, and the gateway refuses this one"
-        return Finding("runtime", "bad", f"{kernels}, but the cluster runs {cluster}", remedy)
+    reason, remedy = difference(kernels, cluster) if cluster else ("", "")
+    if reason:
+        return Finding("runtime", "bad", f"the gateway refuses this node: {reason}", remedy)
     return Finding("runtime", "good", kernels)
 
 

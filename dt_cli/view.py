@@ -14,6 +14,7 @@ from rich.text import Text
 
 from dt_cli.output import size, table
 from schemas import messages as m
+from schemas.kernels import without_digests
 from schemas.results import sentence
 
 GATEWAY = "gateway"
@@ -134,6 +135,7 @@ def _row(name: str, node: Node, now: float) -> dict[str, Any]:
 
 def _cells(row: dict[str, Any]) -> list[str]:
     said = {key: "-" if value is None else value for key, value in row.items()}
+    said["runtime"] = without_digests(str(said.get("runtime", "-")))
     share = f"{row['cpu']:.0%}" if row.get("cpu") is not None else "-"
     warm = f"{row['temperature_c']:.0f}" if row.get("temperature_c") is not None else "-"
     memory = size(row["memory_bytes"]) if row.get("memory_bytes") is not None else "-"

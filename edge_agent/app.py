@@ -31,6 +31,7 @@ from schemas.codec import Incoming, Rejects
 from schemas.config import ROOT, EdgeOptions, Settings
 from schemas.errors import CredentialError, DecodeError, EngineError, UnreachableError
 from schemas.identity import machine_id
+from schemas.kernels import difference
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.process import log_to_stderr, on_end, return_memory, version
 from schemas.redact import redact
@@ -269,11 +270,9 @@ class Edge:
         before = self._plan
         if before is not None and before.plan == message.plan and (self._download is None or before.chunks == message.chunks):
             return
-        if message.plan.runtime and message.plan.runtime != kernels():
-            raise EngineError(
-                f"this node runs {kernels()}, the cluster {message.plan.runtime}: their bits differ; install the same "
-                "runtime on both"
-            )
+        reason, remedy = difference(kernels(), message.plan.runtime) if message.plan.runtime else ("", "")
+        if reason:
+            raise EngineError(f"this node cannot join: {reason}; {remedy}")
         check_count(len(message.chunks), message.model_bytes)  # first: it may refuse the message
         self._end_plan()
         self._plan = message

@@ -1,6 +1,6 @@
 """How fast this node computes: measured once, kept on its disk, and corrected by every tile.
 
-The planner divides frames by it. Kept with the runtime that was measured, for another one has another speed.
+The planner divides frames by it. Kept with the runtime and the processor that were measured, for others have another speed.
 """
 
 import json
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from models.cost import measure_speed
-from models.engine import kernels
+from models.engine import here
 
 FILE = "speed.json"
 _WEIGHT = 0.1  # of the newest tile
@@ -33,7 +33,7 @@ class Speed:
 
     def keep(self) -> None:
         """Write it for the next start; a full or read-only disk costs that start a measurement, no more."""
-        told = json.dumps({"kernels": kernels(), "flops_s": round(self.flops_s)})
+        told = json.dumps({"kernels": here(), "flops_s": round(self.flops_s)})
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".speed-")
@@ -49,7 +49,7 @@ class Speed:
         try:
             said = json.loads(self._path.read_bytes()[:4096])
             flops_s = float(said["flops_s"])
-            known = said["kernels"] == kernels() and math.isfinite(flops_s) and _SLOWEST <= flops_s <= _FASTEST
+            known = said["kernels"] == here() and math.isfinite(flops_s) and _SLOWEST <= flops_s <= _FASTEST
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return flops_s if known else None

@@ -25,7 +25,9 @@ from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle, open_bundle
 from models.engine import kernels
+from models.graph import parse
 from models.planner import parse_grid
+from models.samples import arithmetics
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas import topics
@@ -143,8 +145,8 @@ def find_models(folder: Path) -> dict[str, Path]:
 
 
 def bind(bundle: Bundle) -> Bundle:
-    """The bundle with its plan bound to the kernels of this machine."""
-    plan = bundle.plan.model_copy(update={"runtime": kernels()})
+    """The bundle with its plan bound to this machine's kernels of the arithmetics that the edges use."""
+    plan = bundle.plan.model_copy(update={"runtime": kernels(arithmetics(parse(bundle.edge_model)))})
     return replace(bundle, plan=plan)
 
 

@@ -21,6 +21,7 @@ from models.tensor import check, check_whole, crop
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
+from schemas.kernels import difference
 from schemas.plan import Plan
 from schemas.results import Result
 from schemas.topics import Publish
@@ -247,9 +248,8 @@ class GatewayNode:
         known = self._machines.get(register.node, "") if register.node in self.ring.nodes else ""
         if known and register.machine and known != register.machine:
             return f"another machine has the same name (was its SD card cloned?): {rename}"
-        if self.plan.runtime and register.runtime != self.plan.runtime:
-            return f"it runs {register.runtime}, this cluster {self.plan.runtime}: their bits differ; install the same"
-        return ""
+        reason, remedy = difference(register.runtime, self.plan.runtime) if self.plan.runtime else ("", "")
+        return reason and f"{reason}; {remedy}"
 
     def _steals(self, forwards: Iterable[Forward]) -> list[Action]:
         return [

@@ -1,7 +1,7 @@
 """The TFLite runtime: ``ai-edge-litert``, or ``tflite-runtime`` where that has no wheel. Only ``litert`` knows it, too.
 
-Exactness holds within one kernel family, so ``kernels()`` says what runs here: nodes whose answers differ compute
-different bits and must not be mixed.
+Exactness holds within one kernel family, so ``kernels()`` says what runs here: nodes whose answers differ in an arithmetic
+compute different bits of a model that uses it, and must not be mixed then.
 """
 
 import functools
@@ -18,12 +18,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from models import litert
-from models.graph import Graph, Op, Tensor
-from models.tflite_schema import OPTIONS
+from models.graph import Graph
+from models.samples import ARITHMETICS, arithmetics, sample
 from schemas.errors import EngineError, PlanError
 from schemas.plan import digest
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
+_CPUINFO = Path("/proc/cpuinfo")
+_KINDS = (  # its lines that tell a core's kind
+    "CPU implementer", "CPU architecture", "CPU variant", "CPU part", "CPU revision", "Features",
+    "vendor_id", "cpu family", "model", "model name", "stepping", "flags",
+)  # fmt: skip
 
 
 class Engine(Protocol):
@@ -56,45 +61,34 @@ def runtime() -> str:
     return _runtime()[0]
 
 
-@functools.cache
-def kernels() -> str:
-    """Runtime, machine and a digest of the bits that its kernels compute on a fixed small network.
+def kernels(of: Sequence[str] = ARITHMETICS) -> str:
+    """Runtime, machine and, for each arithmetic, a digest of the bits that its kernels compute on a small network.
 
-    Equal strings mean equal bits, as far as one convolution, one depthwise convolution and one dense sum over odd sizes
-    can tell: kernels are chosen by processor features that no version number shows.
+    Equal lines mean equal bits, as far as one network each can tell: kernels are chosen by the processor's features and
+    part number, which no version number shows. ``schemas.kernels`` compares lines.
     """
-    graph, image = _sample()
-    bits = load(graph.to_bytes()).run([image])[0]
-    return f"{runtime()} {platform.machine()} {digest(bits.tobytes())[:8]}"
+    return " ".join((runtime(), platform.machine(), *(f"{a}={digest(b''.join(_bits(a)))[:8]}" for a in of)))
 
 
-def _sample() -> tuple[Graph, np.ndarray]:
-    """The network of ``kernels`` and its input."""
-    weights = np.random.default_rng(7)
+@functools.cache
+def here() -> str:
+    """``kernels`` and this very processor, in a digest: the name of what is kept on a disk, which may move on.
 
-    def constant(name: str, *shape: int) -> Tensor:
-        values = weights.standard_normal(shape).astype(np.float32)
-        return Tensor(name, shape, "float32", None, values.view(np.uint8).reshape(-1))
+    Two processors with equal bits have different speeds, and pack weights for other kernels.
+    """
+    try:
+        lines = _CPUINFO.read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    told = sorted({line for line in lines if line.partition(":")[0].strip() in _KINDS})
+    return digest("\n".join([kernels(), *told]).encode())
 
-    tensors = [
-        Tensor("in", (1, 13, 11, 3), "float32"),
-        constant("w1", 19, 3, 3, 3),
-        constant("b1", 19),
-        Tensor("conv", (1, 13, 11, 19), "float32"),
-        constant("w2", 1, 5, 5, 19),
-        constant("b2", 19),
-        Tensor("depthwise", (1, 13, 11, 19), "float32"),
-        constant("w3", 7, 1, 1, 19),
-        constant("b3", 7),
-        Tensor("out", (1, 13, 11, 7), "float32"),
-    ]
-    conv, depthwise = {"stride_w": 1, "stride_h": 1}, {"stride_w": 1, "stride_h": 1, "depth_multiplier": 1}
-    ops = [
-        Op("CONV_2D", (0, 1, 2), (3,), OPTIONS.index("Conv2D"), conv),
-        Op("DEPTHWISE_CONV_2D", (3, 4, 5), (6,), OPTIONS.index("DepthwiseConv2D"), depthwise),
-        Op("CONV_2D", (6, 7, 8), (9,), OPTIONS.index("Conv2D"), conv),
-    ]
-    return Graph(tensors, ops, (0,), (9,)), weights.standard_normal((1, 13, 11, 3)).astype(np.float32)
+
+@functools.cache
+def _bits(arithmetic: str) -> tuple[bytes, ...]:
+    """All maps of an arithmetic's sample, as this runtime's interpreter makes them."""
+    graph, image = sample(arithmetic)
+    return tuple(made.tobytes() for made in load(graph.to_bytes()).run([image]))
 
 
 def load(model: bytes, threads: int = 1) -> Engine:
@@ -132,12 +126,12 @@ def load_cached(graph: Graph, cache: Path, threads: int = 1) -> Engine:
 def shares_weights(graph: Graph) -> bool:
     """Whether engines of ``load_cached`` share this graph's packed weights with others of its model."""
     ends = {graph.tensors[t].dtype for t in (*graph.inputs, *graph.outputs)}
-    return _has_cache() and ends <= set(litert.ELEMENTS)
+    return ends <= set(litert.ELEMENTS) and all(map(_has_cache, arithmetics(graph)))
 
 
 @functools.cache
-def _has_cache() -> bool:
-    """Whether this runtime's C interface is one that we know, and computes the interpreter's bits by it.
+def _has_cache(arithmetic: str) -> bool:
+    """Whether this runtime's C interface is one that we know, and computes the interpreter's bits of an arithmetic by it.
 
     The second is tried, not believed: a runtime that ignored our options would use other kernels without a word.
     """
@@ -145,16 +139,16 @@ def _has_cache() -> bool:
     if name != "ai-edge-litert" or version not in litert.VERSIONS:
         reason = "its version is not known"
     else:
-        graph, image = _sample()
+        graph, image = sample(arithmetic)
         try:
             with tempfile.TemporaryDirectory(prefix="dt-engine-") as folder:
-                got = litert.CompiledGraph(graph, Path(folder) / "sample.xnnpack", 1).run([image])[0]
-            equal = np.array_equal(got, load(graph.to_bytes()).run([image])[0])
+                made = litert.CompiledGraph(graph, Path(folder) / "sample.xnnpack", 1).run([image])
+            equal = tuple(array.tobytes() for array in made) == _bits(arithmetic)
             reason = "" if equal else "its compiled kernels differ from the interpreter's"
         except (EngineError, OSError, AttributeError) as error:
             reason = str(error)
     if reason:
-        logging.getLogger(__name__).info("no weight cache with %s: %s", runtime(), reason)
+        logging.getLogger(__name__).info("no weight cache for %s with %s: %s", arithmetic, runtime(), reason)
     return not reason
 
 

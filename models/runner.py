@@ -290,8 +290,8 @@ class TileRunner:
         if self._cache is None:
             return engine.load(graph.to_bytes(), self._threads)
         ends = [t.name for t in (*blocks[0].inputs, *blocks[-1].cut)]
-        kernels, ops = engine.kernels().replace(" ", "-"), digest("\n".join(ends).encode())[:8]
-        name = f"{self.plan.edge_model}-{ops}-{kernels}-{self._threads}-{most >> 10}-v2.xnnpack"
+        ops = digest("\n".join(ends).encode())[:8]
+        name = f"{self.plan.edge_model}-{ops}-{engine.here()}-{self._threads}-{most >> 10}-v3.xnnpack"
         return engine.load_cached(graph, self._cache / name, self._threads)
 
 

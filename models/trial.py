@@ -3,7 +3,8 @@
 The reader (``models.flatbuffer``, ``models.graph``) refuses what does not hold together; kernels may still crash on numbers
 that do. So the first time that a model comes here, a child loads every graph that this process would load by its plan and
 runs it once on zeros, with a limit of time and memory. The verdict is remembered in a folder, by the digest of the model
-and the runtime: a good one alone, since a lack of memory may pass. Another plan of a good model is made of its parts.
+and of runtime and processor: a good one alone, since a lack of memory may pass. Another plan of a good model is made of
+its parts.
 """
 
 import contextlib
@@ -59,7 +60,7 @@ class Verdicts:
         self._folder = folder / "tried"
 
     def knows(self, model: str) -> bool:
-        """Whether ``model`` (its digest) has been good, on the runtime that is installed now."""
+        """Whether ``model`` (its digest) has been good, on this runtime and processor."""
         path = self._path(model)
         with contextlib.suppress(OSError):
             os.utime(path)
@@ -74,7 +75,7 @@ class Verdicts:
                 path.unlink(missing_ok=True)
 
     def _path(self, model: str) -> Path:
-        return self._folder / digest(f"{model} {engine.kernels()}".encode())
+        return self._folder / digest(f"{model} {engine.here()}".encode())
 
 
 class Trial:

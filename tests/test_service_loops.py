@@ -17,6 +17,7 @@ from gateway_agent.journal import Journal
 from gateway_agent.node import NOTHING_BEFORE
 from models.build import build
 from models.bundle import make_bundle
+from models.engine import kernels
 from schemas.config import EdgeOptions, GatewayOptions
 from schemas.service import Service
 
@@ -32,6 +33,12 @@ def words(line: socket.socket, until: Callable[[list[str]], bool]) -> list[str]:
         assert time.monotonic() < deadline, heard
         heard.append(line.recv(4096).decode())
     return heard
+
+
+def test_a_plan_asks_for_the_arithmetics_of_what_the_edges_run_alone(tmp_path: Path) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    assert bind(make_bundle(model, (2, 2))).plan.runtime == kernels(["float32"])
 
 
 @pytest.mark.parametrize("kind", ["gateway", "edge"])

@@ -36,6 +36,12 @@ def test_every_finding_that_is_not_good_says_what_to_do(tmp_path: Path) -> None:
     assert checks.worst(found) == 1
 
 
+def test_a_node_that_the_gateway_refuses_is_told_why_and_what_helps() -> None:
+    found = checks.runtime("litert float32=1 uint8=2", "litert uint8=3")
+    assert found.level == "bad" and "other uint8 bits" in found.text and "int8 or float32 model" in found.remedy
+    assert checks.runtime("litert float32=1 uint8=2", "litert float32=1").level == "good"
+
+
 def test_a_sound_machine_has_nothing_to_remedy(tmp_path: Path) -> None:
     put(tmp_path, "proc/meminfo", "MemTotal:  4000000 kB\n")
     put(tmp_path, "sys/fs/cgroup/cgroup.controllers", "cpu memory pids\n")

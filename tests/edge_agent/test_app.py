@@ -27,9 +27,10 @@ from schemas import messages as m
 from schemas import topics
 from schemas.codec import decode
 from schemas.config import EdgeOptions
-from schemas.errors import PlanError, UnreachableError
+from schemas.errors import EngineError, PlanError, UnreachableError
 from schemas.link import Arrived
 from tests.models.sketch import splitting
+from tests.nodes import small_plan
 
 
 def serve(link: Any, inbox: "queue.Queue[Any]", root: str, upload: ModelUpload) -> None:
@@ -124,6 +125,19 @@ def test_a_tile_of_an_earlier_plan_that_ends_as_the_next_begins_comes_to_nothing
     app._inbox.put(Computed(worker, ("e1-01234567-0", 1, 5), {}, 0.1))
     app._step()
     assert node.computed.called == is_of_this_plan
+
+
+def test_a_plan_whose_bits_this_node_does_not_compute_is_refused_with_a_remedy(tmp_path: Path) -> None:
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", cache=tmp_path), "e1")
+    for arithmetic in ("float32", "uint8"):
+        asked = engine.kernels([arithmetic]).replace("=", "=f" if arithmetic == "uint8" else "=")
+        message = m.PlanMessage(node="gateway", epoch="01234567", plan=small_plan(asked), chunks=("0" * 32,), model_bytes=1)
+        if arithmetic == "float32":
+            app._adopt(message, 0.0)
+            assert app._plan is message
+            continue
+        with pytest.raises(EngineError, match=r"^this node cannot join: .*other uint8 bits .*use an int8 or float32 model"):
+            app._adopt(message, 0.0)
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path, *more: str) -> "subprocess.Popen[str]":

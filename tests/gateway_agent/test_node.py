@@ -117,6 +117,16 @@ def test_a_node_with_other_kernels_is_refused_and_gets_no_tile() -> None:
     assert node.ring.nodes == {}
 
 
+def test_a_node_is_refused_for_the_arithmetic_of_the_model_alone_and_told_by_name() -> None:
+    """A Pi 3 among Pi 4s: it computes another uint8."""
+    pi3 = "test kernels float32=02f8515f uint8=955d0941"
+    for asked in ("float32=02f8515f", "uint8=d5fa9f1d"):
+        node = GatewayNode("gateway", "aaaaaaaa", small_plan(f"test kernels {asked}"), deadline_s=30.0)
+        (echo,) = published(register(node, "edge2", "22222222", runtime=pi3), topics.ECHO)
+        assert ("edge2" in node.ring.nodes) == (not echo.message.refused) == (asked[:5] == "float")
+    assert "other uint8 bits" in echo.message.refused and "use an int8 or float32 model" in echo.message.refused
+
+
 def test_a_silent_source_fails_its_frames_with_the_reason() -> None:
     node = running()
     register(node, "edge2", "22222222", now=5.0)

@@ -6,14 +6,16 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
 
 from models import engine
 from models.graph import Op
+from models.samples import ARITHMETICS, arithmetics, sample
 from schemas.errors import EngineError, PlanError
-from tests.models.sketch import Sketch
+from tests.models.sketch import Sketch, quantized
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -22,13 +24,90 @@ def test_the_runtime_is_named_with_its_version() -> None:
     assert re.fullmatch(r"(ai-edge-litert|tflite-runtime) \d+\.\d+.*", engine.runtime())
 
 
-def test_kernels_are_runtime_machine_and_a_digest_that_another_process_finds_too() -> None:
-    assert re.fullmatch(re.escape(f"{engine.runtime()} {platform.machine()} ") + "[0-9a-f]{8}", engine.kernels())
+def test_kernels_are_runtime_machine_and_a_digest_of_each_arithmetic_that_another_process_finds_too() -> None:
+    said = "".join(f" {arithmetic}=[0-9a-f]{{8}}" for arithmetic in ARITHMETICS)
+    assert re.fullmatch(re.escape(f"{engine.runtime()} {platform.machine()}") + said, engine.kernels())
+    assert engine.kernels(["int8"]).split()[-1] == engine.kernels().split()[4]
     command = [sys.executable, "-c", "from models import engine; print(engine.kernels())"]
     other = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
     assert other.stdout.strip() == engine.kernels(), other.stderr
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_one_operator_with_other_bits_changes_the_digest_of_its_arithmetic(
+    arithmetic: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the uint8 convolution of a Cortex-A53 does. Whichever operator it is: each has its map in the digest."""
+    graph, image = sample(arithmetic)
+    made = engine.load(graph.to_bytes()).run([image])
+    assert len(made) == sum(graph.tensors[op.outputs[0]].dtype == str(image.dtype) for op in graph.ops)
+    said = engine.kernels([arithmetic])
+    for spoilt in made:
+        engine._bits.cache_clear()
+        bits = spoilt.view(np.uint8).reshape(-1)
+        bits[0] ^= 1
+        monkeypatch.setattr(engine, "load", lambda _: Mock(**{"run.return_value": made}))
+        assert engine.kernels([arithmetic]) != said
+        bits[0] ^= 1
+    engine._bits.cache_clear()
+    assert engine.kernels([arithmetic]) == said
+    engine._bits.cache_clear()
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_a_sample_has_numbers_that_tell(arithmetic: str) -> None:
+    """No map is all but saturated or has a NaN, whose sign processors choose."""
+    graph, image = sample(arithmetic)
+    for made in engine.load(graph.to_bytes()).run([image]):
+        assert len(np.unique(made)) >= min(made.size, 9) / 5 and not np.isnan(made.astype(np.float64)).any()
+
+
+def test_what_is_kept_on_disk_has_another_name_on_another_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A card that moves from a Pi 4 to a Pi 5, which agree in every bit, or to another Pi 4."""
+    pi4 = "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd\nCPU part\t: 0xd08\n\nSerial\t: 1\n"
+    names = []
+    for text in (pi4, pi4.replace("d08", "d0b"), pi4.replace("Serial\t: 1", "Serial\t: 2").replace("108", "109"), None):
+        (tmp_path / "cpuinfo").unlink(missing_ok=True)
+        if text is not None:
+            (tmp_path / "cpuinfo").write_text(text)
+        monkeypatch.setattr(engine, "_CPUINFO", tmp_path / "cpuinfo")
+        names.append(engine.here.__wrapped__())
+    assert names[0] == names[2] and len(set(names)) == 3
+    monkeypatch.setattr(engine, "kernels", lambda: "others")
+    assert engine.here.__wrapped__() not in names
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+def test_a_graph_has_the_arithmetics_of_the_maps_that_it_makes(dtype: str) -> None:
+    net = Sketch((1, 9, 9, 3), "uint8", quantized(0.05, 128))
+    x = net.conv(net.cast("DEQUANTIZE" if dtype == "float32" else "QUANTIZE", 0, dtype, None if dtype == "float32" else
+                          quantized(0.05, 3)), 4, half=True) if dtype != "uint8" else net.conv(0, 4)  # fmt: skip
+    assert arithmetics(net.graph(x)) == (dtype,)
+
+
+def test_dynamic_range_quantization_is_an_arithmetic_of_its_own() -> None:
+    """Its sums are of integers, which a Cortex-A76 has other kernels for than an A72."""
+    assert arithmetics(sample("dynamic")[0]) == ("float32", "dynamic")
+    assert arithmetics(sample("float32")[0]) == ("float32", "int8")  # there and back
+
+
+@pytest.mark.skipif(not engine.runtime().startswith("ai-edge-litert"), reason="only ai-edge-litert has a weight cache")
+def test_only_graphs_of_an_arithmetic_whose_compiled_bits_differ_have_no_weight_cache(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bits = engine._bits
+    monkeypatch.setattr(engine, "_bits", lambda a: (b"other",) if a == "uint8" else bits(a))
+    engine._has_cache.cache_clear()
+    shared = []
+    for dtype in ("float32", "int8", "uint8"):
+        net = Sketch((1, 9, 9, 3), dtype, None if dtype == "float32" else quantized(0.05, 3))
+        shared.append(engine.shares_weights(net.graph(net.conv(0, 4))))
+    engine._has_cache.cache_clear()
+    assert shared == [True, True, False]
 
 
 def two_outputs() -> tuple[Sketch, bytes]:

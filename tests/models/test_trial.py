@@ -79,7 +79,7 @@ def test_a_good_model_is_tried_once_whatever_its_plan(tmp_path: Path, monkeypatc
     other = made.plan.model_copy(update={"model": "f" * 32})
     with pytest.raises(FileNotFoundError):
         try_bundle(replace(made, plan=other), folder=tmp_path)
-    monkeypatch.setattr(engine, "kernels", lambda: "another runtime")
+    monkeypatch.setattr(engine, "here", lambda: "another processor")
     assert not Verdicts(tmp_path).knows(made.plan.model)
 
 

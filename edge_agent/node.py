@@ -22,7 +22,7 @@ from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
-from schemas.keys import Key
+from schemas.keys import WHOLE, Key
 from schemas.plan import Plan
 from schemas.topics import Publish
 
@@ -228,13 +228,14 @@ class EdgeNode:
     def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
         if self.tiles.computed_whole(key[0]):
             self.counts["computed"] += self.plan.lanes
-            self._put(key, outputs, now, error, compute_s=seconds, whole=True, picture=self._images[key[0]][1])
+            key, picture = (key[0], self._last, WHOLE), self._images[key[0]][1]
+            self._put(key, outputs, now, error, compute_s=seconds, whole=True, picture=picture)
 
     def _put(self, key: Key, outputs: Tensors, now: float, error: str, **about: Any) -> None:
         """A result into the outbox; ``about``: the other fields of its header."""
         frame, block, tile = key
         header = m.ResultHeader(
-            **self._head(), plan=self.digest, frame=frame, block=block, tile=tile, error=error[:300], **about
+            **self._head(), plan=self.digest, frame=frame, block=block, tile=max(tile, 0), error=error[:300], **about
         )
         self._results[key] = (header, {} if error else outputs)
         for dropped in self.outbox.put(key, now):
@@ -436,7 +437,10 @@ class EdgeNode:
             self.lanes.end(accepted.frame)
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
                 del self._stolen[key]
-        for key in self.outbox.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended):
+        answered = accepted.tiles
+        if set(answered) >= set(range(self.plan.lanes)):  # and not before: a tile's own result is another's word
+            answered = (*answered, WHOLE)
+        for key in self.outbox.accept(accepted.frame, accepted.block, answered, accepted.ended):
             del self._results[key]
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)

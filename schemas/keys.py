@@ -3,3 +3,4 @@
 from typing import TypeAlias
 
 Key: TypeAlias = tuple[str, int, int]
+WHOLE = -1  # in the place of a tile's index: all of an undivided frame

@@ -372,6 +372,18 @@ def test_a_frame_is_computed_undivided_where_helpers_are_fewer_than_cameras() ->
     assert not published(node.tick(60.0), topics.RESULT)
 
 
+def test_an_undivided_frame_s_result_is_sent_until_all_tiles_are_accepted() -> None:
+    """A tile's own acceptance may be of what was lent before the frame began anew."""
+    node = camera(cameras=2, helpers=1)
+    (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    node.computed(work.key, {}, 0.1, 2.0)
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=work.key[0], tiles=(0,))), 2.1)
+    (again,) = published(node.tick(10.0), topics.RESULT)
+    assert again.message.whole
+    node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=work.key[0], tiles=(0, 1, 2, 3))), 10.1)
+    assert not published(node.tick(60.0), topics.RESULT)
+
+
 def test_a_frame_of_which_somebody_has_a_tile_is_never_computed_undivided() -> None:
     node = camera(cameras=2, helpers=1)
     (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]

@@ -16,6 +16,7 @@ from models.tensor import stitch
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
+from schemas.keys import WHOLE
 from schemas.plan import Plan, digest
 from schemas.topics import Publish
 from tests.simulation.pictures import Pictures
@@ -250,7 +251,7 @@ class EdgeProcess(Process):
                 whole = node._computing is not None and node._computing.whole and node._computing.key[0] == key[0]
                 assert running or whole or (key[0], key[2]) in node.lanes, f"nobody computes {key}"
             elif isinstance(state, Sent):
-                assert key in node.outbox or (key[0], node._last, 0) in node.outbox, f"{key} is not on its way"
+                assert key in node.outbox or (key[0], node._last, WHOLE) in node.outbox, f"{key} is not on its way"
             elif isinstance(state, Passed):
                 assert key[2] > 0 and node.plan.spread < len(node.plan.blocks), "lane 0 has the frame's end"
         lent = [lease.request for lease in self._leases()]

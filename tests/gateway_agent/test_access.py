@@ -4,11 +4,15 @@ import datetime
 import logging
 import ssl
 import stat
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from gateway_agent import access, certificates, mosquitto, rules
 from gateway_agent.broker import BrokerProcess
@@ -128,6 +132,78 @@ def test_a_key_of_another_time_or_authority_is_made_anew_and_a_damaged_file_is_o
         certificates.certificates(tmp_path, ["localhost"], NOW)
 
 
+def test_the_broker_s_own_certificate_is_made_anew_if_it_is_spoilt(tmp_path: Path) -> None:
+    first = certificates.certificates(tmp_path, ["localhost"], NOW)
+    bare = certificates._builder(certificates._name("x"), certificates._name("DeepThings cluster"), _key().public_key(), NOW)
+    for name, data in (
+        (certificates.SERVER, b"nothing"), (certificates.SERVER, bare.sign(_key(), SHA256()).public_bytes(Encoding.PEM)),
+        (certificates.SERVER_KEY, b"nothing"), (certificates.SERVER_KEY, certificates._key_pem(_key())),
+    ):  # fmt: skip
+        (tmp_path / name).write_bytes(data)
+        again = certificates.certificates(tmp_path, ["localhost"], NOW)
+        x509.load_pem_x509_certificate(again.chain).verify_directly_issued_by(
+            x509.load_pem_x509_certificate(first.authority.encode())
+        )
+        assert again.authority == first.authority and certificates.certificates(tmp_path, ["localhost"], NOW) == again
+
+
+def _key() -> ec.EllipticCurvePrivateKey:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def test_an_authority_whose_key_is_lost_or_another_s_is_kept_as_long_as_it_need_not_sign(tmp_path: Path) -> None:
+    first = certificates.certificates(tmp_path, ["localhost"], NOW)
+    (tmp_path / certificates.AUTHORITY_KEY).unlink()
+    assert certificates.certificates(tmp_path, ["localhost"], NOW) == first
+    assert certificates.authority(tmp_path, NOW) == first.authority
+    with pytest.raises(CredentialError, match=r"ca\.key is gone"):
+        certificates.certificates(tmp_path, ["elsewhere"], NOW)
+    (tmp_path / certificates.AUTHORITY_KEY).write_bytes(certificates._key_pem(_key()))
+    with pytest.raises(CredentialError, match="is not the key of"):
+        certificates.certificates(tmp_path, ["elsewhere"], NOW)
+    (tmp_path / certificates.AUTHORITY).unlink()
+    assert certificates.authority(tmp_path, NOW) != first.authority, "killed between the two files"
+
+
+def _removed(folder: Path) -> None:
+    for name in (certificates.AUTHORITY, certificates.AUTHORITY_KEY):
+        (folder / name).unlink()
+
+
+def _linked(folder: Path) -> None:
+    (folder / certificates.SERVER).unlink()
+    (folder / certificates.SERVER).symlink_to("/dev/zero")
+
+
+SPOILT: dict[str, Callable[[Path], object]] = {
+    "a spoilt authority": lambda folder: (folder / certificates.AUTHORITY).write_text("nothing"),
+    "another authority": _removed,
+    "a spoilt key": lambda folder: (folder / certificates.AUTHORITY_KEY).write_text("nothing"),
+    "a link": _linked,
+}
+
+
+@pytest.mark.skipif(not mosquitto.installed(), reason="mosquitto is not installed")
+@pytest.mark.parametrize("how", SPOILT)
+def test_a_running_gateway_s_broker_keeps_its_certificate_and_learns_its_users_whatever_becomes_of_the_disk(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = arranged(tmp_path, listen="127.0.0.1:0", sealed=True)
+    broker, gate, registry = found.broker, found.guard, Registry(tmp_path)
+    assert isinstance(broker, mosquitto.MosquittoProcess) and isinstance(gate, Gate)
+    held = broker._protection
+    assert held is not None
+    SPOILT[how](tmp_path)
+    registry.enroll("e1", 0.0)
+    gate.tick()
+    assert broker._protection is not None and b"e1:" in broker._protection.passwords
+    assert broker._protection.chain == held.chain and (found.address().authority or "-") in held.chain.decode()
+    registry.revoke("e1")
+    gate.tick()
+    assert b"e1:" not in broker._protection.passwords
+    assert how == "another authority" or "keeps the certificate that it has" in caplog.text or "is damaged" in caplog.text
+
+
 def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) -> None:
     registry = Registry(tmp_path)
     registry.enroll("e1", 0.0)
@@ -140,12 +216,12 @@ def test_the_broker_s_rules_name_what_each_may_and_nothing_else(tmp_path: Path) 
     reads = {line.removeprefix("topic read ") for line in said["e1"] if " read " in line}
     assert reads == {
         *(f"dt/{what}/e1" for what in ("echo", "steal", "tile", "return", "accepted", "keys")),
-        "dt/plan", "dt/model/+/+", "dt/overlap/+/+", "dt/overlap/req", "dt/status/req",
+        "dt/plan", "dt/model/+/chunk", "dt/overlap/+/+", "dt/overlap/req", "dt/status/req",
     }  # fmt: skip
     writes = {line.removeprefix("topic write ") for line in said["e1"] if " write " in line}
     assert writes == {
         "dt/register", "dt/victim/req", "dt/tile/+", "dt/return/+", "dt/result/+", "dt/overlap/+/+", "dt/overlap/req",
-        "dt/node/e1/status", "dt/source/e1/picture",
+        "dt/node/e1/status", "dt/source/e1/picture", "dt/model/e1/ask",
     }  # fmt: skip
     assert said[f"join.{key}"] == {f"topic write dt/join/{key}/ask", f"topic read dt/join/{key}/answer"}
     looks = {

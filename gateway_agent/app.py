@@ -31,7 +31,8 @@ from models.samples import arithmetics
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import Incoming, Rejects
+from schemas.chunks import chunk_count
+from schemas.codec import CONTROL_BYTES, PLAN_BYTES, Incoming, Rejects
 from schemas.config import GatewayOptions, Settings, is_loopback, parse_listen
 from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
@@ -49,8 +50,9 @@ HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a 
 SENDING_BYTES = 256 * 1024  # of chunks on their way to the broker: all else waits behind them
 SENDING_S = 0.005  # so often it is looked at whether they are there
 ENTER_S = 30.0
+CHUNK_NAME_BYTES = 40  # that each chunk of a model adds to the plan's message
 VITALS_S = 10.0  # without news, so often
-LABELS = 200  # that the bridge names
+LABELS, LONGEST = 200, 200  # that the bridge names, and letters of each
 DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
 _log = logging.getLogger(__name__)
 
@@ -145,8 +147,15 @@ def find_models(folder: Path) -> dict[str, Path]:
 
 
 def bind(bundle: Bundle) -> Bundle:
-    """The bundle with its plan bound to this machine's kernels of the arithmetics that the edges use."""
+    """The bundle with its plan bound to this machine's kernels of the arithmetics that the edges use.
+
+    Raises:
+        PlanError: the plan is longer than the message that tells edges of it may be.
+    """
     plan = bundle.plan.model_copy(update={"runtime": kernels(arithmetics(parse(bundle.edge_model)))})
+    most = PLAN_BYTES - CONTROL_BYTES - CHUNK_NAME_BYTES * chunk_count(len(bundle.edge_model))
+    if (length := len(plan.model_dump_json())) > most:
+        raise PlanError(f"a plan of {length} bytes, its message carries {most}: choose a coarser grid")
     return replace(bundle, plan=plan)
 
 
@@ -200,6 +209,8 @@ class Gateway:
         self._swap_at = float("inf")
         self._rejects = Rejects(options.root)
         self._stopping = False
+        self._unfit: set[topics.Topic] = set()  # whose messages were too long
+        self._broker_trouble = ""  # why it does not start
         self._published_bytes = self._published_messages = 0
         self._vitals = Reader()
         self._status: m.Status | None = None
@@ -297,7 +308,8 @@ class Gateway:
         until = time.monotonic() + ENTER_S
         while not self._link.connected and not self._stopping:
             if time.monotonic() > until:
-                raise UnreachableError(f"the broker at {self._link.address} was started, but does not answer: try again")
+                why = self._broker_trouble or "it was started, but does not answer: try again"
+                raise UnreachableError(f"no broker at {self._link.address}: {why}")
             self._revive_broker()
             time.sleep(0.02)
 
@@ -323,7 +335,7 @@ class Gateway:
         self._replan(now)
         self.board.alive(self._node.ring.nodes, now)
         for said in self._bridge.tick(self.board, self._about, now):
-            self._link.send(said)
+            self._send(said)
         self._watchers.tick(now)
         if now >= self._status_at + STATUS_S:
             self._status_at = now
@@ -331,10 +343,19 @@ class Gateway:
             self._publish_status()
         self._service.feed(now)
 
+    def _send(self, said: Publish) -> None:
+        """What the wire does not carry, whoever made it so long, is left out and told of once."""
+        try:
+            self._link.send(said)
+        except PlanError as error:
+            if said.topic not in self._unfit:
+                self._unfit.add(said.topic)
+                _log.error("left out: %s", error)
+
     def _distribute(self, said: Publish) -> None:
         """Send what is counted apart from the cluster's work: plan and model."""
         before, messages = self._link.bytes_out, self._link.messages_out
-        self._link.send(said)
+        self._send(said)
         self._published_bytes += self._link.bytes_out - before
         self._published_messages += self._link.messages_out - messages
 
@@ -360,7 +381,7 @@ class Gateway:
                 _log.warning("nobody is heard: connecting to %s anew", self._link.address)
                 self._link.renew()
             else:
-                self._link.send(action)
+                self._send(action)
                 if isinstance(action.message, m.Outcome):
                     if self._journal is not None:
                         self._saying.append(action.message.frame)
@@ -391,7 +412,7 @@ class Gateway:
                 return self._node.failed(event.frame, event.error, now)
             if self._options.outputs:
                 header = m.OutputHeader(node=NAME, epoch=self._node.epoch, frame=event.frame)
-                self._link.publish(topics.OUTPUT, header, event.outputs, source=m.frame_source(event.frame)[0])
+                self._send(Publish(topics.OUTPUT, header, {"source": m.frame_source(event.frame)[0]}, event.outputs or {}))
             return self._node.finished(event.frame, event.digests, now, event.result)
         elif isinstance(event, Request):
             self._control(event, now)
@@ -427,7 +448,7 @@ class Gateway:
             self._upload.asked(message)
             return []
         if isinstance(message, m.BridgeRequest):
-            request = self._bridge.asked(incoming.levels["verb"], message, self._link.send)
+            request = self._bridge.asked(incoming.levels["verb"], message, self._send)
             if request is not None:
                 self._control(request, now)
             return []
@@ -482,7 +503,8 @@ class Gateway:
         now = self.controls
         return {
             "version": version(), "broker": self.address, "plan": self._node.digest, "deadline_s": self._options.deadline,
-            "models": tuple(self.models), "labels": self._bundle.card.labels[:LABELS], "verbs": VERBS,
+            "models": tuple(self.models)[:LABELS], "verbs": VERBS,
+            "labels": tuple(label[:LONGEST] for label in self._bundle.card.labels[:LABELS]),
             "model": now.model, "grid": now.grid, "detection": now.detection, "threshold": now.threshold,
         }  # fmt: skip
 
@@ -573,9 +595,18 @@ class Gateway:
         self._distribute(Publish(topics.PLAN, plan))
 
     def _revive_broker(self) -> None:
-        if self._broker is not None and not self._broker.alive:
+        """A broker that has died is started again, and again as long as it does not start, which is told once."""
+        if self._broker is None or self._broker.alive:
+            return
+        if not self._broker_trouble:
             _log.error("the broker died: starting it again on port %d", self._broker.port)
+        try:
             self._broker.start()
+            self._broker_trouble = ""
+        except (DtError, OSError) as error:
+            if str(error) != self._broker_trouble:
+                self._broker_trouble = str(error)
+                _log.error("%s; trying again", error)
 
     def _publish_status(self) -> None:
         """Counters, when they have changed: bytes without the model's own distribution."""

@@ -70,7 +70,7 @@ class Bridge:
         return m.BridgeHealth(
             **self._head, frames=board.frames, failed=board.failed, latency_s=board.latency_s(),
             frames_per_second=round(board.rate.per_second(now), 3), nodes_online=len(board.online),
-            degraded={name: view.degraded for name, view in board.sources.items() if view.degraded},
+            degraded=dict([(name, view.degraded) for name, view in board.sources.items() if view.degraded][:MOST_NODES]),
         )  # fmt: skip
 
 

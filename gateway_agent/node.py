@@ -20,7 +20,7 @@ from gateway_agent.victims import Forward, VictimRing
 from models.tensor import check, check_whole, crop
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import Incoming
+from schemas.codec import LONG_BYTES, Incoming
 from schemas.kernels import difference
 from schemas.plan import Plan
 from schemas.results import Result
@@ -124,7 +124,6 @@ class GatewayNode:
         if finish is None or latency_s is None:  # it has failed in the meantime, or belongs to the plan before
             return []
         complete = finish.complete
-        self.counts["frames"] += 1
         work = [complete.workers[self._last, tile.index] for tile in self.plan.blocks[self._last].tiles]
         outcome = m.Outcome(
             **self._head(), frame=frame, status="ok", latency_s=latency_s,
@@ -133,6 +132,10 @@ class GatewayNode:
             stolen_tiles=tuple(i for i, (_, stolen) in enumerate(work) if stolen),
             picture=finish.picture, result=result,
         )  # fmt: skip
+        if (length := len(outcome.model_dump_json().encode())) > LONG_BYTES:
+            reason = f"its result is too long for a message ({length} bytes): see max_detections and labels in the model's card"
+            return self._failures([Failed(frame, reason, latency_s)])
+        self.counts["frames"] += 1
         return self._end(outcome)
 
     def failed(self, frame: str, reason: str, now: float) -> list[Action]:

@@ -34,6 +34,7 @@ Tensor = npt.NDArray[Any]
 Payload: TypeAlias = bytes | bytearray | memoryview
 
 CONTROL_BYTES = 64 * 1024
+LONG_BYTES = 512 * 1024  # what the gateway says of all tiles or nodes at once
 PLAN_BYTES = 8 * 1024 * 1024
 HEADER_BYTES = 64 * 1024
 TENSOR_BYTES = 64 * 1024 * 1024
@@ -184,6 +185,8 @@ def limit(row: Topic) -> int:
     """The most bytes that a message on this topic may have."""
     if row.tensors:
         return _PREAMBLE.size + HEADER_BYTES + TENSOR_BYTES
+    if row in (topics.OUTCOME, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
+        return LONG_BYTES
     return PLAN_BYTES if row is topics.PLAN else CONTROL_BYTES
 
 

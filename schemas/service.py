@@ -51,6 +51,8 @@ class Service:
     def _say(self, text: str) -> None:
         if not self._address:
             return
-        line = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
-        with line, contextlib.suppress(OSError):  # a manager that does not listen is no reason to end
-            line.sendto(text.encode(), self._address)
+        with (
+            contextlib.suppress(OSError),  # a manager that does not listen, or no file left to open, is no reason to end
+            socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as line,
+        ):
+            line.sendto(text.encode(errors="replace"), self._address)

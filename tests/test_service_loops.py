@@ -18,8 +18,11 @@ from gateway_agent.node import NOTHING_BEFORE
 from models.build import build
 from models.bundle import make_bundle
 from models.engine import kernels
+from schemas import messages as m
+from schemas import topics
 from schemas.config import EdgeOptions, GatewayOptions
 from schemas.service import Service
+from schemas.topics import Publish
 
 PERIOD_S, WAIT_S = 2.0, 20.0
 
@@ -83,3 +86,32 @@ def test_the_journal_knows_at_once_that_the_broker_has_an_outcome(tmp_path: Path
         assert journal.heard.called == acknowledged
     assert waited[:2] == [HEARD_S] * 2 and waited[2] > 0.5
     journal.heard.assert_called_once_with(("camera-11111111-0",))
+
+
+def test_a_broker_that_cannot_be_started_again_is_tried_until_it_can(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    with BrokerProcess() as broker:
+        app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), broker.url, broker)
+        assert broker._child is not None
+        broker._child.kill()
+        broker._child.wait()
+        with socket.create_server(("127.0.0.1", broker.port)):
+            for _ in range(3):
+                app._revive_broker()
+        assert not broker.alive and [r.message for r in caplog.records if "is taken by another program" in r.message] != []
+        assert len(caplog.records) == 2, "that it died, and why it does not start: once each"
+        app._revive_broker()
+        assert broker.alive
+        app._link.close(0.0)
+
+
+def test_what_the_wire_does_not_carry_is_left_out_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=96).to_bytes())
+    app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), "mqtt://127.0.0.1:1", None)
+    long = m.Status(node="gateway", epoch="0" * 8, dropped={f"{n:0100}": n for n in range(700)})
+    for _ in range(2):
+        app._send(Publish(topics.STATUS, long, {"node": "gateway"}))
+    assert [r.message.split(":")[0] for r in caplog.records] == ["left out"]
+    app._link.close(0.0)

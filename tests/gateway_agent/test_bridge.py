@@ -97,3 +97,14 @@ def test_an_unknown_verb_is_answered_with_those_that_there_are() -> None:
 def test_the_last_will_is_that_it_is_offline() -> None:
     said = Bridge("gateway", "aaaaaaaa").state("offline")
     assert said.topic is STATE and isinstance(said.message, m.BridgeState) and said.message.state == "offline"
+
+
+def test_what_it_says_of_many_with_the_longest_words_fits_its_message() -> None:
+    bridge, board = Bridge("gateway", "aaaaaaaa"), Board()
+    for n in range(200):
+        name = f"{n:03}".ljust(64, "n")
+        board.hear(m.Register(node=name, epoch="11111111", seq=1, runtime="\U0001f600" * 200, camera=True), 0.0)
+        board.hear(m.Status(node=name, epoch="11111111", version='"' * 40, source="\U0001f600" * 300), 0.0)
+        board.source(name).degraded = "\U0001f600" * 500
+    for said in bridge.tick(board, lambda: ABOUT, 1.0):
+        assert decode("dt", said.topic.path("dt"), encode(said.topic, said.message)).message == said.message

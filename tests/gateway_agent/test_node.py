@@ -6,7 +6,9 @@ import pytest
 from gateway_agent.node import Before, Finish, GatewayNode, Keep, Reconnect
 from schemas import messages as m
 from schemas import topics
+from schemas.codec import encode
 from schemas.errors import DecodeError
+from schemas.results import Detection, Result
 from schemas.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
@@ -85,6 +87,25 @@ def test_a_frame_ends_once() -> None:
     (ended,) = published(said, topics.ACCEPTED)
     assert ended.message.ended and ended.levels == {"node": "edge1"}
     assert not node.failed(FRAME, "too late", 3.0)
+
+
+def test_a_result_that_no_message_carries_is_a_failure_that_says_so() -> None:
+    node = running()
+    for tile in range(4):
+        result(node, tile)
+    seen = tuple(Detection(label="l" * 600, index=0, score=1 / 3, box=(1 / 3,) * 4) for _ in range(1000))
+    (outcome,) = published(node.finished(FRAME, {}, 2.0, Result(task="detect", detections=seen)), topics.OUTCOME)
+    assert outcome.message.status == "failed" and "max_detections" in outcome.message.reason
+    assert not node.failed(FRAME, "too late", 3.0) and node.counts["frames"] == 0
+
+
+def test_a_result_of_as_many_objects_as_a_card_may_ask_for_is_told() -> None:
+    node = running()
+    for tile in range(4):
+        result(node, tile)
+    seen = tuple(Detection(label="l" * 64, index=0, score=1 / 3, box=(1 / 3,) * 4) for _ in range(1000))
+    (outcome,) = published(node.finished(FRAME, {}, 2.0, Result(task="detect", detections=seen)), topics.OUTCOME)
+    assert outcome.message.status == "ok" and len(encode(topics.OUTCOME, outcome.message)) > 2 * 64 * 1024
 
 
 def test_a_late_result_of_an_ended_frame_is_answered_so_that_its_sender_stops() -> None:

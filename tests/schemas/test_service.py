@@ -1,6 +1,7 @@
 """What systemd hears of an agent: a real datagram socket stands in for it."""
 
 import os
+import resource
 import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -75,3 +76,14 @@ def test_without_a_manager_or_with_a_deaf_one_nothing_happens(tmp_path: Path) ->
         service.ready()
         service.feed(1.0)
         assert service.present == bool(environ)
+
+
+def test_a_process_without_a_file_left_to_open_goes_on(manager: tuple[str, Callable[[], list[str]]]) -> None:
+    service, before = Service.found({"NOTIFY_SOCKET": manager[0]}), resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, before[1]))
+    try:
+        service.ready()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    service.stopping()
+    assert manager[1]() == ["STOPPING=1"]

@@ -166,7 +166,7 @@ def _synchronised() -> bool | None:
 
 
 def _cache(folder: Path) -> tuple[Path, int | None, bool]:
-    there = next((p for p in (folder, *folder.parents) if p.exists()), folder)
+    there = next((p for p in (folder, *folder.parents) if os.path.exists(p)), folder)  # noqa: PTH110 - or is not ours to see
     try:
         return folder, shutil.disk_usage(there).free, os.access(there, os.W_OK)
     except OSError:

@@ -368,9 +368,7 @@ class Edge:
 
     def _weights(self) -> Path:
         """This node's folder for packed weights."""
-        folder = self._cache.folder / self._name
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return self._cache.room(self._name)
 
     def _end_trial(self) -> None:
         if self._trial is not None:

@@ -70,6 +70,16 @@ class ModelCache:
                 raise
         return Part(self, digest, size, path, handle)
 
+    def room(self, name: str) -> Path:
+        """A folder in here for what else the node ``name`` keeps.
+
+        Raises:
+            DtError: it cannot be made.
+        """
+        with self.told():
+            (self.folder / name).mkdir(parents=True, exist_ok=True)
+        return self.folder / name
+
     def path(self, digest: str) -> Path:
         return self.folder / f"{digest}{SUFFIX}"
 
@@ -94,7 +104,7 @@ class ModelCache:
         except OSError as error:
             raise DtError(
                 f"model cache {self.folder}: {error.strerror or error}: make room or let this user write there, "
-                "or choose another folder"
+                "or choose another with --cache DIR"
             ) from error
 
 

@@ -8,7 +8,7 @@ from schemas.config import ROOT, EdgeOptions
 from schemas.errors import CredentialError
 from schemas.guard import Open
 from schemas.messages import as_name
-from schemas.state import state_folder
+from schemas.state import state_folder, told
 
 if TYPE_CHECKING:  # an edge of a cluster without seals loads no cryptography
     from edge_agent.membership import Membership
@@ -30,12 +30,14 @@ def enter(options: EdgeOptions) -> "Membership | None":
 
     Raises:
         CredentialError, UnreachableError: joining failed.
+        DtError: the folder cannot be read.
     """
     if options.join is not None:
         return _join(options.join, options)
     folder = state_folder(options.state, options.root or ROOT, make=False)
-    if not any(folder.glob("edge-*.json")):
-        return None
+    with told(folder):
+        if not any(folder.glob("edge-*.json")):
+            return None
     from edge_agent.membership import load, only_name
 
     found = load(folder, options.name or host_name())

@@ -11,6 +11,7 @@ from errno import EISDIR
 from pathlib import Path
 
 from schemas.errors import PlanError, unwritable
+from schemas.state import user_folder
 
 
 def check_file(path: Path, what: str) -> None:
@@ -79,4 +80,4 @@ def write_files(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
 def cache_folder() -> Path:
     """The service's or the user's folder for what can be fetched or worked out again."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return Path(given) if given else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "deepthings"
+    return Path(given) if given else user_folder("XDG_CACHE_HOME", ".cache")

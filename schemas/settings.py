@@ -8,8 +8,11 @@ known one; and it is known of every value where it came from.
 """
 
 import difflib
+import logging
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -22,12 +25,17 @@ from schemas.config import Settings
 from schemas.errors import ConfigError, DtError, PlanError
 from schemas.plan import Record
 from schemas.redact import redact
+from schemas.state import user_folder
 from schemas.toml import parse
 
 SYSTEM = Path("/etc/deepthings")
 SECRETS = "secrets.toml"
 _MAX_BYTES = 2**20
 DEFAULT, HIDDEN = "default", "(hidden)"
+
+# What Kubernetes and Docker set for a service that is called dt-gateway, or dt-gateway-http: DT_GATEWAY_<this>
+_FOREIGN = re.compile(r"(\w+_)?(service_host|service_port(_\w+)?|port(_\d+_(tcp|udp|sctp)(_(proto|port|addr))?)?)")
+_log = logging.getLogger(__name__)
 
 Key = tuple[str, ...]  # ("edge", "name"), or ("log",)
 
@@ -99,9 +107,15 @@ def find(config: Path | None = None) -> Sequence[Path]:
         return [Path(named)]
     folders = [Path(folder) for folder in os.environ.get("CONFIGURATION_DIRECTORY", "").split(":") if folder]
     if not folders:
-        home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-        folders = [SYSTEM, Path(home) / "deepthings"]
-    return [path for folder in folders for path in sorted(folder.glob("*.toml"))]
+        folders = [SYSTEM, user_folder("XDG_CONFIG_HOME", ".config")]
+    return [path for folder in folders for path in _files(folder)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """None in a folder of somebody else: $HOME may be that of who became this user."""
+    with suppress(PermissionError):
+        return sorted(folder.glob("*.toml"))
+    return []
 
 
 def fields() -> dict[Key, FieldInfo]:
@@ -118,8 +132,9 @@ def fields() -> dict[Key, FieldInfo]:
 
 def without_ours(environ: Mapping[str, str]) -> dict[str, str]:
     """An environment for a child that must heed its flags alone, whatever this machine is configured to be."""
-    ours = {"_".join(("DT", *key)).upper() for key in fields() if len(key) > 1}
-    kept = {name: value for name, value in environ.items() if name not in ours and name != "CONFIGURATION_DIRECTORY"}
+    sections = tuple(f"DT_{section}".upper() for section in {key[0] for key in fields() if len(key) > 1})
+    ours = (*sections, "CONFIGURATION_DIRECTORY", "CREDENTIALS_DIRECTORY")
+    kept = {name: value for name, value in environ.items() if not name.upper().startswith(ours)}
     return {**kept, "DT_CONFIG": os.devnull}
 
 
@@ -139,9 +154,14 @@ def _credentials() -> list[Path]:
 
 def _environment() -> dict[Key, Any]:
     try:
-        return _flat(EnvSettingsSource(Settings)())
+        found = _flat(EnvSettingsSource(Settings)())
     except SettingsError as error:
         raise ConfigError(f"environment: {error}: write DT_GATEWAY_<OPTION> or DT_EDGE_<OPTION>") from None
+    foreign = {key for key in found if _FOREIGN.fullmatch(key[-1]) and key not in fields()}
+    if foreign:
+        names = ", ".join(sorted("_".join(("DT", *key)).upper() for key in foreign))
+        _log.warning("no options of this program, but a service's address as Kubernetes or Docker sets it; ignored: %s", names)
+    return {key: value for key, value in found.items() if key not in foreign}
 
 
 def _file(path: Path) -> Layer:

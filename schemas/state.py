@@ -35,12 +35,19 @@ def state_folder(given: Path | None, root: str, make: bool = True) -> Path:
         DtError: it cannot be made.
     """
     service = os.environ.get("STATE_DIRECTORY", "").split(":")[0]
-    home = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    folder = given or (Path(service) if service else Path(home) / "deepthings" / root)
+    folder = given or (Path(service) if service else user_folder("XDG_STATE_HOME", ".local/state") / root)
     if make:
         with told(folder):
             _close(folder)
     return folder
+
+
+def user_folder(variable: str, below: str) -> Path:
+    """Our folder in $variable, or ``below`` this user's home. Whoever has none, as in a container, finds nothing there."""
+    try:
+        return Path(os.environ.get(variable) or Path.home() / below) / "deepthings"
+    except RuntimeError:  # $HOME is not set, and this user's number has no name
+        return Path("/nonexistent") / below / "deepthings"  # the home folder of Debian's users without one
 
 
 def write(path: Path, data: bytes) -> None:

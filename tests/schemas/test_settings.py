@@ -56,6 +56,30 @@ def test_each_layer_hides_those_beneath_and_is_named(places: Path, monkeypatch: 
     assert seen(name="flag") == ("flag", "--name")
 
 
+SERVICE = [
+    "service_host", "service_port", "service_port_mqtt", "port", "port_1883_tcp", "port_1883_tcp_proto", "port_1883_tcp_port",
+    "port_53_udp_addr", "http_port", "ha_service_host", "http_port_8099_tcp_addr",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("section", ["gateway", "edge"])
+def test_the_address_of_a_service_of_our_name_is_ignored_with_one_line(
+    section: str, places: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    names = [f"DT_{section}_{name}".upper() for name in SERVICE]
+    for name in names:
+        monkeypatch.setenv(name, "tcp://10.43.0.5:1883")
+    monkeypatch.setenv("DT_PORT", "tcp://10.43.0.5:1883")
+    monkeypatch.setenv("DT_GATEWAY_HTTP", "127.0.0.1:8099")
+    assert load().origins == {("gateway", "http"): "DT_GATEWAY_HTTP"}
+    (record,) = caplog.records
+    assert all(name in record.getMessage() for name in names) and "\n" not in record.getMessage()
+
+
+def test_no_option_has_a_name_that_a_service_s_address_could_have() -> None:
+    assert not [key for key in fields() if settings._FOREIGN.fullmatch(key[-1])]
+
+
 def test_layers_mix_key_by_key(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put(places / "etc/a.toml", "log = 'debug'\n[edge]\nname = 'a'\nkeep = 3\n[gateway]\nlisten = '0.0.0.0:1'\n")
     monkeypatch.setenv("DT_EDGE_KEEP", "5")
@@ -177,6 +201,8 @@ def test_a_secret_is_hidden_whatever_it_holds(places: Path, monkeypatch: pytest.
 @given(st.sampled_from(sorted(fields())))
 def test_a_child_is_freed_of_each_of_our_variables(key: tuple[str, ...]) -> None:
     name = "_".join(("DT", *key)).upper()
-    kept = without_ours({name: "x", "DT_DEBUG": "1", "CONFIGURATION_DIRECTORY": "/etc/x", "HOME": "/h"})
+    systemd = {"CONFIGURATION_DIRECTORY": "/etc/x", "CREDENTIALS_DIRECTORY": "/run/x"}
+    others = {"dt_edge_name": "x", "DT_GATEWAY_PORT": "tcp://10.43.0.5:1883", "DT_EDGE_NMAE": "x"}
+    kept = without_ours({name: "x", "DT_DEBUG": "1", "HOME": "/h", **systemd, **others})
     expected = {"DT_DEBUG": "1", "HOME": "/h", "DT_CONFIG": os.devnull} | ({name: "x"} if key == ("log",) else {})
     assert kept == expected

@@ -172,7 +172,7 @@ class Cluster:
     def _start_gateway(self, listen: str, http: str | None) -> None:
         setup = self.setup
         argv = ["gateway", "--model", str(setup.model), "--listen", listen, "--root", self._root, "--cut", setup.cut]
-        argv += ["--objective", "fixed"]
+        argv += ["--objective", "fixed", "--state", str(self.room / "state-gateway")]
         argv += ["--grid", setup.grid] if setup.grid else []
         argv += ["--broker", setup.broker] if setup.broker else []
         argv += ["--outputs"] if setup.outputs else []

@@ -1,5 +1,6 @@
 """The commands as a user types them: processes, exit codes, what they print and write, and that they leave nothing."""
 
+import contextlib
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.journal import JOURNAL, Journal
 from models.build import build
 from models.engine import runtime
 from models.graph import Graph, Op, Tensor
@@ -47,9 +49,15 @@ def running(token: str) -> list[str]:
 
 
 def test_demo_is_exact_and_reports_every_node(tmp_path: Path) -> None:
-    report = tmp_path / "demo.json"
-    done = dt("demo", "--edges", 3, "--frames", 6, "--json", report, TMPDIR=str(tmp_path))
+    """Beside a gateway of this user, with whom it shares nothing."""
+    report, state = tmp_path / "demo.json", tmp_path / "state" / "deepthings" / "dt"
+    state.mkdir(parents=True)
+    with contextlib.closing(Journal(state / JOURNAL)):
+        before = sorted(state.iterdir())
+        options = ["--edges", 3, "--frames", 6, "--json", report]
+        done = dt("demo", *options, TMPDIR=str(tmp_path), XDG_STATE_HOME=str(tmp_path / "state"))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(state.iterdir()) == before and [p.name for p in state.parent.iterdir()] == ["dt"]
     said = json.loads(report.read_text())
     assert (said["frames"], said["failed"], said["exact"], said["tiles"]) == (6, 0, True, 54)
     assert said["readings_total"] == 12 and said["readings_right"] >= 11
@@ -58,7 +66,7 @@ def test_demo_is_exact_and_reports_every_node(tmp_path: Path) -> None:
     assert said["tiles_stolen"] == sum(node["stolen"] for node in said["nodes"].values()) > 0
     assert sum(node["computed"] + node["stolen"] for node in said["nodes"].values()) == 54
     assert said["wire_bytes"] > 6 * 100_000 and 0 < said["latency_ms"]["p50"] <= said["latency_ms"]["p95"]
-    assert not running(str(tmp_path)) and [p.name for p in tmp_path.iterdir()] == ["demo.json"]
+    assert not running(str(tmp_path)) and sorted(p.name for p in tmp_path.iterdir()) == ["demo.json", "state"]
 
 
 def test_demo_on_a_video_steals_with_every_edge_without_a_camera(tmp_path: Path) -> None:
@@ -91,8 +99,10 @@ def test_an_edge_computes_the_models_end_where_that_is_asked_for(tmp_path: Path)
 
 def test_demo_runs_over_somebody_elses_broker(tmp_path: Path) -> None:
     with BrokerProcess() as broker:
-        done = dt("demo", "--edges", 2, "--frames", 3, "--grid", "2x2", "--broker", broker.url)
+        options = ["--edges", 2, "--frames", 3, "--grid", "2x2", "--broker", broker.url]
+        done = dt("demo", *options, XDG_STATE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_demo_fails_loudly_when_an_answer_differs(tmp_path: Path) -> None:

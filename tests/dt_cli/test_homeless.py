@@ -23,7 +23,7 @@ def test_a_user_without_a_home_finds_nothing_and_hears_which_option_names_a_fold
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(os, "getuid", lambda: 2**31)
     assert not [path for path in find() if path.parent.parts[1] != "etc"] and not cache_folder().exists()
-    monkeypatch.setattr(Path, "mkdir", Mock(side_effect=PermissionError(13, "Permission denied")))
+    monkeypatch.setattr(os, "mkdir", Mock(side_effect=PermissionError(13, "Permission denied")))
     with pytest.raises(DtError, match=r"state folder .*deepthings/dt: Permission denied: .* choose another with --state DIR"):
         state_folder(None, "dt")
     with pytest.raises(DtError, match=r"model cache .*deepthings: Permission denied: .* choose another with --cache DIR"):

@@ -22,7 +22,7 @@ def whole(source: str, number: int, priority: int = 0) -> Finish:
 
 
 def taken(waiting: TailQueue) -> list[str]:
-    return [finish.complete.frame.replace(".11111111.", "") for finish in iter(waiting.take, None)]
+    return [finish.complete.frame.replace("-11111111-", "") for finish in iter(waiting.take, None)]
 
 
 def test_the_higher_priority_goes_first_and_of_equals_who_came_first() -> None:

@@ -13,7 +13,7 @@ from schemas.seal import Seal, Unsealed
 from schemas.topics import TABLE, Topic
 
 D, E = "0" * 32, "0000000a"
-FRAME = f"e1.{E}.0"
+FRAME = m.frame_id("e1", E, 0)
 
 
 def head(node: str) -> dict[str, Any]:

@@ -404,6 +404,8 @@ class Link:
 
     def _why(self, error: BaseException | None) -> str:
         """The reason why there is no connection, for people."""
+        if said := outside_time(error):
+            return f"{said}; if the clock is right, restart the gateway, which renews its certificate"
         if isinstance(error, ssl.SSLCertVerificationError):
             return f"{_OTHER if self.address.authority else _NOBODY} ({error.verify_message}); {_JOIN}"
         if isinstance(error, ssl.SSLError):
@@ -443,6 +445,13 @@ def tls(authority: str | None) -> ssl.SSLContext:
         context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
+
+
+def outside_time(error: object) -> str:
+    """What to say of a certificate that has ended, or not begun, by this machine's clock; nothing of other errors."""
+    kind = {9: "is not valid yet", 10: "has expired"}.get(getattr(error, "verify_code", 0), "")  # x509_vfy.h
+    now = time.strftime("%F %R")
+    return kind and f"its certificate {kind} by this machine's clock, {now}: set that (timedatectl set-ntp true)"
 
 
 _STRANGER = "the broker knows no such user and password"

@@ -18,6 +18,7 @@ from edge_agent.sources.live import Camera
 from edge_agent.sources.multipart import Multipart
 from models.jpeg import MOST_BYTES, decode
 from schemas.errors import PlanError
+from schemas.link import outside_time
 
 CHUNK = 1 << 16
 PICTURES = ("image/jpeg", "image/jpg", "image/pjpeg", "application/octet-stream")
@@ -49,7 +50,7 @@ class Address:
             error.close()
             raise self.failure(_refusal(error.code)) from None
         except URLError as error:
-            reason = getattr(error.reason, "strerror", None) or error.reason
+            reason = outside_time(error.reason) or getattr(error.reason, "strerror", None) or error.reason
             raise self.failure(f"cannot be reached ({reason}): check address and network") from None
         except (OSError, HTTPException, ValueError) as error:
             raise self.failure(f"does not answer as HTTP ({type(error).__name__}): check the address") from None

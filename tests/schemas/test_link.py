@@ -2,14 +2,20 @@
 
 import queue
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from edge_agent.sources.web import Address as Camera
+from gateway_agent import certificates
 from gateway_agent.broker import BrokerProcess
 from schemas import topics
 from schemas.codec import decode
@@ -200,6 +206,35 @@ def test_a_refused_connection_is_unreachable_at_once(station: Make) -> None:
     with pytest.raises(UnreachableError, match=r"127\.0\.0\.1:1: Connection refused: is the gateway") as caught:
         station("e1", url="mqtt://me:secret@127.0.0.1:1").link.connect(5)
     assert caught.value.exit_code == 69 and "secret" not in str(caught.value) and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("made", "says"), [(800, "has expired"), (-3650, "is not valid yet")])
+def test_a_clock_that_is_wrong_is_named_where_a_certificate_does_not_fit_it(
+    made: int, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The clocks are ``made`` days apart."""
+    then = datetime.now(timezone.utc) - timedelta(days=made)
+    monkeypatch.setattr(certificates, "LONG_AGO", then)
+    shown = certificates.certificates(tmp_path, ["127.0.0.1"], then)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / certificates.SERVER, tmp_path / certificates.SERVER_KEY)
+
+    def serve() -> None:
+        for _ in range(2):
+            line, _ = server.accept()
+            with line, suppress(OSError):
+                context.wrap_socket(line, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port, broker = server.getsockname()[1], threading.Thread(target=serve)
+        broker.start()
+        link = Link(Address("127.0.0.1", port, True, authority=shown.authority), "dt", "e1", queue.Queue())
+        with pytest.raises(UnreachableError, match=f"certificate {says} by this machine's clock, 20.*: set that .* restart"):
+            link.connect(5)
+        monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / certificates.AUTHORITY))
+        with pytest.raises(PlanError, match=f"certificate {says} by this machine's clock, 20"):
+            Camera(f"https://127.0.0.1:{port}", "the camera").ask(5)
+        broker.join(10)
 
 
 def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told() -> None:

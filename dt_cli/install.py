@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 import subprocess
 import sys
 import sysconfig
@@ -24,6 +25,7 @@ from dt_cli.output import console
 from schemas.errors import DtError
 from schemas.messages import as_name
 from schemas.settings import HIDDEN, Key, Loaded, fields, shown
+from schemas.state import not_roots
 
 UNITS = {"gateway": "gateway-agent.service", "edge": "edge-agent@.service"}
 _SHIPPED = "/opt/deepthings/bin/dt"  # what the units call before they know better
@@ -104,8 +106,12 @@ def write(files: Sequence[File], root: Path) -> None:
     Raises:
         DtError: one of them was changed by somebody, or cannot be written.
     """
+    if theirs := not_roots(root):
+        raise DtError(f"{theirs} is not root's alone, its user could have root write elsewhere: run dt install as that user")
     targets = {root / file.path.relative_to("/"): file for file in files}
     for path in targets:
+        if theirs := not_roots(path):
+            raise DtError(f"{theirs} is not root's alone: move it away first")
         if _changed(path):
             raise DtError(f"{path} was changed since 'dt install' wrote it: edit it yourself, or move it away first")
     made: list[Path] = []
@@ -114,7 +120,7 @@ def write(files: Sequence[File], root: Path) -> None:
         try:
             staged = {path: _stage(path, file, undo, made) for path, file in targets.items()}
             for path, part in staged.items():
-                before = path.read_bytes() if path.exists() else None
+                before = (path.read_bytes(), stat.S_IMODE(path.stat().st_mode)) if path.exists() else None
                 part.replace(path)
                 undo.callback(_restore, path, before)
         except OSError as error:
@@ -188,8 +194,8 @@ def _digest(text: str) -> str:
 
 def _changed(path: Path) -> bool:
     """Whether there is something that is not as it was written here."""
-    if not path.is_file():
-        return path.exists()
+    if path.is_symlink() or not path.is_file():
+        return path.is_symlink() or path.exists()
     first, _, rest = path.read_text(errors="replace").partition("\n")
     return not first.startswith(_STAMP + _digest(rest))
 
@@ -200,22 +206,30 @@ def _stage(path: Path, file: File, undo: contextlib.ExitStack, made: list[Path])
         folder.mkdir()
         made.append(folder)
         folder.chmod(0o700 if folder.name == "credstore" else 0o755)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
-    part = Path(name)
+    part = _part(path, file.stamped.encode(), file.mode)
     undo.callback(part.unlink, missing_ok=True)
-    with os.fdopen(handle, "w") as out:
-        out.write(file.stamped)
-        out.flush()
-        os.fsync(out.fileno())
-    part.chmod(file.mode)
     return part
 
 
-def _restore(path: Path, before: bytes | None) -> None:
+def _part(path: Path, data: bytes, mode: int) -> Path:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-", suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as out:
+            os.fchmod(out.fileno(), mode)
+            out.write(data)
+            out.flush()
+            os.fsync(out.fileno())
+    except BaseException:
+        Path(name).unlink()
+        raise
+    return Path(name)
+
+
+def _restore(path: Path, before: tuple[bytes, int] | None) -> None:
     if before is None:
         path.unlink()
     else:
-        path.write_bytes(before)
+        _part(path, *before).replace(path)
 
 
 def _remove_empty(folders: Iterable[Path]) -> None:

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from models.graph import file_digest
 from schemas.chunks import CHUNK_BYTES
 from schemas.errors import DtError
+from schemas.state import not_roots
 
 KEEP = 4
 SUFFIX = ".tflite"
@@ -24,9 +25,15 @@ ABANDONED_S = 3600.0  # a part this much older than the newest model belongs to 
 
 
 class ModelCache:
-    """At most ``keep`` models in ``folder`` (made when needed); those stored or used longest ago go first."""
+    """At most ``keep`` models in ``folder`` (made when needed); those stored or used longest ago go first.
+
+    Raises:
+        DtError: we are root, and another user could have us write elsewhere.
+    """
 
     def __init__(self, folder: Path, keep: int = KEEP) -> None:
+        if theirs := not_roots(folder):
+            raise DtError(f"model cache {folder}: {theirs} is not root's alone: run as its user, or choose another --cache")
         self.folder = folder
         self.keep = keep
 
@@ -58,7 +65,7 @@ class ModelCache:
         path = self.folder / f".model-{digest}.part"
         with self.told():
             self.folder.mkdir(parents=True, exist_ok=True)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
             try:
                 missing = size - 512 * os.fstat(handle).st_blocks
                 if missing > os.fstatvfs(handle).f_bavail * os.fstatvfs(handle).f_frsize:  # better now than in the middle

@@ -14,11 +14,10 @@ from pydantic import ValidationError
 
 from models.bundle import Bundle, open_card, with_plan
 from models.card import Card
-from models.files import read_file
 from schemas.config import GatewayOptions
 from schemas.errors import DtError, PlanError
 from schemas.plan import Digest, Plan, Record, digest
-from schemas.state import write
+from schemas.state import read, write
 
 CHOSEN = "chosen.json"
 MOST_BYTES = 16 * 2**20
@@ -88,7 +87,7 @@ class Memory:
 
     def _read(self) -> Chosen:
         try:
-            chosen = Chosen.model_validate_json(read_file(self.path, MOST_BYTES, "plan"))
+            chosen = Chosen.model_validate_json(read(self.path, MOST_BYTES) or b"")
         except ValidationError as error:
             raise PlanError(f"{self.path} is spoilt: {error.error_count()} faults") from None
         if chosen.digest != chosen.sum():

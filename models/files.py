@@ -4,6 +4,7 @@ A pipe would be waited for and a device would never end; both are refused before
 """
 
 import os
+import pwd
 import stat
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
@@ -11,7 +12,7 @@ from errno import EISDIR
 from pathlib import Path
 
 from schemas.errors import PlanError, unwritable
-from schemas.state import user_folder
+from schemas.state import not_roots, user_folder
 
 
 def check_file(path: Path, what: str) -> None:
@@ -78,6 +79,8 @@ def write_files(files: Mapping[Path, Iterable[bytes | memoryview]]) -> None:
 
 
 def cache_folder() -> Path:
-    """The service's or the user's folder for what can be fetched or worked out again."""
+    """The service's or the user's folder for what can be fetched or worked out again; root's is its own, for with 'sudo' the
+    environment may still be that of another user, who could have root write elsewhere."""
     given = os.environ.get("CACHE_DIRECTORY", "").split(":")[0]
-    return Path(given) if given else user_folder("XDG_CACHE_HOME", ".cache")
+    folder = Path(given) if given else user_folder("XDG_CACHE_HOME", ".cache")
+    return folder if not_roots(folder) is None else Path(pwd.getpwuid(0).pw_dir) / ".cache" / "deepthings"

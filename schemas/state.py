@@ -148,6 +148,22 @@ def locked(path: Path) -> Iterator[None]:
         os.close(handle)
 
 
+def not_roots(folder: Path) -> Path | None:
+    """As root: the first folder or link on the way to ``folder``, it included, in which or by which another user could put
+    something else in place of what we name; None: there is none, or we are not root."""
+    if os.geteuid() != 0:
+        return None
+    for step in (*reversed(folder.absolute().parents), folder.absolute()):
+        try:
+            found, link = step.stat(), step.lstat()
+        except OSError:
+            return None  # it is not there, or cannot be: whoever goes on is told
+        open_to_all = found.st_mode & stat.S_IWOTH and not found.st_mode & stat.S_ISVTX
+        if found.st_uid != 0 or link.st_uid != 0 or open_to_all:
+            return step
+    return None
+
+
 @contextmanager
 def told(folder: Path) -> Iterator[None]:
     """Turn the disk's refusal into one line."""

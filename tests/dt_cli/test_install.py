@@ -118,6 +118,31 @@ def test_a_rename_that_fails_puts_the_files_before_it_back(tmp_path: Path, monke
     assert tree(tmp_path) == old
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, who is to work in another user's folder")
+def test_root_installs_nothing_below_another_user_s_folder(tmp_path: Path) -> None:
+    theirs, target = tmp_path / "theirs", tmp_path / "target"
+    for folder in (theirs, theirs / "etc", target):
+        folder.mkdir(parents=True)
+    os.chown(theirs, 65534, 65534)
+    for root in (theirs, theirs / "new"):
+        with pytest.raises(DtError, match=rf"{theirs} is not root's alone"):
+            write([File(Path("/etc/one"), "new")], root)
+    os.chown(theirs, 0, 0)
+    (theirs / "etc/inner").symlink_to(target)
+    os.lchown(theirs / "etc/inner", 65534, 65534)
+    with pytest.raises(DtError, match="is not root's alone"):
+        write([File(Path("/etc/inner/one"), "new")], theirs)
+    assert tree(tmp_path) == {}
+
+
+def test_a_link_where_a_file_should_be_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/one").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(DtError, match=r"etc/one was changed since"):
+        write([File(Path("/etc/one"), "new")], tmp_path)
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_folder_where_a_file_should_be_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "etc/one").mkdir(parents=True)
     with pytest.raises(DtError, match=r"etc/one was changed since"):

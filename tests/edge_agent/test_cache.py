@@ -122,3 +122,21 @@ def test_parts_of_a_killed_process_are_swept_but_not_those_of_a_living_one(tmp_p
     os.utime(old, (now, now - ABANDONED_S - 10))
     store(ModelCache(tmp_path), b"n")
     assert not old.exists() and young.exists()
+
+
+def test_a_link_in_place_of_a_part_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "target").write_bytes(b"something of ours")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / f".model-{digest(b'model')}.part").symlink_to(tmp_path / "target")
+    with pytest.raises(DtError, match="symbolic links"):
+        part(ModelCache(tmp_path / "cache"), b"model")
+    assert (tmp_path / "target").read_bytes() == b"something of ours"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, who is to work in another user's folder")
+def test_root_keeps_no_models_where_another_user_could_plant_something(tmp_path: Path) -> None:
+    ModelCache(tmp_path / "ours")
+    (tmp_path / "theirs").mkdir()
+    os.chown(tmp_path / "theirs", 65534, 65534)
+    with pytest.raises(DtError, match="theirs is not root's alone"):
+        ModelCache(tmp_path / "theirs" / "cache")

@@ -1,6 +1,7 @@
 """A file that a user names is read whole or refused by name, at once."""
 
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from models.bundle import open_bundle
 from models.card import read_card
 from models.darknet import import_darknet
-from models.files import check_file, read_file
+from models.files import cache_folder, check_file, read_file
 from models.graph import load
 from schemas.errors import PlanError
 
@@ -57,3 +58,12 @@ def test_no_reader_of_models_waits_for_a_pipe(tmp_path: Path, pipe: Path) -> Non
     ):
         with pytest.raises(PlanError, match="no regular file"):
             read()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="takes root, whose home is not the environment's")
+def test_root_caches_nothing_in_another_user_s_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CACHE_DIRECTORY", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert cache_folder() == tmp_path / "cache" / "deepthings"
+    os.chown(tmp_path, 65534, 65534)
+    assert cache_folder() == Path(pwd.getpwuid(0).pw_dir) / ".cache" / "deepthings"

@@ -26,6 +26,7 @@ from models.runner import TileRunner
 from models.trial import Trial, Verdicts
 from schemas import messages as m
 from schemas import topics
+from schemas.cgroup import free_bytes
 from schemas.chunks import CHUNK_BYTES, check_count
 from schemas.codec import Incoming, Rejects
 from schemas.config import ROOT, EdgeOptions, Settings
@@ -37,7 +38,7 @@ from schemas.process import log_to_stderr, on_end, return_memory, version
 from schemas.redact import redact
 from schemas.service import Service
 from schemas.topics import Publish
-from schemas.vitals import Reader, free_bytes
+from schemas.vitals import Reader
 
 if TYPE_CHECKING:
     from edge_agent.membership import Membership
@@ -380,10 +381,10 @@ class Edge:
         plan = message.plan
         self._speed = self._speed or Speed(self._weights())
         options = self._options
-        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes())
+        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes)
         is_source = self._source is not None
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
-        self._node.machine = self._machine
+        self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._worker = Worker(runner, self._inbox, ahead=not is_source)

@@ -110,6 +110,7 @@ class EdgeNode:
         self._nodes = 0  # that live
         self.machine = ""  # which machine this is, whatever it is called
         self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
+        self.fits_whole = True  # whether this node has memory for a frame undivided
         self.deadline_s: float | None = None  # of the own source's frames; None: the gateway's
         self.priority = 0
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
@@ -304,7 +305,7 @@ class EdgeNode:
             raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
         self._echoed_at, self._heartbeat_s = now, HEARTBEAT_S
         self._only_camera = self.camera and echo.cameras <= 1
-        self._alone = self.plan.undivided and echo.helpers < echo.cameras
+        self._alone = self.fits_whole and self.plan.undivided and echo.helpers < echo.cameras
         self._nodes = echo.cameras + echo.helpers
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile

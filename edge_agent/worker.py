@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ from schemas.errors import DtError
 from schemas.keys import Key
 from schemas.process import give_way
 
+RELIEVE_S = 1.0
+TOLD_S = 600.0  # so often it is said that memory is short
 _log = logging.getLogger(__name__)
 
 
@@ -47,6 +50,7 @@ class Worker:
         self._inbox = inbox
         self._work: queue.SimpleQueue[Compute | None] = queue.SimpleQueue()
         self._closed = False
+        self._relieve_at, self._told_at = 0.0, float("-inf")
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
@@ -65,10 +69,21 @@ class Worker:
             self._load()
             self.ready = True
             self._inbox.put(None)
-        while (work := self._work.get()) is not None:
+        while (work := self._next()) is not None:
             done = self._compute(work)
             if not self._closed:
                 self._inbox.put(done)
+
+    def _next(self) -> Compute | None:
+        """What is to be computed next. Whether memory is short is looked at on the way there, now and then."""
+        while True:
+            if time.monotonic() >= self._relieve_at:
+                self._relieve_at = time.monotonic() + RELIEVE_S
+                if self._runner.relieve() and time.monotonic() >= self._told_at + TOLD_S:
+                    self._told_at = time.monotonic()
+                    _log.info("memory is short: fewer tile classes are kept loaded")
+            with suppress(queue.Empty):
+                return self._work.get(timeout=RELIEVE_S)
 
     def _load(self) -> None:
         try:

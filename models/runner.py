@@ -1,12 +1,13 @@
 """Runs tiles of a plan: rewrites the edges' model for a tile's class on first use and keeps few classes alive.
 
-A class costs memory while it is alive, and to load it may take longer than to run it, so ``keep`` of them stay, least
-recently used out first, and are loaded ahead by ``warm``.
+A class costs memory while it is alive, and to load it may take longer than to run it, so ``keep`` of them stay, as long as
+the memory is not short, and are loaded ahead by ``warm``.
 In a block with reuse a tile's graph has variants: it gives strips, takes them, or does neither (``models.reuse``).
 """
 
+import functools
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
@@ -29,6 +30,8 @@ _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, u
 STRIP_BYTES = 16 << 20
 _MOST = 64  # classes alive
 _PART = 4  # of so many parts of the free memory classes take one
+LEFT_BYTES = 32 << 20  # memory that is left to messages, frames and the packing of weights
+CALM = 60  # times that memory was not short, before a class that was given back may come again
 
 Variant: TypeAlias = Literal["plain", "gives", "takes"]
 
@@ -47,7 +50,8 @@ class _Job:
 class TileRunner:
     """The tiles of ``plan`` on one engine at a time; not thread-safe. ``cache``: folder for packed weights, or None.
 
-    ``keep``: classes alive at once; None: as many as a quarter of ``free`` bytes holds. ``strip_limit`` is the most bytes of
+    ``keep``: classes alive at once; None: as many as a quarter of the bytes that are ``free`` now holds; None of them where
+    nobody knows. When few are left, classes are given back. ``strip_limit`` is the most bytes of
     the strips that wait for the tiles that take them, of all frames together.
     """
 
@@ -59,7 +63,7 @@ class TileRunner:
         threads: int = 1,
         keep: int | None = 1,
         strip_limit: int = STRIP_BYTES,
-        free: int = 0,
+        free: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.plan = plan
         self._partition = Partition(model)
@@ -75,7 +79,9 @@ class TileRunner:
             for spec in (*block.inputs, *block.cut):
                 if spec.name not in names or model.tensors[names[spec.name]].shape != spec.shape:
                     raise PlanError(f"the plan's tensor {spec.name} {spec.shape} is not in this model")
-        self._classes = Classes(keep or self._fitting(free // _PART))
+        self._free, self._calm = free, 0
+        self._sizes: dict[Key, float] = {}  # shares of what is executed whole
+        self._classes = Classes(keep or self._fitting((free() or 0) // _PART), self._has_memory)
 
     def warm(self) -> bool:
         """Loads one class that is not alive, if none must go for it; False: there is none. Variants come last.
@@ -121,12 +127,49 @@ class TileRunner:
 
     def _fitting(self, budget: int) -> int:
         """How many classes so many bytes hold, at least one."""
-        most = 1
-        for block, tile, job in self._plain():
-            graph = self._graph(block, tile, job)
-            own = 0 if self._shares(graph) else sum(t.nbytes for t in graph.tensors if t.data is not None)
-            most = max(most, peak_memory(graph) + own)
-        return min(max(budget // most, 1), _MOST)
+        return min(max(budget // self._most, 1), _MOST)
+
+    @functools.cached_property
+    def _most(self) -> int:
+        """What an engine of the largest class holds of its own, in bytes."""
+        return max((self._bytes(self._graph(*which)) for which in self._plain()), default=1)
+
+    def _whole(self, key: Key, make: Callable[[], Graph], blocks: Sequence[Block]) -> engine.Engine:
+        """The engine of what is executed whole: as large as so many classes."""
+        if key not in self._sizes:
+            self._sizes[key] = self._bytes(make()) / self._most
+        return self._classes.get(key, lambda: self._loaded(make(), blocks), self._sizes[key])
+
+    def _bytes(self, graph: Graph) -> int:
+        """What an engine of it holds of its own."""
+        own = 0 if self._shares(graph) else sum(t.nbytes for t in graph.tensors if t.data is not None)
+        return peak_memory(graph) + own
+
+    def _has_memory(self, share: float) -> bool:
+        free = self._free()
+        return free is None or free >= LEFT_BYTES + share * self._most
+
+    def relieve(self) -> int:
+        """To be called now and then: gives classes back while memory is short. How many."""
+        given = 0
+        while not self._has_memory(0.0) and self._classes.give_back():
+            given += 1
+        self._calm = 0 if given else self._calm + 1
+        if self._calm >= CALM:
+            self._calm = 0
+            self._classes.regrow()
+        return given
+
+    @property
+    def fits_whole(self) -> bool:
+        """Whether there is memory for a frame undivided."""
+        return self._has_memory(self._bytes(self._undivided()) / self._most)
+
+    def _undivided(self) -> Graph:
+        """All blocks at once."""
+        model, names = self._partition.graph, self._partition.graph.by_name
+        ends = tuple(names[t.name] for t in self.plan.blocks[-1].cut)
+        return Graph(model.tensors, model.ops, (names[self.plan.pixels.tensor],), ends).pruned()
 
     def _shares(self, graph: Graph) -> bool:
         """Whether its weights are in memory once for all classes."""
@@ -171,13 +214,11 @@ class TileRunner:
         spec, names = self.plan.blocks[block], self._partition.graph.by_name
         ends = made(self.plan, block)
 
-        def load() -> engine.Engine:
-            given = [names[t.name] for t in spec.inputs]
-            return self._loaded(rewrite.whole_graph(self._partition, given, [names[name] for name in ends]), [spec])
-
         outputs = dict(inputs)  # some may pass it by
         if ends:
-            found = self._classes.get((block, ""), load).run([inputs[t.name] for t in spec.inputs])
+            given, wanted = [names[t.name] for t in spec.inputs], [names[name] for name in ends]
+            whole = self._whole((block, ""), lambda: rewrite.whole_graph(self._partition, given, wanted), [spec])
+            found = whole.run([inputs[t.name] for t in spec.inputs])
             outputs.update(zip(ends, found, strict=True))
         return {t.name: outputs[t.name] for t in spec.cut}
 
@@ -224,17 +265,10 @@ class TileRunner:
             EngineError: the runtime failed.
         """
         pixels, cut = self.plan.pixels, self.plan.blocks[-1].cut
-        names = self._partition.graph.by_name
         if len(self.plan.blocks) == self.plan.lanes == 1:  # the only tile is all of it: one engine serves both
             return self.run(0, 0, self.crops(inputs[pixels.tensor], 0, 0))
 
-        def load() -> engine.Engine:
-            model, ends = self._partition.graph, tuple(names[t.name] for t in cut)
-            return self._loaded(
-                Graph(model.tensors, model.ops, (names[pixels.tensor],), ends).pruned(), self.plan.blocks
-            )
-
-        outputs = self._classes.get(_WHOLE, load).run([to_input(inputs[pixels.tensor], pixels)])
+        outputs = self._whole(_WHOLE, self._undivided, self.plan.blocks).run([to_input(inputs[pixels.tensor], pixels)])
         return {t.name: array for t, array in zip(cut, outputs, strict=True)}
 
     def _job(self, block: int, tile: int, variant: Variant) -> _Job:

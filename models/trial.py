@@ -27,6 +27,7 @@ from models.graph import Graph, load, parse
 from models.partition import Partition
 from models.runner import TileRunner
 from models.tensor import check, check_whole
+from schemas.cgroup import free_bytes
 from schemas.errors import DecodeError, DtError, EngineError
 from schemas.plan import Plan, digest
 
@@ -115,6 +116,8 @@ class Trial:
             return self._said.read(1000).decode("utf-8", "replace").strip().replace("\n", " ")
         if code == -signal.SIGALRM:
             return f"trying it in a child process took more than {self._limit_s:.0f} s"
+        if code == -signal.SIGKILL:
+            return "trying it in a child process was ended by force, as the kernel does where memory is short: give it more"
         if code < 0:
             name = signal.Signals(-code).name if -code in set(signal.Signals) else f"signal {-code}"
             return f"the TFLite runtime dies of it ({name} in a child process): it is damaged, crafted, or too large"
@@ -192,13 +195,13 @@ def _run(graph: Graph, model: bytes, threads: int) -> None:
 
 def _try_tiles(plan: Plan, model: Graph, weights: Path | None, threads: int) -> None:
     """One tile of each class, and a frame undivided where the plan allows that."""
-    runner = TileRunner(plan, model, weights, threads)
+    runner = TileRunner(plan, model, weights, threads, free=free_bytes)
     try:
         for index, block in enumerate(plan.blocks):
             for tile in {tile.tile_class: tile for tile in reversed(block.tiles)}.values():
                 outputs = runner.run(index, tile.index, runner.zeros(index, tile.index))
                 check(plan, index, tile.index, outputs, inputs=False)
-        if plan.undivided and weights is not None:
+        if plan.undivided and weights is not None and runner.fits_whole:
             image = plan.blocks[0].inputs[0]
             check_whole(plan, len(plan.blocks) - 1, runner.run_whole({image.name: np.zeros(image.shape, np.uint8)}))
     except DecodeError as error:

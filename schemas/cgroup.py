@@ -10,6 +10,11 @@ from pathlib import Path, PurePosixPath
 
 _MOUNT = re.compile(r"\S+ \S+ \S+ (\S+) (\S+) .*? - (cgroup2?) \S+ (\S+)")  # its root, its place, its kind, its options
 
+_MEMORY = {
+    1: (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
+    2: (("memory.max", "memory.high"), "memory.current", "inactive_file"),
+}  # limits, what is in use, and the line of memory.stat that says for files not used lately
+
 
 def groups(controller: str, root: Path = Path("/")) -> Iterator[tuple[int, Path]]:
     """Version and folder of each group that may limit ``controller`` ("cpu", "memory"), the innermost first."""
@@ -31,6 +36,29 @@ def cores(root: Path = Path("/")) -> int:
         if quota.isdecimal() and period.isdecimal() and int(period)
     ]
     return max(1, min(len(os.sched_getaffinity(0)), *shares, 1 << 16))
+
+
+def free_bytes(root: Path = Path("/")) -> int | None:
+    """Memory that this process may still take: what the machine can spare, or less where a control group leaves less.
+
+    None: Linux does not tell.
+    """
+    spare = [int(n) << 10 for n in re.findall(r"^MemAvailable: +(\d+) kB", text(root / "proc/meminfo"), re.MULTILINE)]
+    return min([*spare, *memory_left(root)], default=None)
+
+
+def memory_left(root: Path = Path("/")) -> Iterator[int]:
+    """Bytes that each group with a limit leaves: what is not in use, and what is in use for files not used lately.
+
+    Where the limit is one that the kernel throttles at (memory.high), no more than that is taken for granted.
+    """
+    for version, folder in groups("memory", root):
+        limits, usage, idle = _MEMORY[version]
+        most = [int(limit) for limit in (text(folder / name).strip() for name in limits) if limit.isdecimal()]
+        used = text(folder / usage).strip()
+        files = re.search(rf"^{idle} (\d+)$", text(folder / "memory.stat"), re.MULTILINE)
+        if most and used.isdecimal():
+            yield max(min(most) - int(used) + (int(files[1]) if files else 0), 0)
 
 
 def _cpu_quota(version: int, folder: Path) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """How the machine of this process fares: what Linux tells in /proc and /sys. What it does not tell is None."""
 
 import os
-import re
 import time
 from pathlib import Path
 
@@ -9,18 +8,7 @@ from schemas.cgroup import text
 from schemas.messages import Vitals
 
 _THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"  # Raspberry Pi: bits as of vcgencmd get_throttled
-_LIMITS = ("sys/fs/cgroup/memory.max", "sys/fs/cgroup/memory/memory.limit_in_bytes")  # control groups, versions 2 and 1
 _NOW = 0b1111  # under-voltage, frequency capped, throttled, soft temperature limit: at this moment
-
-
-def free_bytes(root: Path = Path("/")) -> int:
-    """Memory that this process may still take: what the machine can spare, or less where a container's limit says so.
-
-    0: Linux does not tell.
-    """
-    spare = [int(n) << 10 for n in re.findall(r"^MemAvailable: +(\d+) kB", text(root / "proc/meminfo"), re.MULTILINE)]
-    limits = (text(root / path).strip() for path in _LIMITS)
-    return min([*spare, *(int(limit) for limit in limits if limit.isdecimal())], default=0)
 
 
 class Reader:

@@ -407,6 +407,16 @@ def test_a_plan_may_forbid_undivided_frames() -> None:
     assert not work.whole
 
 
+def test_a_node_without_memory_for_an_undivided_frame_computes_tiles() -> None:
+    node = EdgeNode("edge1", "11111111", PLAN, "test kernels", camera=True)
+    node.fits_whole = False
+    node.connected(0.0)
+    echo = m.Echo(**GATEWAY, seq=1, to_epoch=node.epoch, plan=node.digest, cameras=1, helpers=0)
+    node.hear(heard(topics.ECHO, echo), 0.0)
+    (work,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]
+    assert not work.whole
+
+
 BLOCKS = blocks_plan()
 BIG = np.zeros((1, 24, 30, 3), np.uint8)
 

@@ -1,6 +1,7 @@
 import logging
 import queue
 import threading
+import time
 from typing import Any, cast
 
 import numpy as np
@@ -21,6 +22,7 @@ class Engine:
         self.done: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.go = threading.Semaphore(0)
         self._classes, self._error = classes, error
+        self.relieved = 0
 
     def warm(self) -> bool:
         if self._error:
@@ -35,6 +37,10 @@ class Engine:
     def run(self, block: int, tile: int, *_: Any) -> dict[str, np.ndarray]:
         self.done.put(f"tile {tile}")
         return {}
+
+    def relieve(self) -> int:
+        self.relieved += 1
+        return 0
 
     def heard(self) -> str:
         return self.done.get(timeout=5)
@@ -87,3 +93,18 @@ def test_a_class_that_cannot_be_loaded_ahead_is_told_and_tiles_run(caplog: pytes
         assert cast(Computed, inbox.get(timeout=5)).error == ""
         under_test.close()
     assert "no tile class is loaded ahead: no such operator" in caplog.text
+
+
+def test_memory_is_looked_at_between_tiles_and_while_none_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.worker.RELIEVE_S", 0.0)
+    engine = Engine(0)
+    under_test, inbox = worker(engine, ahead=False)
+    for count in (1, 2):
+        under_test.submit(Compute(("f", 0, 0), {}))
+        assert inbox.get(timeout=5) is not None and engine.relieved >= count
+    seen = engine.relieved
+    until = time.monotonic() + 5
+    while engine.relieved == seen and time.monotonic() < until:
+        time.sleep(0.001)
+    assert engine.relieved > seen
+    under_test.close()

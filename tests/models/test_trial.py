@@ -103,7 +103,7 @@ def test_a_trial_ends_with_its_time_or_with_its_user_and_leaves_no_child(tmp_pat
         assert "took more than" in str(late.verdict(wait=True))
     with Trial(made.path, made.plan) as given_up:
         assert given_up.verdict() is None
-    assert given_up.ended and late.ended and "SIGKILL" in str(given_up.verdict())
+    assert given_up.ended and late.ended and "by force" in str(given_up.verdict())
 
 
 def test_an_edge_tries_the_tiles_and_keeps_their_packed_weights(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def test_a_recurrent_model_may_be_executed_whole_as_far_as_tiles_reach() -> None
 
 def test_what_is_executed_whole_is_not_loaded_ahead(model: Path) -> None:
     bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
-    runner = TileRunner(bundle.plan, parse(bundle.edge_model), keep=None, free=1 << 30)
+    runner = TileRunner(bundle.plan, parse(bundle.edge_model), keep=None, free=lambda: 1 << 30)
     loaded = 0
     while runner.warm():
         loaded += 1

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.cgroup import cores, groups
+from schemas.cgroup import cores, free_bytes, groups, memory_left
 
 V2 = "41 31 0:38 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (
@@ -84,3 +84,50 @@ def test_affinity_is_the_most() -> None:
         assert cores() == 1
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+def memory(folder: str, limit: int | str, used: int, idle: int = 0, high: str = "max") -> dict[str, str]:
+    """A group of version 2."""
+    return {
+        f"{folder}memory.max": f"{limit}\n", f"{folder}memory.high": f"{high}\n", f"{folder}memory.current": f"{used}\n",
+        f"{folder}memory.stat": f"anon 5\ninactive_file {idle}\nactive_file 7\n",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("limits", "left"),
+    [
+        (memory("a/", 1000, 300), [700]),
+        (memory("a/", 1000, 300, idle=50), [750]),
+        (memory("a/", 1000, 300, high="500"), [200]),
+        (memory("a/", "max", 300, high="500"), [200]),
+        (memory("a/", "max", 300), []),
+        (memory("a/", 1000, 300) | memory("", 800, 700), [700, 100]),
+        (memory("a/", 1000, 1200), [0]),
+        ({}, []),
+    ],
+)
+def test_each_group_leaves_its_limit_but_what_is_in_use(tmp_path: Path, limits: dict[str, str], left: list[int]) -> None:
+    assert list(memory_left(machine(tmp_path, "0::/a\n", V2, limits))) == left
+
+
+def test_version_1_counts_all_below_a_group(tmp_path: Path) -> None:
+    limits = {
+        "memory/x/memory.limit_in_bytes": "1000\n",
+        "memory/x/memory.usage_in_bytes": "900\n",
+        "memory/x/memory.stat": "inactive_file 1\ntotal_inactive_file 300\n",
+    }
+    assert list(memory_left(machine(tmp_path, "5:memory:/x\n", V1, limits))) == [400]
+
+
+@pytest.mark.parametrize(
+    ("limits", "free"),
+    [({}, 2000 << 10), (memory("a/", 1000000, 200000), 800000), (memory("a/", 1 << 40, 200000), 2000 << 10), (None, None)],
+)
+def test_free_memory_is_what_machine_and_groups_leave(
+    tmp_path: Path, limits: dict[str, str] | None, free: int | None
+) -> None:
+    root = machine(tmp_path, "0::/a\n", V2, limits)
+    if limits is not None:
+        (root / "proc/meminfo").write_text("MemTotal:  4000 kB\nMemFree: 1 kB\nMemAvailable:    2000 kB\n")
+    assert free_bytes(root) == free

@@ -4,7 +4,6 @@ The comparison takes its own way: this process reads the sources itself, runs th
 compares digests with those that the gateway publishes.
 """
 
-import signal
 import tempfile
 from collections.abc import Sequence
 from contextlib import suppress
@@ -31,6 +30,7 @@ from models.tensor import to_input
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas.errors import PlanError
+from schemas.process import interrupt_on_end
 
 DIGITS = Path(models.__file__).parent / "zoo" / "digits.tflite"  # ships with the package
 
@@ -53,7 +53,7 @@ def run(
     Raises:
         PlanError: the dashboard was asked for, and its extra is not installed.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_end()
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-demo-") as folder:
         room = Path(folder)

@@ -1,19 +1,33 @@
 """What all commands print with: one console, JSON files that appear whole, numbers for people."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 
 from models.files import write_files
+from schemas.text import one_line
 
-_AS_IT_IS = {"highlight": False, "markup": False, "emoji": False}  # names of tensors and labels are no commands
-console = Console(**_AS_IT_IS)  # type: ignore[arg-type]
+
+class _Plain(Console):
+    """Shows words as they are: names of files, tensors and labels are no commands, neither to it nor to the terminal."""
+
+    def __init__(self, width: int | None = None) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, width=width)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for text, style, control in super().render(renderable, options):
+            yield Segment(text if control else "\n".join(map(one_line, text.split("\n"))), style, control)
+
+
+console = _Plain()
 if not console.is_terminal:  # a pipe or a file has no width: let no line of ours be folded there
-    console = Console(**_AS_IT_IS, width=160)  # type: ignore[arg-type]
+    console = _Plain(width=160)
 
 
 def table(title: str, *columns: str, left: tuple[str, ...] = ()) -> Table:

@@ -2,7 +2,6 @@
 
 import json as jsonlib
 import os
-import signal
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -20,6 +19,7 @@ from models.planner import parse_grid
 from models.trial import try_bundle
 from schemas import messages as m
 from schemas.errors import unwritable
+from schemas.process import interrupt_on_end
 from schemas.results import sentence
 
 
@@ -35,7 +35,7 @@ def run(
     broker: str | None,
 ) -> int:
     """Exit code 0 if no frame failed."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_end()
     edges = max(edges, len(sources))
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-run-") as folder, ExitStack() as stack:

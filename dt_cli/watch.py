@@ -6,7 +6,6 @@ It has no keys: in a sealed cluster it believes what the broker lets through.
 import contextlib
 import json as jsonlib
 import queue
-import signal
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,6 +22,7 @@ from schemas.codec import decode
 from schemas.config import Settings
 from schemas.errors import CredentialError, DecodeError, UnreachableError
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.process import interrupt_on_end
 from schemas.seal import bare
 
 HEARD_S, PATIENCE_S = 2.5, 6.0  # by then every living node has sent a heartbeat; and its status, if it will at all
@@ -96,7 +96,7 @@ def nodes(settings: Settings, json: bool) -> None:
 
 def watch(settings: Settings) -> None:
     """A picture that changes, or, where there is no terminal for it, a line every two seconds; ends with Ctrl-C."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_on_end()
     with contextlib.suppress(KeyboardInterrupt), Station(*enter(settings)) as station:
         if console.is_terminal and not console.is_dumb_terminal:
             with Live(console=console, auto_refresh=False) as live:

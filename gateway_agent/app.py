@@ -42,6 +42,7 @@ from schemas.process import log_to_stderr, on_end, version
 from schemas.rights import GATEWAY as NAME
 from schemas.service import Service
 from schemas.state import state_folder
+from schemas.text import one_line
 from schemas.topics import Publish
 from schemas.vitals import Reader
 
@@ -140,7 +141,7 @@ def find_models(folder: Path) -> dict[str, Path]:
     Raises:
         PlanError: there is none.
     """
-    found = {path.stem: path for path in sorted(folder.glob("*.tflite"))}
+    found = {one_line(path.stem): path for path in sorted(folder.glob("*.tflite"))}
     if not found:
         raise PlanError(f"--models {folder}: there is no .tflite file in it")
     return found
@@ -253,7 +254,7 @@ class Gateway:
         threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
         grid = f"{block.rows}x{block.cols}"
         automatic = self._replanner is not None
-        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.path.stem, automatic)
+        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.name, automatic)
 
     @property
     def connected(self) -> bool:
@@ -287,12 +288,12 @@ class Gateway:
         scheme = "mqtts" if self._link.address.tls else "mqtt"
         joining = "dt enroll NAME" if self._guard.sealed else f"dt edge --gateway {self._link.address}"
         print(
-            f"gateway ready at {scheme}://{self._link.address}: {self._bundle.path.name}, {block.rows}x{block.cols} tiles, "
-            f"plan {plan.digest()[:8]}; join with: {joining}",
+            f"gateway ready at {scheme}://{self._link.address}: {one_line(self._bundle.path.name)}, "
+            f"{block.rows}x{block.cols} tiles, plan {plan.digest()[:8]}; join with: {joining}",
             flush=True,
         )
         self._service.ready()
-        self._service.status(f"{self._bundle.path.name} at {self._link.address}")
+        self._service.status(f"{self._bundle.name} at {self._link.address}")
         try:
             while not self._stopping:
                 self._step()
@@ -477,7 +478,7 @@ class Gateway:
             self._node.paused = not value or self._next is not None
         elif verb == "threshold" and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
             if self.controls.threshold is None:
-                return f"{self._bundle.path.stem} has no threshold: its task is {self._bundle.card.task}"
+                return f"{self._bundle.name} has no threshold: its task is {self._bundle.card.task}"
             self._tail.threshold = float(value)
         elif verb == "grid" and value == AUTO:
             self.replan(self._objective)

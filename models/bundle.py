@@ -19,6 +19,7 @@ from models.partition import Cut, Partition
 from models.planner import BlockChoices, make_plan
 from schemas.errors import PlanError, unwritable
 from schemas.plan import Plan, Record, digest
+from schemas.text import one_line
 
 R = TypeVar("R", bound=Record)
 _MAX_JSON_BYTES = 8 * 2**20
@@ -39,6 +40,11 @@ class Bundle:
     @property
     def graph(self) -> Graph:
         return self.partition.graph
+
+    @property
+    def name(self) -> str:
+        """What people call it."""
+        return one_line(self.path.stem)
 
 
 def make_bundle(

@@ -19,14 +19,15 @@ def check_file(path: Path, what: str) -> None:
     """Whether ``path`` names a regular file; ``what`` is what the message calls it.
 
     Raises:
-        PlanError: there is none, or it is a folder, a pipe or a device.
+        PlanError: there is none, or it is a folder, a pipe or a device; or its name is no text, which no message carries.
     """
     try:
+        str(path).encode()
         mode = path.stat().st_mode
     except OSError as error:
         raise PlanError(f"cannot read the {what} {path}: {error.strerror}") from error
-    except ValueError:  # a zero byte in the name
-        raise PlanError(f"cannot read the {what} {str(path)!r}: no name of a file") from None
+    except ValueError:  # a zero byte in the name, or no UTF-8
+        raise PlanError(f"cannot read the {what} {str(path)!r}: no name of a file, or none in UTF-8") from None
     if not stat.S_ISREG(mode):
         raise PlanError(f"cannot read the {what} {path}: it is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
 

@@ -12,6 +12,8 @@ from functools import cache
 from importlib import metadata
 from typing import TextIO
 
+from schemas.text import one_line
+
 STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its death closes the pipe
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -30,9 +32,9 @@ class _Format(logging.Formatter):
         self._journal, self._colours = journal, colours
 
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = "\n".join(one_line(line) for line in super().format(record).splitlines())
         if self._journal:
-            return "\n".join(f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" for line in text.splitlines() or [""])
+            return "\n".join(f"<{_PRIORITIES.get(record.levelno, 6)}>{line}" for line in text.split("\n"))
         if self._colours and record.levelno in _COLOURS:
             return text.replace(record.levelname, f"\x1b[{_COLOURS[record.levelno]}m{record.levelname}\x1b[0m", 1)
         return text
@@ -91,11 +93,24 @@ def give_way() -> None:
 
 
 def on_end(stop: Callable[[], None]) -> None:
-    """Calls ``stop`` (which must only set something) on SIGTERM, SIGINT and, under a parent that asks so, its death."""
-    for number in (signal.SIGTERM, signal.SIGINT):
+    """Calls ``stop`` (which must only set something) on SIGTERM, SIGINT, SIGHUP (its terminal is gone) and, under a parent that
+    asks so, its death."""
+    for number in (signal.SIGINT, *_ends()):
         signal.signal(number, lambda *_: stop())
     if os.environ.get(STDIN_ENDS):
         threading.Thread(target=_await_end_of_stdin, args=(stop,), daemon=True).start()
+
+
+def interrupt_on_end() -> None:
+    """From now on whatever asks this process to end does it as Ctrl-C does: nothing is left behind."""
+    for number in _ends():
+        signal.signal(number, signal.default_int_handler)
+
+
+def _ends() -> tuple[signal.Signals, ...]:
+    """'nohup' has SIGHUP ignored, and so it stays."""
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return (signal.SIGTERM,) if ignored else (signal.SIGTERM, signal.SIGHUP)
 
 
 def _await_end_of_stdin(stop: Callable[[], None]) -> None:

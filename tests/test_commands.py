@@ -118,7 +118,8 @@ def test_demo_fails_loudly_when_an_answer_differs(tmp_path: Path) -> None:
     assert "WRONG: frame" in done.stdout
 
 
-def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path) -> None:
+@pytest.mark.parametrize("by", [signal.SIGINT, signal.SIGHUP])
+def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, by: signal.Signals) -> None:
     command = [sys.executable, "-m", "dt_cli.main", "demo", "--frames", "100000"]
     demo = subprocess.Popen(
         command, env={**os.environ, "TMPDIR": str(tmp_path)}, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
@@ -127,7 +128,7 @@ def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path) -> None:
     while not any("--name edge1" in line for line in running(str(tmp_path))) and time.monotonic() < deadline:
         time.sleep(0.1)
     children = running(str(tmp_path))
-    demo.send_signal(signal.SIGINT)
+    demo.send_signal(by)
     _, said = demo.communicate(timeout=30)
     assert children, "the demo had not started its edges"
     assert demo.returncode == 130 and said.decode().strip() == "dt: interrupted"
@@ -277,13 +278,16 @@ def test_names_of_a_model_are_shown_as_they_are_and_command_no_terminal(tmp_path
     graph = build("mini", 32, layers=3)
     names = ["image", "[/red]", "[bold]x", ":smile:", "\x1b[2J", *(f"[/x{i}]" for i in range(99))]
     tensors = [replace(tensor, name=name) for tensor, name in zip(graph.tensors, names)]
-    model = tmp_path / "[red]model.tflite"
+    model = tmp_path / "[red]mo\x1b]0;x\x07\x9bdel.tflite"
     model.write_bytes(Graph(tensors, graph.ops, graph.inputs, graph.outputs).to_bytes())
     for command in (["inspect", model], ["plan", model, "--grid", "2x2"], ["verify", model, "--grid", "2x2"]):
         done = dt(*command)
-        assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+        assert done.returncode == 0 and not set("\x1b\x07\x9b") & set(done.stdout + done.stderr)
         assert "[/x" in done.stdout
-    assert "[red]model.tflite" in done.stdout
+    assert "[red]mo ]0;x del.tflite" in " ".join(done.stdout.split())
+    for command in (["gateway", "--model", model, "--listen", "127.0.0.1:99999"], ["inspect", tmp_path / "no\x1bmodel"]):
+        done = dt(*command)
+        assert done.returncode and "\x1b" not in done.stdout + done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def test_operators_without_inputs_or_outputs_are_listed(tmp_path: Path) -> None:

@@ -123,7 +123,7 @@ def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
     first, last = plan.blocks[0], plan.blocks[-1]
     ends_whole = last.mode == "whole"  # who has computed a frame's end answers for all of it
     return {
-        "digest": plan.digest(), "model": bundle.path.stem, "task": bundle.card.task, "undivided": plan.undivided,
+        "digest": plan.digest(), "model": bundle.name, "task": bundle.card.task, "undivided": plan.undivided,
         "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
         "blocks": [
             {"cut": "+".join(spec.name for spec in block.cut), "reuse": block.reuse,

@@ -12,11 +12,11 @@ import pytest
 from schemas.process import give_way
 
 LOGS = """
-import logging
+import logging, os
 from schemas.process import complain, log_to_stderr
 log_to_stderr({level!r})
 log = logging.getLogger("x")
-log.debug("fine"); log.info("good"); log.warning("two\\nlines"); log.error("bad")
+log.debug("fine"); log.info("good"); log.warning("two" + os.environ.get("WORDS", "\\nlines")); log.error("bad")
 complain("dt: over")
 """
 
@@ -39,6 +39,32 @@ def test_the_journal_gets_a_priority_before_each_line(tmp_path: Path) -> None:
 def test_another_stream_than_the_journal_gets_words_without_colour(tmp_path: Path) -> None:
     text = said(tmp_path / "log", "debug", JOURNAL_STREAM="1:2")
     assert text == "DEBUG fine\nINFO good\nWARNING two\nlines\nERROR bad\ndt: over\n"
+
+
+def test_what_others_wrote_commands_no_terminal(tmp_path: Path) -> None:
+    text = said(tmp_path / "log", "debug", WORDS="a\x1b]0;x\x07 name\x9b2J")
+    assert "WARNING twoa ]0;x  name 2J\n" in text
+
+
+ENDS = """
+import os, signal, sys, time
+from schemas.process import interrupt_on_end, on_end
+if sys.argv[1] == "ignored":
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+try:
+    on_end(lambda: print("asked to end", flush=True)) if sys.argv[2] == "agent" else interrupt_on_end()
+    os.kill(os.getpid(), signal.SIGHUP)
+    time.sleep(0.01)
+except KeyboardInterrupt:
+    print("asked to end")
+"""
+
+
+@pytest.mark.parametrize("kind", ["agent", "command"])
+def test_a_lost_terminal_ends_a_process_in_order_unless_nohup_keeps_it(kind: str) -> None:
+    for hangup, ends in (("heard", "asked to end\n"), ("ignored", "")):
+        done = subprocess.run([sys.executable, "-c", ENDS, hangup, kind], capture_output=True, text=True, check=True)
+        assert done.stdout == ends
 
 
 def on_terminal(**env: str) -> str:

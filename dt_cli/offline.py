@@ -90,19 +90,14 @@ def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict
 
 
 def _cut(partition: Partition, cut: Cut, total: int) -> dict[str, Any]:
-    redundancy: dict[str, float | None] = {}
-    for grid in _GRIDS:
-        try:
-            redundancy[grid] = round(partition.redundancy(cut, *parse_grid(grid)), 4)
-        except PlanError:
-            redundancy[grid] = None  # the map is smaller than this grid
+    redundancies = partition.redundancies(cut, [parse_grid(grid) for grid in _GRIDS])
     return {
         "op": cut.ops[-1],
         "name": cut.name,
         "tensors": [_tensor(partition.graph, t) for t in cut.tensors],
         "flop_share": round(partition.flops(cut.ops) / total, 4),
         "output_bytes": cut_bytes(partition.graph, cut),
-        "redundancy": redundancy,
+        "redundancy": {grid: None if r is None else round(r, 4) for grid, r in zip(_GRIDS, redundancies)},
     }
 
 

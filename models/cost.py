@@ -21,7 +21,6 @@ from models.cluster import Cluster, Exchange, Saving, Workload, is_whole, undivi
 from models.division import Tiler
 from models.effort import FLOAT, effort_of
 from models.graph import Graph, Quantization, Tensor
-from models.ops import flops_of
 from models.partition import Cut, Partition
 from models.reuse import Reuse, neighbours
 from models.simulation import Run
@@ -83,13 +82,13 @@ def predict_blocks(
 
     ``can_undivided``: a source computes its frames whole where it is the only node, or helpers are too few.
     """
-    partition = tiler.partition
+    partition, (before, behind) = tiler.partition, tiler.sums(cut)
     spread = sum(block.mode == "tiles" for block in blocks)
-    work = workload(partition, blocks, cut)
-    whole = undivided(work, partition.effort(cut.ops), sum(work.results))
+    work = workload(tiler, blocks, cut)
+    whole = undivided(work, before.effort, sum(work.results))
     first = whole if can_undivided and cluster.nodes == 1 else work
     alone = Run(first, replace(cluster, sources=1, window=1))
-    done = partition.flops(cut.ops) if first is whole else sum(t.flops for block in blocks for t in block.tiles)
+    done = before.flops if first is whole else sum(t.flops for block in blocks for t in block.tiles)
     latency_s = alone.latencies_s[0]
     fps = 1 / latency_s
     if steady:
@@ -98,12 +97,12 @@ def predict_blocks(
     return Prediction(
         latency_s=latency_s,
         throughput_fps=fps,
-        redundancy=(done - alone.spared_flops) / max(partition.flops(cut.ops), 1),
+        redundancy=(done - alone.spared_flops) / max(before.flops, 1),
         bytes_by_hop=dict(alone.bytes_by_hop),
         memory_bytes=memory(tiler, blocks, cut, cluster),
         blocks=[_told(block) for block in blocks],
-        bound_s=bound_s(partition, work, cut, cluster, sum(map(sum, work.effort[spread:]))),
-        tail_flops=flops_of(partition.graph, rest_of(partition.graph, cut)),
+        bound_s=bound_s(partition, work, before.effort, cluster, sum(map(sum, work.effort[spread:]))),
+        tail_flops=behind.flops,
     )
 
 
@@ -116,16 +115,17 @@ def _told(block: Block) -> dict[str, Any]:
     }
 
 
-def workload(partition: Partition, blocks: Sequence[Block], cut: Cut) -> Workload:
+def workload(tiler: Tiler, blocks: Sequence[Block], cut: Cut) -> Workload:
     """What a frame asks of the cluster, from the regions of the blocks' tiles."""
+    partition = tiler.partition
     image = partition.graph.tensors[partition.image]
     last, reuses = blocks[-1], blocks[0].reuse
     return Workload(
         effort=tuple(tuple(tile.effort for tile in block.tiles) for block in blocks),
         crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
-        exchanges=tuple(_exchanges(one, other) for one, other in zip(blocks, blocks[1:])),
+        exchanges=tuple(_exchanges(tiler, one, other) for one, other in zip(blocks, blocks[1:])),
         results=tuple(sum(part_bytes(t, tile.outputs[t.name]) for t in last.cut) for tile in last.tiles),
-        tail_effort=effort_of(partition.graph, rest_of(partition.graph, cut)),
+        tail_effort=tiler.sums(cut)[1].effort,
         savings=_savings(partition, blocks[0], cut) if reuses else {},
         order=blocks[0].order if reuses else (),
     )
@@ -143,34 +143,32 @@ def _savings(partition: Partition, block: Block, cut: Cut) -> dict[int, Saving]:
     return found
 
 
-def _exchanges(block: Block, after: Block) -> tuple[Exchange, ...]:
-    specs, sizes = {spec.name: spec for spec in block.cut}, Counter[tuple[int, int]]()
-    for maker in block.tiles:
-        for part in shared(maker, after.tiles):
-            sizes[maker.index, part.tile] += part_bytes(specs[part.tensor], part.region)
-    return tuple(Exchange(maker, taker, size) for (maker, taker), size in sizes.items())
+def _exchanges(tiler: Tiler, block: Block, after: Block) -> tuple[Exchange, ...]:
+    key = id(block), id(after)
+    if key not in tiler.exchanges:
+        specs, sizes = {spec.name: spec for spec in block.cut}, Counter[tuple[int, int]]()
+        for maker in block.tiles:
+            for part in shared(maker, after.tiles):
+                sizes[maker.index, part.tile] += part_bytes(specs[part.tensor], part.region)
+        found = tuple(Exchange(maker, taker, size) for (maker, taker), size in sizes.items())
+        tiler.exchanges[key] = block, after, found  # the blocks, too: while they are kept no others have their ids
+    return tiler.exchanges[key][2]
 
 
 def _area(region: Region) -> int:
     return region.height * region.width
 
 
-def rest_of(graph: Graph, cut: Cut) -> list[int]:
-    """The operators of the tail: all that the cut does not make and that is no constant."""
-    inside = set(cut.ops)
-    return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
-
-
-def bound_s(partition: Partition, work: Workload, cut: Cut, cluster: Cluster, whole_effort: int = 0) -> float:
+def bound_s(partition: Partition, work: Workload, effort: int, cluster: Cluster, whole_effort: int = 0) -> float:
     """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s.
 
-    Of the effort before the cut ``whole_effort`` is not shared: it is one node's.
+    Of the ``effort`` before the cut ``whole_effort`` is not shared: it is one node's.
     """
     nodes = min(work.lanes, cluster.nodes)
     shape = partition.graph.tensors[partition.image].shape
     pixels = cluster.packed(prod(shape) * (nodes - 1) // nodes, are_pixels=True)
     results = cluster.packed(sum(work.results), are_pixels=False)
-    shared_s = (partition.effort(cut.ops) - whole_effort) / sum(cluster.speeds[:nodes])
+    shared_s = (effort - whole_effort) / sum(cluster.speeds[:nodes])
     compute_s = shared_s + whole_effort / cluster.speeds[0] + work.tail_effort / cluster.gateway_flops_s
     return compute_s + (pixels + results) / cluster.bytes_s
 
@@ -186,16 +184,11 @@ def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) ->
             work = tiler.whole(span) if block.mode == "whole" else tiler.work(span, outputs)
             edge = tile.index % cluster.nodes
             peaks[edge] = max(peaks[edge], work.live_bytes)
-    weights = constant_bytes(graph, cut.ops)
+    weights, beyond = (sums.constant_bytes for sums in tiler.sums(cut))
     merged = sum(graph.tensors[t].nbytes for t in cut.tensors)
-    tail = constant_bytes(graph, rest_of(graph, cut)) + 2 * merged
+    tail = beyond + 2 * merged
     edges = {f"edge{i + 1}": cluster.runtime_bytes + (weights + peak if peak else 0) for i, peak in enumerate(peaks)}
     return {**edges, "gateway": cluster.runtime_bytes + tail}
-
-
-def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
-    """Bytes of the constants that these operators read."""
-    return sum(graph.tensors[t].nbytes for t in {t for i in ops for t in graph.ops[i].inputs if t in graph.constant})
 
 
 def measure_speed(dtype: str = FLOAT) -> float:

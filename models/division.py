@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from models import rewrite
+from models.cluster import Exchange
 from models.graph import Graph
 from models.partition import Cut, Partition, Regions
 from models.uneven import Layout, common_lines, layout, moved
-from schemas.plan import Region, TensorSpec
+from schemas.plan import Block, Region, TensorSpec
 
 
 class Span(NamedTuple):
@@ -35,6 +36,14 @@ class Work(NamedTuple):
     live_bytes: int
 
 
+class Sums(NamedTuple):
+    """What operators cost over whole tensors, and the bytes of the constants that they read."""
+
+    flops: int
+    effort: int
+    constant_bytes: int
+
+
 class Tiler:
     """Divides a partition at any cuts; remembers what it has worked out, for a search asks the same things often."""
 
@@ -43,6 +52,20 @@ class Tiler:
         self._spans: dict[tuple[tuple[int, ...], str], Span] = {}
         self._layouts: dict[tuple[object, ...], dict[int, Layout]] = {}
         self._works: dict[tuple[object, ...], Work] = {}
+        self._sums: dict[str, tuple[Sums, Sums]] = {}
+        self.blocks: dict[tuple[object, ...], Block] = {}  # of models.planner
+        self.exchanges: dict[tuple[int, int], tuple[Block, Block, tuple[Exchange, ...]]] = {}  # of models.cost
+
+    def sums(self, cut: Cut) -> tuple[Sums, Sums]:
+        """Of the operators before ``cut``, and of those behind it."""
+        if cut.name not in self._sums:
+            before, behind = (self._sum(ops) for ops in (cut.ops, rest_of(self.partition.graph, cut)))
+            self._sums[cut.name] = before, behind
+        return self._sums[cut.name]
+
+    def _sum(self, ops: Sequence[int]) -> Sums:
+        partition = self.partition
+        return Sums(partition.flops(ops), partition.effort(ops), constant_bytes(partition.graph, ops))
 
     def spans(self, cuts: Sequence[Cut]) -> list[Span]:
         """The fused blocks from the image over these cuts."""
@@ -122,6 +145,17 @@ class Tiler:
             live = peak_memory(rewrite.whole_graph(self.partition, list(inputs), span.made))
             self._works[key] = Work(inputs, self.partition.flops(span.ops), self.partition.effort(span.ops), live)
         return self._works[key]
+
+
+def rest_of(graph: Graph, cut: Cut) -> list[int]:
+    """The operators of the tail: all that the cut does not make and that is no constant."""
+    inside = set(cut.ops)
+    return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
+
+
+def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
+    """Bytes of the constants that these operators read."""
+    return sum(graph.tensors[t].nbytes for t in {t for i in ops for t in graph.ops[i].inputs if t in graph.constant})
 
 
 def extent(graph: Graph, tensor: int) -> Region:

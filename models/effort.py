@@ -34,13 +34,16 @@ _DEARER = {
 
 def effort_of(graph: Graph, ops: Iterable[int]) -> int:
     """The effort of these operators over whole tensors, whether they can be tiled or not."""
-    total = 0.0
-    for i in ops:
-        op = graph.ops[i]
-        if op.outputs:
-            each, element = _prices(graph, op)
-            total += each * flops_of(graph, [i]) + element * prod(graph.tensors[op.outputs[0]].shape)
-    return int(total)
+    return int(sum(whole_effort(graph, i) for i in ops))
+
+
+def whole_effort(graph: Graph, index: int) -> float:
+    """That of one."""
+    op = graph.ops[index]
+    if not op.outputs:
+        return 0.0
+    each, element = _prices(graph, op)
+    return each * flops_of(graph, [index]) + element * prod(graph.tensors[op.outputs[0]].shape)
 
 
 def effort_at(graph: Graph, op: Op) -> float:

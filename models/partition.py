@@ -6,12 +6,15 @@ eq. 1 and 2, on a graph instead of a chain).
 """
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from models.effort import effort_at, effort_of
-from models.graph import Graph, Op
+import numpy as np
+
+from models.effort import effort_at, whole_effort
+from models.extents import Extents, Tables, areas, extents
+from models.graph import Graph
 from models.moves import joined
 from models.ops import RULES, blocker, flops_of
 from schemas.errors import PlanError
@@ -204,22 +207,54 @@ class Partition:
     def flops(self, ops: Iterable[int], regions: Mapping[int, Region] | None = None) -> int:
         """Operations (2 per multiply-accumulate) of ``ops`` over ``regions``, or over whole maps."""
         if regions is None:
-            return flops_of(self.graph, ops)
-        return self._sum(ops, regions, lambda op: RULES[op.kind].flops(self.graph, op))
+            return sum(self._flops[i] for i in ops)
+        return self._sum(ops, regions, self._flops_at)
 
     def effort(self, ops: Iterable[int], regions: Mapping[int, Region] | None = None) -> int:
         """What these cost a processor (``models.effort``), over ``regions`` or over whole maps."""
         if regions is None:
-            return effort_of(self.graph, ops)
-        return self._sum(ops, regions, lambda op: effort_at(self.graph, op))
+            return int(sum(self._efforts[i] for i in ops))
+        return self._sum(ops, regions, self._effort_at)
 
-    def _sum(self, ops: Iterable[int], regions: Mapping[int, Region], price: Callable[[Op], float]) -> int:
+    def _sum(self, ops: Iterable[int], regions: Mapping[int, Region], prices: Mapping[int, float]) -> int:
         total = 0.0
-        for op in (self.graph.ops[i] for i in ops):
-            region = regions.get(op.outputs[0])
+        for i in ops:
+            region = regions.get(self.graph.ops[i].outputs[0])
             if region is not None:
-                total += region.height * region.width * price(op)
+                total += region.height * region.width * prices[i]
         return int(total)
+
+    @functools.cached_property
+    def _flops(self) -> list[int]:
+        """Of each operator over whole tensors."""
+        return [flops_of(self.graph, [i]) for i in range(len(self.graph.ops))]
+
+    @functools.cached_property
+    def _efforts(self) -> list[float]:
+        return [whole_effort(self.graph, i) for i in range(len(self.graph.ops))]
+
+    @functools.cached_property
+    def _flops_at(self) -> dict[int, float]:
+        """Of each operator that can be tiled, for an element of its output map, over all channels."""
+        return {i: RULES[self.graph.ops[i].kind].flops(self.graph, self.graph.ops[i]) for i in self.tileable}
+
+    @functools.cached_property
+    def _effort_at(self) -> dict[int, float]:
+        return {i: effort_at(self.graph, self.graph.ops[i]) for i in self.tileable}
+
+    @functools.cached_property
+    def _tables(self) -> Tables:
+        return Tables(self.graph)
+
+    def _flops_of_each(self, ops: Sequence[int], outputs: Mapping[int, Extents]) -> list[int]:
+        """As ``flops``, for many tiles: one number for each column of the extents of their outputs."""
+        regions = self._tables.regions(ops, outputs)
+        made = {i: regions[t] for i in ops if (t := self.graph.ops[i].outputs[0]) in regions}
+        if not made:  # these only pass the block by
+            return [0] * next(iter(outputs.values())).shape[1]
+        prices = np.array([self._flops_at[i] for i in made])
+        found: list[int] = (prices @ areas(np.stack(list(made.values()), axis=1))).astype(np.int64).tolist()
+        return found
 
     def lines(self, cut: Cut, rows: int, cols: int) -> dict[int, Lines]:
         """Grid lines of every tensor of the cut: row borders and column borders, from 0 to the map's size.
@@ -230,48 +265,60 @@ class Partition:
         Raises:
             PlanError: a tile would be empty.
         """
+        found = self._lines(cut, [(rows, cols)])[0]
+        if found is None:
+            raise self._leaves_empty(cut, rows, cols)
+        return found
+
+    def _leaves_empty(self, cut: Cut, rows: int, cols: int) -> PlanError:
+        height, width = self._smallest(cut)
+        return PlanError(f"a {rows}x{cols} grid leaves tiles empty: the map at cut {cut.name} is {height}x{width}")
+
+    def _smallest(self, cut: Cut) -> tuple[int, int]:
+        """The least height and the least width of the cut's maps."""
+        shapes = [self.graph.tensors[t].shape for t in cut.tensors]
+        return min(shape[1] for shape in shapes), min(shape[2] for shape in shapes)
+
+    def _lines(self, cut: Cut, grids: Sequence[tuple[int, int]]) -> list[dict[int, Lines] | None]:
+        """As ``lines``, of several grids; None where a tile would be empty."""
         shapes = {t: self.graph.tensors[t].shape for t in cut.tensors}
-        height, width = (min(shape[axis] for shape in shapes.values()) for axis in (1, 2))
-        if rows < 1 or cols < 1 or rows > height or cols > width:
-            raise PlanError(f"a {rows}x{cols} grid leaves tiles empty: the map at cut {cut.name} is {height}x{width}")
-        lowest, narrowest = (min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (1, 2))
-        best_rows = self._divide(cut, lowest, rows, axis=1)
-        best_cols = self._divide(cut, narrowest, cols, axis=2)
+        leads = [min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (1, 2)]
+        sizes = self._smallest(cut)
+        fitting = [grid if all(1 <= n <= size for n, size in zip(grid, sizes)) else None for grid in grids]
+        best = [
+            self._divide(cut, lead, {grid[axis - 1] for grid in fitting if grid}, axis) for axis, lead in enumerate(leads, 1)
+        ]
 
         def scale(lines: tuple[int, ...], size: int) -> tuple[int, ...]:
             return tuple(line * size // lines[-1] for line in lines)
 
-        return {t: (scale(best_rows, shape[1]), scale(best_cols, shape[2])) for t, shape in shapes.items()}
+        return [
+            {t: (scale(best[0][g[0]], shape[1]), scale(best[1][g[1]], shape[2])) for t, shape in shapes.items()} if g else None
+            for g in fitting
+        ]
 
-    def _divide(self, cut: Cut, lead: int, parts: int, axis: int) -> tuple[int, ...]:
-        """Lines along one axis: of the divisions whose dearest strip is within 8 % of the cheapest, the one with the
-        fewest different strips (a node pays for every tile class that it loads), then the cheapest."""
+    def _divide(self, cut: Cut, lead: int, counts: Iterable[int], axis: int) -> dict[int, tuple[int, ...]]:
+        """Lines along one axis for each number of strips: of the divisions whose dearest strip is within 8 % of the cheapest,
+        the one with the fewest different strips (a node pays for every tile class that it loads), then the cheapest."""
         size = self.graph.tensors[lead].shape[axis]
-        if parts < 3:
-            return _even(size, parts)
-        prices: dict[tuple[int, ...], int] = {_even(size, parts): self._dearest(cut, lead, _even(size, parts), axis)}
-        for border in range(size // parts, size // 2):
-            lines = _bordered(size, parts, border)
-            if lines is None:
-                break
-            prices[lines] = self._dearest(cut, lead, lines, axis)
-            if prices[lines] > 1.2 * min(prices.values()):
-                break
-        limit = 1.08 * min(prices.values())
+        tried = {
+            parts: [_even(size, parts), *(_bordered(size, parts, border) for border in _borders(size, parts))]
+            for parts in counts if parts >= 3
+        }  # fmt: skip
+        price = self._strip_prices(cut, lead, (lines for each in tried.values() for lines in each), axis)
+        return {parts: _cheapest(tried[parts], price) if parts in tried else _even(size, parts) for parts in counts}
 
-        def different(lines: tuple[int, ...]) -> int:
-            return len({b - a for a, b in zip(lines[1:-2], lines[2:-1])})
-
-        return min(
-            (lines for lines, price in prices.items() if price <= limit), key=lambda x: (different(x), prices[x])
-        )
-
-    def _dearest(self, cut: Cut, lead: int, lines: Sequence[int], axis: int) -> int:
+    def _strip_prices(
+        self, cut: Cut, lead: int, divisions: Iterable[tuple[int, ...]], axis: int
+    ) -> dict[tuple[int, int], int]:
+        """What each strip of these divisions costs, by its two lines."""
+        spans = list({span for lines in divisions for span in zip(lines, lines[1:])})
+        if not spans:
+            return {}
         _, height, width, _ = self.graph.tensors[lead].shape
-        spans = sorted(set(zip(lines, lines[1:])))
-        strips = (Region(a, 0, b, width) if axis == 1 else Region(0, a, height, b) for a, b in spans)
+        strips = [Region(a, 0, b, width) if axis == 1 else Region(0, a, height, b) for a, b in spans]
         ops = [i for i in cut.ops if i in self._lineage(lead)]
-        return max(self.flops(ops, self.regions(ops, {lead: strip})) for strip in strips)
+        return dict(zip(spans, self._flops_of_each(ops, {lead: extents(strips)})))
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - a partition lives as long as the command
     def _lineage(self, tensor: int) -> frozenset[int]:
@@ -282,9 +329,26 @@ class Partition:
         return tiles_of(self.lines(cut, rows, cols), rows, cols)
 
     def redundancy(self, cut: Cut, rows: int, cols: int) -> float:
-        """Operations of all tiles over those of the whole block."""
-        tiles = self.tile_outputs(cut, rows, cols)
-        return sum(self.flops(cut.ops, self.regions(cut.ops, t)) for t in tiles) / max(self.flops(cut.ops), 1)
+        """Operations of all tiles over those of the whole block.
+
+        Raises:
+            PlanError: as ``lines``.
+        """
+        found = self.redundancies(cut, [(rows, cols)])[0]
+        if found is None:
+            raise self._leaves_empty(cut, rows, cols)
+        return found
+
+    def redundancies(self, cut: Cut, grids: Sequence[tuple[int, int]]) -> list[float | None]:
+        """``redundancy`` of each grid; None where a tile would be empty."""
+        lines = self._lines(cut, grids)
+        tiles = [tiles_of(own, *grid) if own else [] for own, grid in zip(lines, grids)]
+        every = [tile for own in tiles for tile in own]
+        if not every:
+            return [None] * len(grids)
+        flops = iter(self._flops_of_each(cut.ops, {t: extents([tile[t] for tile in every]) for t in cut.tensors}))
+        least = max(self.flops(cut.ops), 1)
+        return [sum(next(flops) for _ in own) / least if own else None for own in tiles]
 
 
 def tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int, Region]]:
@@ -300,13 +364,31 @@ def _even(size: int, parts: int) -> tuple[int, ...]:
     return tuple(size * i // parts for i in range(parts + 1))
 
 
-def _bordered(size: int, parts: int, border: int) -> tuple[int, ...] | None:
+def _borders(size: int, parts: int) -> range:
+    """Widths that a border strip may have: from an even one's on, and no strip between them is empty."""
+    return range(size // parts, min(size // 2, (size - parts) // 2 + 2))
+
+
+def _bordered(size: int, parts: int, border: int) -> tuple[int, ...]:
     """Border strips of ``border``, the others as even as can be (the larger ones last, so that classes are few)."""
     inner, count = size - 2 * border, parts - 2
-    if inner < count:
-        return None
     sizes = [border] + [inner // count + (i >= count - inner % count) for i in range(count)] + [border]
     return tuple(sum(sizes[:i]) for i in range(parts + 1))
+
+
+def _cheapest(divisions: Sequence[tuple[int, ...]], price: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
+    """See ``Partition._divide``; the first of ``divisions`` is the even one, the others have wider and wider borders."""
+    prices: dict[tuple[int, ...], int] = {}
+    for lines in divisions:
+        prices[lines] = max(price[span] for span in zip(lines, lines[1:]))
+        if len(prices) > 1 and prices[lines] > 1.2 * min(prices.values()):
+            break
+    limit = 1.08 * min(prices.values())
+
+    def different(lines: tuple[int, ...]) -> int:
+        return len({b - a for a, b in zip(lines[1:-2], lines[2:-1])})
+
+    return min((lines for lines, price in prices.items() if price <= limit), key=lambda x: (different(x), prices[x]))
 
 
 def image_input(graph: Graph) -> int:

@@ -142,8 +142,12 @@ def fused_blocks(
         PlanError: a tile would be empty.
     """
     spans, spread = tiler.spans(cuts), len(cuts) - whole
-    divided = zip(spans, tiler.divide(cuts[:spread], *grid, shares))
-    found = [_block(tiler, span, tiles, grid, classes, bool(shares)) for span, tiles in divided]
+    found = []
+    for span, tiles in zip(spans, tiler.divide(cuts[:spread], *grid, shares)):
+        key = (span.given, span.cut.name, grid, classes, bool(shares), *(tuple(tile.values()) for tile in tiles))
+        if key not in tiler.blocks:
+            tiler.blocks[key] = _block(tiler, span, tiles, grid, classes, bool(shares))
+        found.append(tiler.blocks[key])
     return (*found, *(_whole_block(tiler, span) for span in spans[spread:]))
 
 

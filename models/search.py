@@ -9,9 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from models.cluster import Cluster
-from models.cost import Prediction, memory, predict_blocks, rest_of, workload
+from models.cost import Prediction, memory, predict_blocks, workload
 from models.division import Tiler
-from models.effort import effort_of
 from models.partition import Cut, Partition
 from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks, reusing
 from models.uneven import shares
@@ -185,7 +184,6 @@ class _Search:
 
     def __post_init__(self) -> None:
         self.tiler = Tiler(self.partition)
-        self.tails: dict[str, int] = {}
         self.fitting: dict[str, bool] = {}
         self.cuts = useful_cuts(self.partition)
         self.end = self._end()
@@ -242,7 +240,7 @@ class _Search:
         even = [c for c in self.tried.values() if c is not None and c.grid[0] * c.grid[1] == self.cluster.nodes]
         for choice in sorted(even, key=self._price)[:_SHIFTED]:
             blocks = fused_blocks(self.tiler, choice.spread, choice.grid, classes=False)
-            work = workload(self.partition, blocks, choice.spread[-1])
+            work = workload(self.tiler, blocks, choice.spread[-1])
             for weight in _WEIGHTS:
                 found = shares(self.cluster, work, weight)
                 if found is not None:
@@ -273,11 +271,9 @@ class _Search:
         return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares, whole)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
-        cluster, graph = self.cluster, self.partition.graph
-        if cut.name not in self.tails:
-            self.tails[cut.name] = effort_of(graph, rest_of(graph, cut))
+        cluster = self.cluster
         edges_s = sum(t.effort for block in blocks for t in block.tiles) * cluster.nodes / sum(cluster.speeds)
-        return edges_s + self.tails[cut.name] / cluster.gateway_flops_s + prediction.wire_bytes / cluster.bytes_s
+        return edges_s + self.tiler.sums(cut)[1].effort / cluster.gateway_flops_s + prediction.wire_bytes / cluster.bytes_s
 
     def _price(self, choice: Choice) -> float:
         """What the search makes small."""

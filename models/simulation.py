@@ -7,13 +7,13 @@ those of a reference core; a host that has a share of one, or is slower, takes s
 """
 
 import heapq
-from collections import Counter, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import linear_regression
 from typing import TypeAlias
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Workload
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Saving, Workload
 
 Then: TypeAlias = Callable[[float], None]  # what happens next, at this time
 
@@ -89,6 +89,10 @@ class Run:
         self._events: list[tuple[float, int, Then]] = []
         self._count = 0
         self._needs = [Counter(e.taker for e in block) for block in work.exchanges]
+        self._gives: list[defaultdict[int, list[Exchange]]] = [defaultdict(list) for _ in work.exchanges]
+        for gives, block in zip(self._gives, work.exchanges):
+            for exchange in block:
+                gives[exchange.maker].append(exchange)
         for source in range(cluster.sources):
             for _ in range(cluster.window):
                 self._next_frame(source, 0.0)
@@ -281,9 +285,7 @@ class Run:
     def _give(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
         """Parts for the neighbours' lanes; the own lane's stay here."""
         frame = self._frames[number]
-        for exchange in self._work.exchanges[block]:
-            if exchange.maker != lane:
-                continue
+        for exchange in self._gives[block][lane]:
             taker = exchange.taker
             owner = self._owner(frame, taker)
 

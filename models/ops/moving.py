@@ -124,6 +124,8 @@ class BlocksRule(Rule):
 class MovesRule(Rule):
     """A chain of operators that only move elements: see ``models.moves``. A tile gathers what it needs."""
 
+    by_axis = False
+
     def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
         return {0: op.options["movement"].needs(out)}
 

@@ -71,7 +71,13 @@ class Emitter:
 
 
 class Rule:
-    """How one kind of operator is tiled. Regions are of the full maps; all outputs of an operator share one region."""
+    """How one kind of operator is tiled. Regions are of the full maps; all outputs of an operator share one region.
+
+    ``by_axis``: the rows that it computes and needs follow from rows alone, and columns from columns, line by line; but what
+    a single pixel grows to may be anything.
+    """
+
+    by_axis = True
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
         """Why this operator cannot be tiled exactly, or None."""

@@ -7,7 +7,8 @@ import pytest
 
 from models.build import build
 from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster
-from models.cost import constant_bytes, measure_speed, predict, rest_of, workload
+from models.cost import measure_speed, predict, workload
+from models.division import Tiler, constant_bytes, rest_of
 from models.effort import ARITHMETICS, effort_of
 from models.graph import Op
 from models.ops import flops_of
@@ -41,7 +42,7 @@ def test_bytes_of_a_frame_are_crops_halos_and_results_once_for_each_hop(mini: Pa
     crops = [t.inputs["image"] for t in plan.blocks[0].tiles[1:]]
     moved = sum(r.height * r.width * 3 + HEADER_BYTES for r in crops)
     assert found.bytes_by_hop["tiles up"] == found.bytes_by_hop["tiles down"] == moved
-    others = sum(e.maker != e.taker for e in workload(mini, plan.blocks, mini.find("max7")).exchanges[0])
+    others = sum(e.maker != e.taker for e in workload(Tiler(mini), plan.blocks, mini.find("max7")).exchanges[0])
     assert found.bytes_by_hop["parts up"] == exchanged_bytes(plan, 0) + others * HEADER_BYTES
     assert found.bytes_by_hop["results up"] == cut_bytes(mini.graph, mini.find("max7")) + 6 * HEADER_BYTES
     assert found.wire_bytes == sum(found.bytes_by_hop.values())

@@ -19,7 +19,6 @@ from models.partition import Cut, Partition
 from models.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
 from models.trial import try_bundle
 from models.verify import Difference, Verifier
-from schemas.errors import PlanError
 from schemas.plan import Pixels, Plan
 
 _GRIDS = ("2x2", "3x3", "5x5")

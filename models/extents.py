@@ -84,6 +84,8 @@ class _Operator:
     rule: Rule
     grown: _Table
     needs: dict[int, _Table]
+    grows: bool  # more than its tables tell, where a single pixel is wanted
+    mixes: bool  # the axes
 
     @classmethod
     def of(cls, graph: Graph, op: Op) -> "_Operator":
@@ -93,7 +95,8 @@ class _Operator:
         grown = [[rule.grow(graph, op, line) for line in lines] for lines in (rows, cols)]
         found = [[rule.needs(graph, op, line) for line in lines] for lines in grown]
         needs = {slot: _table(*([need[slot] for need in lines] for lines in found)) for slot in found[0][0]}
-        return cls(graph, op, rule, _table(*grown), needs)
+        grows = type(rule).grow is not Rule.grow
+        return cls(graph, op, rule, _table(*grown), needs, grows, not rule.by_axis or (grows and 1 in (full.y1, full.x1)))
 
     def answer(self, wanted: Extents) -> tuple[Extents, dict[int, Extents]]:
         """What is computed to have ``wanted``, and what that needs of each input by its slot."""
@@ -111,12 +114,9 @@ class _Operator:
 
     def _odd(self, wanted: Extents) -> Sequence[int] | np.ndarray:
         """The tiles that the rule itself is asked for: all of one that mixes axes, and single pixels where they grow."""
-        if not self.rule.by_axis:
+        if self.mixes:
             return range(wanted.shape[1])
-        if type(self.rule).grow is Rule.grow:
-            return ()
-        _, height, width, _ = self.graph.tensors[self.op.outputs[0]].shape
-        return range(wanted.shape[1]) if min(height, width) == 1 else np.flatnonzero(areas(wanted) == 1)
+        return (areas(wanted) == 1).nonzero()[0] if self.grows else ()
 
 
 def _table(rows: Sequence[Region], cols: Sequence[Region]) -> _Table:

@@ -285,9 +285,8 @@ class Partition:
         leads = [min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (1, 2)]
         sizes = self._smallest(cut)
         fitting = [grid if all(1 <= n <= size for n, size in zip(grid, sizes)) else None for grid in grids]
-        best = [
-            self._divide(cut, lead, {grid[axis - 1] for grid in fitting if grid}, axis) for axis, lead in enumerate(leads, 1)
-        ]
+        counts = [{grid[axis] for grid in fitting if grid} for axis in (0, 1)]
+        best = self._divide(cut, leads, counts)
 
         def scale(lines: tuple[int, ...], size: int) -> tuple[int, ...]:
             return tuple(line * size // lines[-1] for line in lines)
@@ -297,28 +296,30 @@ class Partition:
             for g in fitting
         ]
 
-    def _divide(self, cut: Cut, lead: int, counts: Iterable[int], axis: int) -> dict[int, tuple[int, ...]]:
-        """Lines along one axis for each number of strips: of the divisions whose dearest strip is within 8 % of the cheapest,
-        the one with the fewest different strips (a node pays for every tile class that it loads), then the cheapest."""
-        size = self.graph.tensors[lead].shape[axis]
-        tried = {
-            parts: [_even(size, parts), *(_bordered(size, parts, border) for border in _borders(size, parts))]
-            for parts in counts if parts >= 3
-        }  # fmt: skip
-        price = self._strip_prices(cut, lead, (lines for each in tried.values() for lines in each), axis)
-        return {parts: _cheapest(tried[parts], price) if parts in tried else _even(size, parts) for parts in counts}
+    def _divide(self, cut: Cut, leads: Sequence[int], counts: Sequence[Iterable[int]]) -> list[dict[int, tuple[int, ...]]]:
+        """Lines along each axis for each number of strips: of the divisions whose dearest strip is within 8 % of the
+        cheapest, the one with the fewest different strips (a node pays for every tile class that it loads), then the cheapest.
+        """
+        sizes = [self.graph.tensors[lead].shape[axis] for axis, lead in enumerate(leads, 1)]
+        tried = [{n: _divisions(size, n) for n in numbers} for size, numbers in zip(sizes, counts)]
+        prices = self._strip_prices(cut, leads, tried)
+        return [{n: _cheapest(lines, prices[axis]) for n, lines in tried[axis].items()} for axis in (0, 1)]
 
     def _strip_prices(
-        self, cut: Cut, lead: int, divisions: Iterable[tuple[int, ...]], axis: int
-    ) -> dict[tuple[int, int], int]:
-        """What each strip of these divisions costs, by its two lines."""
-        spans = list({span for lines in divisions for span in zip(lines, lines[1:])})
-        if not spans:
-            return {}
-        _, height, width, _ = self.graph.tensors[lead].shape
-        strips = [Region(a, 0, b, width) if axis == 1 else Region(0, a, height, b) for a, b in spans]
-        ops = [i for i in cut.ops if i in self._lineage(lead)]
-        return dict(zip(spans, self._flops_of_each(ops, {lead: extents(strips)})))
+        self, cut: Cut, leads: Sequence[int], tried: Sequence[Mapping[int, Sequence[tuple[int, ...]]]]
+    ) -> list[dict[tuple[int, int], int]]:
+        """What each strip of these divisions costs, by axis and its two lines; nothing where there is no choice."""
+        prices: list[dict[tuple[int, int], int]] = [{}, {}]
+        for lead in dict.fromkeys(leads):
+            _, height, width, _ = self.graph.tensors[lead].shape
+            axes = [axis for axis in (0, 1) if leads[axis] == lead]
+            choices = [(axis, lines) for axis in axes for each in tried[axis].values() for lines in each if len(each) > 1]
+            spans = list({(axis, *span) for axis, lines in choices for span in zip(lines, lines[1:])})
+            strips = [Region(0, a, height, b) if axis else Region(a, 0, b, width) for axis, a, b in spans]
+            ops = [i for i in cut.ops if i in self._lineage(lead)]
+            for (axis, *span), price in zip(spans, self._flops_of_each(ops, {lead: extents(strips)}) if strips else ()):
+                prices[axis][span[0], span[1]] = price
+        return prices
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 - a partition lives as long as the command
     def _lineage(self, tensor: int) -> frozenset[int]:
@@ -360,13 +361,10 @@ def tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int,
     ]
 
 
-def _even(size: int, parts: int) -> tuple[int, ...]:
-    return tuple(size * i // parts for i in range(parts + 1))
-
-
-def _borders(size: int, parts: int) -> range:
-    """Widths that a border strip may have: from an even one's on, and no strip between them is empty."""
-    return range(size // parts, min(size // 2, (size - parts) // 2 + 2))
+def _divisions(size: int, parts: int) -> list[tuple[int, ...]]:
+    """Even strips, and where some are inside, strips at the borders that are wider and wider than those."""
+    borders = range(size // parts, min(size // 2, (size - parts) // 2 + 2)) if parts > 2 else ()
+    return [tuple(size * i // parts for i in range(parts + 1)), *(_bordered(size, parts, border) for border in borders)]
 
 
 def _bordered(size: int, parts: int, border: int) -> tuple[int, ...]:
@@ -377,7 +375,9 @@ def _bordered(size: int, parts: int, border: int) -> tuple[int, ...]:
 
 
 def _cheapest(divisions: Sequence[tuple[int, ...]], price: Mapping[tuple[int, int], int]) -> tuple[int, ...]:
-    """See ``Partition._divide``; the first of ``divisions`` is the even one, the others have wider and wider borders."""
+    """See ``Partition._divide``; ``divisions`` as of ``_divisions``."""
+    if len(divisions) == 1:
+        return divisions[0]
     prices: dict[tuple[int, ...], int] = {}
     for lines in divisions:
         prices[lines] = max(price[span] for span in zip(lines, lines[1:]))

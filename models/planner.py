@@ -1,5 +1,6 @@
 """Makes plans: chooses a cut where none is named, divides it into tiles and describes what they cost."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
@@ -223,24 +224,25 @@ def choose_cut(partition: Partition, rows: int, cols: int) -> Cut:
     Raises:
         PlanError: nothing can be tiled at this grid.
     """
-    total = partition.effort(sorted(partition.tileable))
-    rounds = -(-rows * cols // _AUTO_NODES)
-    best: tuple[float, Cut] | None = None
-    for cut in partition.cuts:
-        try:
-            outputs = partition.tile_outputs(cut, rows, cols)
-        except PlanError:
-            continue
+    total, count = partition.effort(sorted(partition.tileable)), rows * cols
+    rounds = -(-count // _AUTO_NODES)
+
+    def seconds(cut: Cut, redundancy: float) -> float:
         effort = partition.effort(cut.ops)
-        work = effort * partition.redundancy(cut, rows, cols) / len(outputs) * rounds
-        moved = cut_bytes(partition.graph, cut)
-        seconds = (work + total - effort) / _AUTO_FLOPS_S + moved / _AUTO_BYTES_S
-        if best is None or seconds < best[0]:
-            best = (seconds, cut)
-    if best is None:
+        work = effort * redundancy / count * rounds
+        return (work + total - effort) / _AUTO_FLOPS_S + cut_bytes(partition.graph, cut) / _AUTO_BYTES_S
+
+    best, found = math.inf, None
+    for least, _, cut in sorted((seconds(cut, 1.0), i, cut) for i, cut in enumerate(partition.cuts)):
+        if least >= best:  # tiles never do less than the whole
+            break
+        redundancy = partition.redundancies(cut, [(rows, cols)])[0]
+        if redundancy is not None and (own := seconds(cut, redundancy)) < best:
+            best, found = own, cut
+    if found is None:
         deepest = partition.describe_blocker() if not partition.cuts else "every map is smaller than the grid"
         raise PlanError(f"no cut of this model can be divided {rows}x{cols}: {deepest}")
-    return best[1]
+    return found
 
 
 def cut_bytes(graph: Graph, cut: Cut) -> int:

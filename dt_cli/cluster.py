@@ -22,6 +22,8 @@ import numpy as np
 from dt_cli.output import console
 from edge_agent.sources import open_source
 from models.bundle import Bundle
+from models.graph import parse
+from models.runner import TileRunner
 from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
@@ -264,7 +266,8 @@ class Cluster:
 
     def _edge(self, name: str, url: str, *more: str) -> None:
         cache = self.room / f"cache-{name}"
-        Verdicts(cache).add(self.bundle.plan.edge_model)  # by whoever started this cluster
+        for good in (self.bundle.plan.edge_model, TileRunner(self.bundle.plan, parse(self.bundle.edge_model)).kinds):
+            Verdicts(cache).add(good)  # tried by whoever started this cluster
         given = ["--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache)]
         self._spawn(name, ["edge", *given, *more, "--state", str(self.room / f"state-{name}")])
 

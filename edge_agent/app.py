@@ -103,6 +103,7 @@ class Edge:
         self._download: ModelDownload | None = None
         self._progress_at = 0.0
         self._trial: Trial | None = None
+        self._runner: TileRunner | None = None  # of the plan that is tried
         self._worker: Worker | None = None
         self._capture: Capture | None = None
         self._granted = self._finished = self._stopping = False
@@ -351,21 +352,27 @@ class Edge:
 
     def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """The model is here: a child process tries it before this one does, unless one has done so before."""
-        plan = message.plan
-        if Verdicts(self._cache.folder).knows(plan.edge_model):
-            return self._begin(message, now)
-        self._trial = Trial(self._model, plan, self._options.threads, self._weights())
+        plan, verdicts = message.plan, Verdicts(self._cache.folder)
+        options = self._options
+        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes)
+        knows = verdicts.knows(plan.edge_model)
+        if knows and verdicts.knows(runner.kinds):
+            return self._begin(runner, now)
+        self._trial, self._runner = Trial(self._model, plan, options.threads, self._weights(), knows=knows), runner
         return []
 
     def _tried(self, trial: Trial, message: m.PlanMessage, now: float) -> Sequence[Action]:
         verdict = trial.verdict()
         if verdict is None:
             return []
+        runner = self._runner
+        assert runner is not None
         self._end_trial()
         if verdict:
             raise EngineError(f"the model of plan {message.plan.digest()[:8]}: {verdict}")
-        Verdicts(self._cache.folder).add(message.plan.edge_model)
-        return self._begin(message, now)
+        for good in (message.plan.edge_model, runner.kinds):
+            Verdicts(self._cache.folder).add(good)
+        return self._begin(runner, now)
 
     def _weights(self) -> Path:
         """This node's folder for packed weights."""
@@ -374,15 +381,12 @@ class Edge:
     def _end_trial(self) -> None:
         if self._trial is not None:
             self._trial.close()
-        self._trial = None
+        self._trial = self._runner = None
 
-    def _begin(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
-        """Plan and model are here: engine, source and node start."""
-        plan = message.plan
+    def _begin(self, runner: TileRunner, now: float) -> Sequence[Action]:
+        """Plan and model are here, and good: engine, source and node start."""
+        plan, is_source = runner.plan, self._source is not None
         self._speed = self._speed or Speed(self._weights())
-        options = self._options
-        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes)
-        is_source = self._source is not None
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
         self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority

@@ -2,7 +2,9 @@
 
 XNNPACK reads all weights of a convolution anew for every few output pixels. Weights beyond the last cache so come from
 memory at each turn: YOLOv2's 1024 -> 1024 convolutions (38 MB) ran at 99 GFLOP/s whole and at 200 in parts that a cache
-holds. Law: an output channel is computed of the same numbers in the same order either way, so the bits stay the same.
+holds. Law: an output channel is computed of the same numbers in the same order either way, so the bits stay the same,
+where the runtime has one kernel for part and whole. On Arm it chooses float kernels of 1x1 convolutions by the number of
+filters, too (255 agree with 128 and 127 of them, not with three times 85), so that each division is tried on its node.
 """
 
 import math
@@ -11,11 +13,14 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from models import engine, samples
 from models.graph import Graph, Op, Quantization, Tensor
+from models.ops import VALID
 from models.tflite_schema import OPTIONS
 
 LEAST_FILTERS = 16  # a part keeps whole vectors, and clear of the kernels that runtimes have for a few channels
 _LEAST_BYTES, _MOST_BYTES = 512 << 10, 4 << 20
+_PIXELS = ((3, 5), (1, 1))  # of the maps that a division is tried on
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
@@ -31,9 +36,15 @@ def part_bytes() -> int:
 def blocked(graph: Graph, most: int, stride: int) -> Graph:
     """``graph`` with every convolution of more than ``most`` bytes of weights in parts of about so many.
 
-    ``stride`` is more than any buffer's number in the file: a part's buffer gets a number that depends on its place in
-    that file alone, for the weight cache knows weights by it.
+    One whose parts have other bits here stays whole. ``stride`` is more than any buffer's number in the file: a part's
+    buffer gets a number that depends on its place in that file alone, for the weight cache knows weights by it.
     """
+    starts = [_starts(graph, op, most) for op in graph.ops]
+    return _divided(graph, [ends if ends and _is_exact(graph, op, ends) else () for op, ends in zip(graph.ops, starts)], stride)
+
+
+def _divided(graph: Graph, starts: Sequence[Sequence[int]], stride: int) -> Graph:
+    """``graph`` with each operator in parts that begin at the filters ``starts``; whole where there are none."""
     tensors, ops = list(graph.tensors), list[Op]()
     known: dict[tuple[int, int], int] = {}  # a constant's slice: where it stands, for convolutions that share it
     claimed: dict[tuple[int, int], tuple[int, int]] = {}  # which filters have a buffer's number
@@ -44,9 +55,8 @@ def blocked(graph: Graph, most: int, stride: int) -> Graph:
             tensors.append(_slice(graph.tensors[t], low, high, number, stride))
         return known[t, low]
 
-    for op in graph.ops:
-        starts = _starts(graph, op, most)
-        parts = list(enumerate(zip(starts, starts[1:])))
+    for op, borders in zip(graph.ops, starts):
+        parts = list(enumerate(zip(borders, borders[1:])))
         buffers = {graph.tensors[t].buffer for t in op.inputs[1:]} if parts else set()
         if any(claimed.setdefault((b, number), ends) != ends for b in buffers - {0} for number, ends in parts):
             parts = []  # another convolution has divided a constant that both read, and otherwise
@@ -82,6 +92,40 @@ def _starts(graph: Graph, op: Op, most: int) -> Sequence[int]:
     size = math.ceil(filters / count / LEAST_FILTERS) * LEAST_FILTERS
     starts = [start for start in range(0, filters, size) if start == 0 or filters - start >= LEAST_FILTERS]
     return (*starts, filters) if len(starts) > 1 else ()
+
+
+_tried: dict[tuple[object, ...], bool] = {}
+
+
+def _is_exact(graph: Graph, op: Op, starts: Sequence[int]) -> bool:
+    """Whether the parts of a convolution have the bits of the whole one on this processor: tried once a process.
+
+    The same for every tile of a model: its tiles share packed weights, which are those of parts or those of the whole.
+    """
+    data, weights = (graph.tensors[t] for t in op.inputs[:2])
+    key = (data.dtype, weights.shape, data.shape[3], *sorted(op.options.items()), *starts)
+    if key not in _tried:
+        _tried[key] = all(_has_same_bits(_sample(graph, op, *pixels), starts) for pixels in _PIXELS)
+    return _tried[key]
+
+
+def _sample(graph: Graph, op: Op, height: int, width: int) -> Graph:
+    """The convolution alone, with a small output map and few input channels."""
+    bias, out = (graph.tensors[t] for t in (op.inputs[2], *op.outputs))
+    data, weights = samples.few_channels(*(graph.tensors[t] for t in op.inputs[:2]))
+    filters, *kernel, _ = weights.shape
+    steps = ((op.option(f"stride_{side}"), op.option(f"dilation_{side}_factor") or 1) for side in "hw")
+    sides = [(n - 1) * s + (k - 1) * d + 1 for n, k, (s, d) in zip((height, width), kernel, steps)]
+    out = replace(out, shape=(1, height, width, filters))
+    tensors = [replace(data, shape=(1, *sides, data.shape[3])), weights, bias, out]
+    return Graph(tensors, [replace(op, inputs=(0, 1, 2), outputs=(3,), options={**op.options, "padding": VALID})], (0,), (3,))
+
+
+def _has_same_bits(whole: Graph, starts: Sequence[int]) -> bool:
+    given = [samples.noise(whole.tensors[0])]
+    graphs = whole, _divided(whole, [starts], numbers(whole))
+    want, got = (engine.load(graph.to_bytes()).run(given)[0] for graph in graphs)
+    return want.tobytes() == got.tobytes()
 
 
 def _slice(tensor: Tensor, low: int, high: int, number: int, stride: int) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from models.graph import Graph
+from models.graph import Graph, Op
 from models.ops import RULES, Emitter
 from models.partition import Cut, Partition
 from models.reuse import Pieces, Place, Work, alone
@@ -110,6 +110,15 @@ def signature(graph: Graph) -> str:
     ]
     ops = [(op.kind, op.inputs, op.outputs, sorted(op.options.items(), key=str)) for op in graph.ops]
     return digest(repr((graph.inputs, graph.outputs, tensors, ops)).encode())
+
+
+def operator_graph(graph: Graph, op: Op, out: Region) -> Graph:
+    """One operator as a tile has it that makes ``out`` of its map; inputs in the order of its rule's ``needs``."""
+    rule, emitter = RULES[op.kind], Emitter(graph)
+    given = {slot: emitter.local(op.inputs[slot], region) for slot, region in rule.needs(graph, op, out).items()}
+    made = [emitter.local(t, out) for t in op.outputs]
+    rule.emit(emitter, op, out, given, made)
+    return _named(Graph(emitter.tensors, emitter.ops, tuple(given.values()), tuple(made)))
 
 
 def whole_graph(partition: Partition, inputs: Sequence[int], outputs: Sequence[int]) -> Graph:

@@ -14,7 +14,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from models import blocking, engine, rewrite
+from models import blocking, engine, probe, rewrite
 from models.classes import Classes, Key
 from models.division import peak_memory
 from models.graph import Graph
@@ -100,6 +100,20 @@ class TileRunner:
                 self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
                 return True
         return False
+
+    @property
+    def made(self) -> set[probe.Made]:
+        """All that operators make in tiles of this plan, with reuse and without."""
+        return {made for _, _, job in (*self._plain(), *self._variants()) for made in job.work.made.items()}
+
+    @property
+    def kinds(self) -> str:
+        """Equal for plans of the edges' model in whose tiles nothing else is to be tried (``models.probe``)."""
+        return digest(repr((self.plan.edge_model, *probe.samples(self.made))).encode())
+
+    def fault(self) -> str:
+        """What has other bits in tiles of this plan on this processor, or ""."""
+        return probe.fault(self._partition.graph, self.made)
 
     def zeros(self, block: int, tile: int) -> dict[str, np.ndarray]:
         """Inputs of a tile that say nothing, by name (the image as uint8 pixels)."""

@@ -5,6 +5,7 @@ difference. Numbers are drawn with fixed seeds, so that the networks are the sam
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from schemas.plan import MAPS
 DYNAMIC = "dynamic"  # float32 maps, int8 weights: dynamic-range quantization
 ARITHMETICS = (*MAPS, DYNAMIC)
 _IMAGE, _SPREAD = (1, 13, 11, 3), 40  # of quantized maps: the standard deviation that their scales are made for
+_FEW = 32
 _WEIGHTS = {"float32": "float32", "int8": "int8", "uint8": "uint8", DYNAMIC: "int8"}
 _UNARY = "LOGISTIC TANH HARD_SWISH LEAKY_RELU".split()
 _UNARY_FLOAT = "ABS SQRT RSQRT LOG EXP ELU".split()  # in this order: no root or logarithm of what is negative
@@ -61,6 +63,32 @@ def sample(arithmetic: str) -> tuple[Graph, np.ndarray]:
     return net.graph(), net.image()
 
 
+def noise(tensor: Tensor) -> np.ndarray:
+    """Values for a map, the same each time: any numbers will do to tell kernels apart."""
+    return _draw(np.random.default_rng(7), tensor.dtype, *tensor.shape)
+
+
+def few_channels(data: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Map and weights of a convolution with at most 39 input channels, and their rest by 8; groups stay as they are.
+
+    How many there are chooses no kernel, but that rest is summed apart.
+    """
+    depth = weights.shape[3]
+    if depth < _FEW + 8 or depth != data.shape[3]:
+        return data, weights
+    values = np.ascontiguousarray(weights.array()[..., : _FEW + depth % 8])
+    few = values.shape[3]
+    thin = replace(weights, shape=values.shape, data=values.reshape(-1).view(np.uint8), buffer=0)
+    return replace(data, shape=(*data.shape[:3], few)), thin
+
+
+def _draw(random: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
+    if dtype == "float32":
+        return random.standard_normal(shape).astype(np.float32)
+    info = np.iinfo(dtype)
+    return random.integers(info.min + 1, info.max, shape, endpoint=True).astype(dtype)
+
+
 class _Network:
     def __init__(self, arithmetic: str) -> None:
         self._arithmetic = arithmetic
@@ -74,7 +102,7 @@ class _Network:
         return Graph(self._tensors, self._ops, (0,), made)
 
     def image(self) -> np.ndarray:
-        return self._draw(self._dtype, *_IMAGE)
+        return _draw(self._random, self._dtype, *_IMAGE)
 
     def scale(self, t: int) -> float:
         spec = self._tensors[t].quantization
@@ -128,7 +156,7 @@ class _Network:
     def _weights(self, t: int, shape: tuple[int, ...], axis: int | None, taps: int) -> tuple[list[int], float]:
         """Weights and bias, and the scale of what is made with them; int8 has a scale a channel along ``axis``."""
         dtype, filters = _WEIGHTS[self._arithmetic], shape[0 if axis is None else axis]
-        values, bias = self._draw(dtype, *shape), self._random.standard_normal(filters)
+        values, bias = _draw(self._random, dtype, *shape), self._random.standard_normal(filters)
         if dtype == "float32":
             values *= np.float32(taps**-0.5)
             return [self._constant(values), self._constant(bias.astype(np.float32))], 0.0
@@ -140,12 +168,6 @@ class _Network:
         steps = Quantization(tuple(self.scale(t) * scale for scale in scales), (0,) * len(scales))
         given = [self._constant(values, spec), self._constant((bias * 1000).astype(np.int32), steps)]
         return given, self.scale(t) * 0.01 * 74 * float(taps) ** 0.5
-
-    def _draw(self, dtype: str, *shape: int) -> np.ndarray:
-        if dtype == "float32":
-            return self._random.standard_normal(shape).astype(np.float32)
-        info = np.iinfo(dtype)
-        return self._random.integers(info.min + 1, info.max, shape, endpoint=True).astype(dtype)
 
     def _quantization(self, scale: float) -> Quantization | None:
         return {"int8": Quantization((scale,), (3,)), "uint8": Quantization((scale,), (131,))}.get(self._dtype)

@@ -24,12 +24,13 @@ from models import engine, rewrite
 from models.bundle import Bundle, first_state
 from models.files import cache_folder
 from models.graph import Graph, load, parse
-from models.partition import Partition
+from models.partition import Cut, Partition
 from models.runner import TileRunner
 from models.tensor import check, check_whole
 from schemas.cgroup import free_bytes
 from schemas.errors import DecodeError, DtError, EngineError
-from schemas.plan import Plan, digest
+from schemas.plan import Plan
+from schemas.plan import digest as digest_of
 
 LIMIT_S, SLOW_FLOPS_S, LONGEST_S = 60.0, 1e8, 600.0
 LEAST_MEMORY, TIMES_MEMORY = 2**30, 4  # bytes that every model may take, and how often those of its own tensors
@@ -44,50 +45,59 @@ def try_bundle(bundle: Bundle, threads: int = 1, folder: Path | None = None, lim
     Raises:
         EngineError: the runtime refuses the model or dies of it, or takes too long.
     """
-    memory = Verdicts(folder or cache_folder())
-    if memory.knows(bundle.plan.model):
+    memory, kinds = Verdicts(folder or cache_folder()), TileRunner(bundle.plan, parse(bundle.edge_model)).kinds
+    knows = memory.knows(bundle.plan.model)
+    if knows and memory.knows(kinds):
         return
-    with Trial(bundle.path, bundle.plan, threads, limit_s=limit_s) as trial:
+    with Trial(bundle.path, bundle.plan, threads, limit_s=limit_s, knows=knows) as trial:
         verdict = trial.verdict(wait=True)
     if verdict:
         raise EngineError(f"{bundle.path}: {verdict}")
     memory.add(bundle.plan.model)
+    memory.add(kinds)
 
 
 class Verdicts:
-    """The models that have been tried in ``folder``, as empty files."""
+    """The models, and the kinds of their tiles (``TileRunner.kinds``), that have been tried in ``folder``, as empty files."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder / "tried"
 
-    def knows(self, model: str) -> bool:
-        """Whether ``model`` (its digest) has been good, on this runtime and processor."""
-        path = self._path(model)
+    def knows(self, digest: str) -> bool:
+        """Whether it has been good, on this runtime and processor."""
+        path = self._path(digest)
         with contextlib.suppress(OSError):
             os.utime(path)
         return os.path.isfile(path)  # noqa: PTH113 - where nobody may look, there is none
 
-    def add(self, model: str) -> None:
+    def add(self, digest: str) -> None:
         """It is good. A folder that cannot be written means that it is tried again."""
         with contextlib.suppress(OSError):
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._path(model).touch()
+            self._path(digest).touch()
             for path in sorted(self._folder.iterdir(), key=lambda path: path.stat().st_mtime)[:-KEEP]:
                 path.unlink(missing_ok=True)
 
-    def _path(self, model: str) -> Path:
-        return self._folder / digest(f"{model} {engine.here()}".encode())
+    def _path(self, digest: str) -> Path:
+        return self._folder / digest_of(f"{digest} {engine.here()}".encode())
 
 
 class Trial:
     """A child that tries a model: begun at once, ended with ``close``.
 
     Without ``weights`` it tries all that a gateway or a command loads of a whole model; with that folder, what an edge
-    loads of the edges' model, whose packed weights it leaves there as ``models.runner`` would.
+    loads of the edges' model, whose packed weights it leaves there as ``models.runner`` would. Of a model that one
+    ``knows`` it tries no more than what the plan's tiles rely on.
     """
 
     def __init__(
-        self, model: Path, plan: Plan, threads: int = 1, weights: Path | None = None, limit_s: float | None = None
+        self,
+        model: Path,
+        plan: Plan,
+        threads: int = 1,
+        weights: Path | None = None,
+        limit_s: float | None = None,
+        knows: bool = False,
     ) -> None:
         effort = sum(tile.effort for block in plan.blocks for tile in block.tiles)
         self._limit_s = min(LIMIT_S + 4 * effort / SLOW_FLOPS_S, LONGEST_S) if limit_s is None else limit_s
@@ -95,9 +105,9 @@ class Trial:
         with tempfile.TemporaryFile() as told:
             told.write(plan.model_dump_json().encode())
             told.seek(0)
-            command = [sys.executable, "-c", _CHILD, json.dumps(sys.path), str(model), str(threads), str(self._limit_s)]
+            given = [str(model), str(threads), str(self._limit_s), str(weights or ""), "knows" if knows else ""]
             self._child = subprocess.Popen(
-                command + ([str(weights)] if weights is not None else []),
+                [sys.executable, "-c", _CHILD, json.dumps(sys.path), *given],
                 stdin=told,
                 stdout=self._said,
                 stderr=subprocess.DEVNULL,
@@ -147,16 +157,19 @@ class Trial:
 
 
 def child() -> None:
-    """Model, threads, limit in seconds and maybe a folder for packed weights as arguments, the plan on stdin."""
-    model, threads, limit_s, *weights = sys.argv[1:]
+    """Model, threads, limit in seconds, a folder for packed weights and "knows" as arguments, the plan on stdin."""
+    model, threads, limit_s, weights, knows = sys.argv[1:]
     signal.setitimer(signal.ITIMER_REAL, float(limit_s))  # whose signal ends the process, wherever it is
     try:
         plan, graph = Plan.model_validate_json(sys.stdin.buffer.read()), load(model)
         _limit_memory(graph)
-        if weights:
-            _try_tiles(plan, graph, Path(weights[0]), int(threads))
-        else:
-            _try_whole(plan, graph, Path(model), int(threads))
+        edges = graph if weights else _edges(plan, graph)
+        if not knows:
+            if not weights:
+                _try_whole(plan, graph, Path(model), int(threads))
+            _try_tiles(plan, edges, Path(weights) if weights else None, int(threads))
+        if fault := TileRunner(plan, edges).fault():
+            raise EngineError(fault)
     except (DtError, MemoryError) as error:
         print(str(error) or "there is not enough memory for it", flush=True)
         os._exit(_REFUSED)
@@ -172,16 +185,23 @@ def _limit_memory(graph: Graph) -> None:
             resource.setrlimit(which, (most, most))
 
 
+def _cut(plan: Plan, partition: Partition) -> Cut:
+    return partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
+
+
+def _edges(plan: Plan, whole: Graph) -> Graph:
+    """The edges' part of a model."""
+    partition = Partition(whole)
+    return parse(rewrite.edge_graph(partition, _cut(plan, partition)).to_bytes())
+
+
 def _try_whole(plan: Plan, whole: Graph, model: Path, threads: int) -> None:
     partition = Partition(whole)
-    cut = partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
-    edges = rewrite.edge_graph(partition, cut).to_bytes()
-    tail = rewrite.tail_graph(partition, cut)
+    edges, tail = (make(partition, _cut(plan, partition)) for make in (rewrite.edge_graph, rewrite.tail_graph))
     _run(partition.graph, model.read_bytes(), threads)
-    _run(parse(edges), edges, threads)
-    if tail is not None:
-        _run(tail, tail.to_bytes(), threads)
-    _try_tiles(plan, parse(edges), None, threads)
+    for part in (edges, tail):
+        if part is not None:
+            _run(part, part.to_bytes(), threads)
 
 
 def _run(graph: Graph, model: bytes, threads: int) -> None:

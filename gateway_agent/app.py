@@ -5,7 +5,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -67,14 +67,7 @@ def main(settings: Settings) -> int:
     models = find_models(options.models) if options.models else {}
     folder = state_folder(options.state, options.root)
     memory = Memory(folder, options)
-    before = memory.take_up(models.values())
-    if before is None:
-        bundle = open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut)
-    else:
-        bundle = before[0]
-        _log.info("the plan that was chosen before runs on; --grid, --cut, --model or --objective chooses anew")
-    bundle = bind(bundle)
-    try_bundle(bundle, options.threads)
+    bundle, automatic = first_bundle(options, memory, models.values())
     access = arrange(options, packet_bytes(bundle.plan))
     if options.ha and not options.ha_broker and access.home is None:
         raise PlanError(
@@ -92,7 +85,7 @@ def main(settings: Settings) -> int:
         app = Gateway(options, bundle, address, access.broker, service, journal, access.guard)
         given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
         objective = options.objective or ("fixed" if given else "latency")
-        if objective != "fixed" if before is None else before[1]:
+        if objective != "fixed" if automatic is None else automatic:
             app.replan("latency" if objective == "fixed" else objective)
         app.models, app.keep = models, memory.keep
         if options.ha or options.ha_broker:
@@ -104,6 +97,29 @@ def main(settings: Settings) -> int:
         if options.http is not None:
             serve_dashboard(app, options.http, options.root, options.state)
         return app.run()
+
+
+def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Path]) -> tuple[Bundle, bool | None]:
+    """Model and plan to begin with, tried, and whether they are planned again (None: as ``options`` say): what was chosen
+    before this process, or, if nothing was or that fails, what is configured.
+
+    Raises:
+        DtError: what is configured fails.
+    """
+    before = memory.take_up(models)
+    if before is not None:
+        bundle, automatic = bind(before[0]), before[1]
+        try:
+            try_bundle(bundle, options.threads)
+        except DtError as error:
+            _log.error("the plan that was chosen before fails; the one that is configured runs instead: %s", error)
+        else:
+            _log.info("the plan that was chosen before runs on; --grid, --cut, --model or --objective chooses anew")
+            return bundle, automatic
+    assert options.model is not None
+    bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
+    try_bundle(bundle, options.threads)
+    return bundle, None
 
 
 def _announce(stack: contextlib.ExitStack, root: str, listens: str, address: Address) -> None:
@@ -520,8 +536,9 @@ class Gateway:
     def plan_anew(self, make: Callable[[], Bundle | None], request: Request | None = None) -> str | None:
         """Run what ``make`` returns (None: the same as before) as soon as the frames in flight have ended.
 
-        Sources open no frame until then. ``make`` runs in a thread of its own. Why not, or None: it is under way. A plan
-        that somebody asks for comes instead of one that nobody did.
+        Sources open no frame until then. ``make`` runs in a thread of its own, and what it returns is tried there in a
+        child before anybody hears of it. Why not, or None: it is under way. A plan that somebody asks for comes instead of
+        one that nobody did.
         """
         if self._planning and request is not None and self._planning_for is None and self._wanted is None:
             self._wanted = (make, request)
@@ -533,9 +550,14 @@ class Gateway:
         def work() -> None:
             try:
                 made = make()
-                self._inbox.put(Planned(request, None if made is None else bind(made)))
+                if made is not None:
+                    made = bind(made)
+                    try_bundle(made, self._options.threads)
+                self._inbox.put(Planned(request, made))
             except DtError as error:
                 self._inbox.put(Planned(request, None, str(error)))
+            except (OSError, MemoryError, ValueError) as error:  # the asker must hear of it, and others may ask again
+                self._inbox.put(Planned(request, None, f"it cannot be planned: {type(error).__name__} {error}".strip()))
 
         threading.Thread(target=work, name="planner", daemon=True).start()
         return None
@@ -558,20 +580,26 @@ class Gateway:
 
     def _swap(self, bundle: Bundle, now: float) -> None:
         self._next, self._swap_at = None, float("inf")
+        try:
+            tail = TailThread(bundle, self._inbox, self._options.threads)
+        except (DtError, MemoryError) as error:
+            _log.error("the new plan fails; the one before runs on: %s", str(error) or "there is not enough memory")
+            self._node.paused = not self._detection
+            return
         self._act(self._node.give_up("the plan has changed", now), now)
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
         self._tail.close()
         self._bundle = bundle
-        self._keep()
         if self._broker is not None:
             self._broker.allow(packet_bytes(bundle.plan))
         self._node = self._new_node()
         self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
         self._node.ring.reset()
-        self._tail = TailThread(bundle, self._inbox, self._options.threads)
+        self._tail = tail
         self._tail.threshold = threshold
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
         self._publish_plan()
+        self._keep()
         _log.info("plan %s replaces the one before", self._node.digest[:8])
 
     def _keep(self) -> None:

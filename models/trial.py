@@ -8,6 +8,7 @@ its parts.
 """
 
 import contextlib
+import ctypes
 import json
 import os
 import resource
@@ -35,6 +36,7 @@ from schemas.plan import digest as digest_of
 LIMIT_S, SLOW_FLOPS_S, LONGEST_S = 60.0, 1e8, 600.0
 LEAST_MEMORY, TIMES_MEMORY = 2**30, 4  # bytes that every model may take, and how often those of its own tensors
 KEEP = 256  # verdicts
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _REFUSED = 3  # the child's exit code where it says why
 _CHILD = "import json, sys; sys.path[:] = json.loads(sys.argv.pop(1)); from models.trial import child; child()"
 
@@ -158,6 +160,8 @@ class Trial:
 
 def child() -> None:
     """Model, threads, limit in seconds, a folder for packed weights and "knows" as arguments, the plan on stdin."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)  # whoever wants the verdict may be gone before it
     model, threads, limit_s, weights, knows = sys.argv[1:]
     signal.setitimer(signal.ITIMER_REAL, float(limit_s))  # whose signal ends the process, wherever it is
     try:

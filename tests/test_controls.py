@@ -1,16 +1,20 @@
 """A running gateway is asked for things, and is watched: on a real cluster in this process, over amqtt."""
 
+import logging
 import queue
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from edge_agent.app import Edge
-from gateway_agent.app import Gateway, bind, find_models
+from gateway_agent import app
+from gateway_agent.app import Gateway, bind, find_models, first_bundle
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.chosen import Memory
 from gateway_agent.controls import Request, Value, Verb
 from gateway_agent.replan import Replanner
 from models.build import build
@@ -18,6 +22,7 @@ from models.bundle import make_bundle
 from schemas import messages as m
 from schemas.config import EdgeOptions, GatewayOptions
 from schemas.errors import PlanError
+from tests.models.sketch import splitting
 
 WAIT_S = 60.0
 
@@ -188,6 +193,73 @@ def test_a_model_of_the_folder_is_chosen_by_name(running: Running, tmp_path: Pat
     running.until(lambda outcome: running.gateway.controls.model == "other")
     assert running.gateway.controls.grid == "2x2"
     assert running.until(lambda outcome: True)[0].status == "ok"
+
+
+def dying() -> bytes:
+    """A model that the reader takes and the runtime dies of, or at least refuses."""
+    return splitting(0).to_bytes()
+
+
+def test_a_model_is_tried_before_it_is_adopted_and_kept_after_that(running: Running, tmp_path: Path) -> None:
+    (tmp_path / "dying.tflite").write_bytes(dying())
+    (tmp_path / "gone.tflite").write_bytes(build("mini", size=64).to_bytes())
+    running.gateway.models = find_models(tmp_path)
+    (tmp_path / "gone.tflite").unlink()
+    kept: list[str] = []
+    running.gateway.keep = lambda bundle, automatic: kept.append(f"{bundle.path.stem} {running.gateway.controls.model}")
+    running.until(lambda outcome: True)
+    for value in ("dying", "gone"):
+        assert f"{value}.tflite" in running.ask("model", value)
+    assert running.gateway.controls.model == "mini" and not kept
+    assert running.ask("grid", "1x2") == ""
+    assert all(outcome.status == "ok" for outcome in running.until(lambda outcome: len(outcome.workers) == 2))
+    assert kept == ["mini mini"]
+
+
+def test_a_plan_whose_tail_cannot_be_made_leaves_the_one_before(
+    running: Running, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> NoReturn:
+        raise MemoryError
+
+    kept: list[object] = []
+    running.gateway.keep = lambda bundle, automatic: kept.append(bundle)
+    running.until(lambda outcome: True)
+    with monkeypatch.context() as patched:
+        patched.setattr(app, "TailThread", full)
+        assert running.ask("grid", "1x2") == ""
+        end = time.monotonic() + WAIT_S
+        while "the one before runs on: there is not enough memory" not in caplog.text:
+            assert time.monotonic() < end
+            running.until(lambda outcome: True)
+    assert running.until(lambda outcome: True)[0].status == "ok" and running.gateway.controls.grid == "2x2" and not kept
+
+
+def test_an_error_of_the_planner_that_nobody_expects_is_an_answer(running: Running) -> None:
+    def break_down() -> NoReturn:
+        raise MemoryError
+
+    answers: queue.Queue[str] = queue.Queue()
+    assert running.gateway.plan_anew(break_down, Request("grid", "2x2", answers.put)) is None
+    assert answers.get(timeout=WAIT_S) == "it cannot be planned: MemoryError"
+    assert running.ask("grid", "1x2") == ""
+
+
+def test_a_kept_choice_that_fails_falls_back_to_what_is_configured(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, model in (("mini", build("mini", size=96).to_bytes()), ("dying", dying())):
+        (tmp_path / f"{name}.tflite").write_bytes(model)
+    options = GatewayOptions(model=tmp_path / "mini.tflite", grid="2x2")
+    memory, models = Memory(tmp_path, options), find_models(tmp_path)
+    memory.keep(bind(make_bundle(models["dying"], (1, 1))), True)
+    bundle, automatic = first_bundle(options, memory, models.values())
+    assert bundle.path == models["mini"] and automatic is None
+    (told,) = (record for record in caplog.records if record.levelno == logging.ERROR)
+    assert "the one that is configured runs instead" in told.message and "dying.tflite" in told.message
+    memory.keep(bind(make_bundle(models["mini"], (1, 2))), True)
+    bundle, automatic = first_bundle(options, memory, models.values())
+    assert bundle.plan.blocks[0].cols == 2 and automatic is True
 
 
 def test_a_folder_without_models_is_named(tmp_path: Path) -> None:

@@ -1,6 +1,8 @@
 """A model that kills the runtime kills a child process, and this one says so in a line; a good model is tried once."""
 
+import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -117,3 +119,19 @@ def test_an_edge_tries_the_tiles_and_keeps_their_packed_weights(tmp_path: Path) 
         assert trial.verdict(wait=True) == ""
     kept = list((tmp_path / "packed").iterdir())
     assert bool(kept) == engine.shares_weights(load(model))
+
+
+def test_no_child_outlives_who_wants_its_verdict() -> None:
+    child = (
+        "import time, models.trial as trial\n"
+        "def begin(_): print('begun', flush=True); time.sleep(60)\n"
+        "trial.Plan.model_validate_json = begin; trial.child()"
+    )
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, 'model', '1', '60', '', ''])"
+    with subprocess.Popen([sys.executable, "-c", parent], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as begun:
+        assert begun.stdin is not None and begun.stdout is not None
+        begun.stdin.close()
+        assert begun.stdout.readline() == b"begun\n"
+        killed_at = time.monotonic()
+        begun.kill()
+        assert begun.stdout.read() == b"" and time.monotonic() < killed_at + 30  # the other end is closed: it is gone

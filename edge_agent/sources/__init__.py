@@ -34,9 +34,10 @@ def open_source(uri: str, drop: Drop | None = None) -> Source:
     ``frames``), or the bare path of a file or folder. ``file://clip.mp4`` is a relative path.
 
     Live: ``synthetic://?fps=5``, ``v4l2:///dev/video0?width=1280&height=720&fps=15``, ``picamera2://0?width=640&height=480&fps=15``,
-    ``rtsp://user:password@camera/stream``, ``http://camera/snapshot.jpg?interval=1`` (seconds) or an MJPEG stream, and
-    a video at its own pace, ``file:///clip.mp4?realtime=1``. ``stall=10``: so many seconds without a frame and a
-    camera is opened anew. Parameters of a network camera that are not ours go to the camera.
+    ``rtsp://user:password@camera/stream``, ``http://camera/snapshot.jpg?interval=1`` (seconds) or an MJPEG stream
+    (``redirect=1``: follow it to other hosts and schemes), and a video at its own pace, ``file:///clip.mp4?realtime=1``.
+    ``stall=10``: so many seconds without a frame and a camera is opened anew. Parameters of a network camera that are not
+    ours go to the camera.
 
     All: ``motion=1`` leaves out frames without motion, but for one every ``still=60`` seconds.
 
@@ -175,8 +176,9 @@ def _http(where: Uri) -> Source:
     from edge_agent.sources.live import Live
 
     interval_s, stall_s = where.number("interval", 1, 1, 86400), where.number("stall", STALL_S, 1, 3600)
-    where.refuse_others("interval", "stall")
-    address = web.Address(where.address, where.text)
+    redirect = where.flag("redirect")
+    where.refuse_others("interval", "stall", "redirect")
+    address = web.Address(where.address, where.text, redirect)
     return Live(where.text, lambda: web.connect(address, stall_s, interval_s), stall_s)
 
 

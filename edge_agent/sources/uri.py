@@ -11,6 +11,7 @@ from schemas.redact import redact
 NETWORK = ("http", "https", "rtsp", "rtsps")
 GATE = ("motion", "still")  # parameters that every source takes
 _OURS = ("interval", "stall", *GATE)  # of a network camera's parameters; the others are the camera's own
+_WEB = (*_OURS, "redirect")  # and of one that speaks HTTP
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,8 @@ def _network(name: str, parts: SplitResult) -> Uri:
     if not host or re.search(r"[\s\x00-\x1f]", parts.geturl()):
         raise PlanError(f"source {name!r} needs a host, as in {parts.scheme}://user:password@camera:port/path")
     pairs = parts.query.split("&") if parts.query else []
-    ours = [pair for pair in pairs if pair.partition("=")[0] in _OURS]
+    known = _WEB if parts.scheme.startswith("http") else _OURS
+    ours = [pair for pair in pairs if pair.partition("=")[0] in known]
     rest = "&".join(pair for pair in pairs if pair not in ours)
     return Uri(name, parts.scheme, Path(), _parameters(name, "&".join(ours)), parts._replace(query=rest).geturl())
 

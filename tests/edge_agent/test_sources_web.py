@@ -1,9 +1,11 @@
 import base64
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -186,26 +188,109 @@ def test_a_picture_larger_than_the_limit_is_given_up(
     assert jpeg.pixels(wide) == 65535**2 and jpeg.decode(wide) is None
 
 
-def test_a_camera_that_stalls_is_an_error_after_the_timeout(camera: WebCamera, pictures: list[bytes]) -> None:
+def drip(camera: WebCamera, head: bytes, piece: bytes) -> Answer:
+    """First ``head``, then ``piece`` again and again."""
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head)
+        while not camera.release.wait(0.01):
+            handler.wfile.write(piece)
+
+    return answer
+
+
+OK = b"HTTP/1.1 200 OK\r\n"
+CHUNKED = OK + b"Content-Type: image/jpeg\r\nTransfer-Encoding: chunked\r\n\r\n"
+DRIPS = {
+    "status": (b"", b"H"),
+    "header": (OK + b"X: ", b"y"),
+    "headers": (OK, b"X: y\r\n"),
+    "100 Continue": (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+    "body": (OK + b"Content-Type: image/jpeg\r\n\r\n", b"x"),
+    "chunk size": (CHUNKED, b"0"),
+    "chunks": (CHUNKED, b"1\r\nx\r\n"),
+    "trailers": (CHUNKED + b"0\r\n", b"X: y\r\n"),
+    "redirect": (b"HTTP/1.1 302 Found\r\nLocation: /cam\r\nX: ", b"y"),
+    "challenge": (b'HTTP/1.1 401 No\r\nWWW-Authenticate: Basic realm="', b"y"),
+    "part": (OK + f"Content-Type: {BOUNDARY}\r\n\r\n--cut\r\nContent-Length: 99999\r\n\r\n".encode(), b"x"),
+    "gap": (OK + f"Content-Type: {BOUNDARY}\r\n\r\n".encode(), b"x"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DRIPS)
+def test_no_exchange_outlasts_its_deadline_however_the_camera_drips(what: str, camera: WebCamera) -> None:
+    camera.answers = [drip(camera, *DRIPS[what])]
+    begun = time.monotonic()
+    said = refusal(camera, 0.3)
+    assert "does not answer within 0.3 s" in said or "gives no whole picture in time" in said
+    assert time.monotonic() < begun + 5.0
+
+
+def test_a_handshake_that_never_ends_and_one_that_fails_are_told_in_time(camera: WebCamera) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        for port, said in ((silent.getsockname()[1], "timed out"), (int(camera.url().split(":")[2][:-4]), "")):
+            with pytest.raises(PlanError, match=rf"cannot be reached \(.*{said}.*\): check address and network"):
+                web.Address(f"https://127.0.0.1:{port}/", "cam").ask(0.3)
+
+
+def test_a_camera_that_drips_later_is_opened_again(camera: WebCamera, pictures: list[bytes]) -> None:
+    good = body(pictures[1], length=len(pictures[1]))
+    camera.answers = [good, drip(camera, *DRIPS["header"]), body(pictures[2], length=len(pictures[2]))]
+    address, box = web.Address(camera.url(), "cam"), Mailbox()
+    grabber = Grabber("cam", lambda: web.connect(address, 0.5, 0.0), box, 0.5, draw=lambda: 0.0)
+    end = time.monotonic() + 30.0
+    while len(camera.seen) < 3 or (shot := box.take(lambda: False)) is None or level(shot.image) != 2:
+        assert time.monotonic() < end
+        threading.Event().wait(grabber.wait_s())
+        grabber.turn()
+    grabber.close()
+
+
+def test_silence_is_an_error_after_the_timeout(camera: WebCamera, pictures: list[bytes]) -> None:
     picture = pictures[1]
     silent = then_wait(lambda handler: None, camera)
     half = then_wait(body(picture[:50], length=len(picture)), camera)
     stream = then_wait(body(parts(picture)[:60], BOUNDARY), camera)
-    for answer, said in ((silent, "does not answer"), (half, "sends nothing any more"), (stream, "sends nothing")):
+    for answer, said in ((silent, "does not answer within 0.1 s"), (half, "no whole picture"), (stream, "no whole picture")):
         camera.answers = [answer]
         assert said in refusal(camera, 0.1)
 
 
-def test_a_stream_that_trickles_without_a_picture_gives_none_in_time(camera: WebCamera) -> None:
-    def trickle(handler: BaseHTTPRequestHandler) -> None:
-        body(b"--cut\r\nContent-Length: 99999\r\n\r\n", BOUNDARY)(handler)
-        while not camera.release.wait(0.01):
-            handler.wfile.write(b"x")
+def to(where: str, code: int = 302, tail: bytes = b"") -> Answer:
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.send_response(code)
+        handler.send_header("Location", where)
+        handler.end_headers()
+        while tail:  # a body without end, until the other side has had enough
+            handler.wfile.write(tail)
 
-    camera.answers = [trickle]
-    found = opened(camera)
-    assert found.read(0.1) is None
-    found.close()
+    return answer
+
+
+def test_a_redirect_goes_elsewhere_only_where_the_user_asks_for_it(
+    camera: WebCamera, pictures: list[bytes], tmp_path: Path
+) -> None:
+    other, good = WebCamera(), body(pictures[3], length=len(pictures[3]))
+    other.answers = [good]
+    try:
+        camera.answers = [to("/there", tail=b"x" * 65536), good]
+        assert level(opened(camera, user="me:pw@").read(5.0)) == 3 and camera.seen[-1][0] == "/there"
+        secret = other.url("/x?token=hunter2", "you:hunter3@")
+        for where in (secret, camera.url().replace("http:", "https:"), camera.url().replace("127.0.0.1", "localhost")):
+            camera.answers = [to(where)]
+            assert "is not followed: name that address if it is right, or add redirect=1" in (said := refusal(camera))
+            assert "hunter" not in said and not other.seen
+        camera.answers = [to(other.url())]
+        source = open_source(camera.url("/cam?redirect=1", "me:pw@"))
+        assert level(next(source.frames())) == 3 and other.seen == [("/cam", None)]
+        source.close()
+        for where in ("ftp://127.0.0.1/x", f"file://{tmp_path}", "data:image/jpeg,x", "gopher://x"):
+            camera.answers = [to(where)]
+            for query in ("", "?redirect=1"):
+                with pytest.raises(PlanError, match=r"which is not followed$|answers 302"):
+                    open_source(camera.url(f"/cam{query}"))
+    finally:
+        other.close()
 
 
 def test_a_password_answers_the_challenge_and_stays_out_of_the_refusal(
@@ -292,6 +377,31 @@ def test_the_parts_do_not_depend_on_how_the_bytes_were_cut(bodies: list[tuple[by
         at += sizes[i % len(sizes)]
     assert pieces == whole
     assert whole == [b for b, _ in bodies if 0 < len(b) <= 40] or any(len(b) > 38 for b, _ in bodies)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.binary(max_size=30).map(lambda b: b.replace(b"-", b"")), st.booleans()), max_size=6))
+def test_headers_that_end_with_lf_alone_are_read_as_well(bodies: list[tuple[bytes, bool]]) -> None:
+    def stream(end: bytes) -> bytes:
+        heads = (b"Content-Length: %d" % len(b) if counted else b"A: b" for b, counted in bodies)
+        told = (b"--cut" + end + head + end + end + b + end for head, (b, _) in zip(heads, bodies))
+        return b"".join(told) + b"--cut" + end
+
+    lf = Multipart("cut", 40).feed(stream(b"\n"))
+    assert lf == [b if counted else b.removesuffix(b"\r") for b, counted in bodies if b and (counted or b != b"\r")]
+    assert Multipart("cut", 40).feed(stream(b"\r\n")) == [b for b, _ in bodies if b]
+
+
+@pytest.mark.parametrize("head", [b"A: b\r\n\r\n", b"Content-Length: %d\r\n\r\n" % (4 << 20)])
+def test_a_part_in_small_pieces_costs_as_its_bytes_do(head: bytes) -> None:
+    def seconds(pieces: int) -> float:
+        cutter, begin = Multipart("cut", 4 << 20), time.process_time()
+        cutter.feed(b"--cut\r\n" + head)
+        for _ in range(pieces):
+            cutter.feed(b"x" * 128)
+        return time.process_time() - begin
+
+    assert seconds(16384) < 32 * max(seconds(2048), 0.001)  # eight times as many; 64 where each is moved by the next
 
 
 def test_no_stream_makes_it_hold_more_than_one_picture() -> None:

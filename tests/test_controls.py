@@ -124,7 +124,7 @@ def test_sources_send_pictures_and_the_board_shows_them(running: Running) -> Non
     running.until(lambda outcome: board.online == ("edge1", "edge2") and board.nodes["edge1"].status is not None)
     frame = running.seen.pictures.get(timeout=WAIT_S)
     view = board.sources["edge1"]
-    assert frame.startswith("edge1.") and view.jpeg.startswith(b"\xff\xd8") and view.plain.startswith(b"\xff\xd8")
+    assert m.frame_source(frame)[0] == "edge1" and view.jpeg.startswith(b"\xff\xd8") and view.plain.startswith(b"\xff\xd8")
     status = board.nodes["edge1"].status
     assert status is not None and status.source == "synthetic://?seed=3" and status.vitals.memory_bytes
 

@@ -50,7 +50,7 @@ class Lane:
     """A lane here: ``block`` is the one to be computed next, since when it waits, and when to ask for its parts.
 
     ``inputs`` are block 0's, until that is computed; ``picture`` is the size of the source's image; ``spent_s`` are the
-    seconds that the engine has had for the blocks before.
+    seconds that the engine has had for the blocks before; ``request``: under which it was lent to this node.
     """
 
     picture: tuple[int, int]
@@ -61,6 +61,7 @@ class Lane:
     running: bool = False
     backoff_s: float = FIRST_WANT_S
     spent_s: float = 0.0
+    request: str | None = None
 
 
 def weights(plan: Plan) -> list[float]:
@@ -97,12 +98,20 @@ class Lanes:
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return iter(self._lanes)
 
-    def start(self, frame: str, tile: int, inputs: Tensors, now: float, picture: tuple[int, int] = (0, 0)) -> None:
-        """Begin a lane with its crop of the image; ``picture``: the size that the image came in."""
+    def start(
+        self,
+        frame: str,
+        tile: int,
+        inputs: Tensors,
+        now: float,
+        picture: tuple[int, int] = (0, 0),
+        request: str | None = None,
+    ) -> None:
+        """Begin a lane with its crop of the image; ``picture``: the size that the image came in; ``request``: if lent."""
         if (frame, tile) in self._lanes:
             self.ignored["lane started twice"] += 1
             return
-        self._lanes[frame, tile] = Lane(picture, inputs, now, now)
+        self._lanes[frame, tile] = Lane(picture, inputs, now, now, request=request)
         self._remember(frame)
 
     def take(self) -> tuple[Key, Tensors] | None:
@@ -130,7 +139,9 @@ class Lanes:
             del self._lanes[frame, tile]
         else:
             spent_s = lane.spent_s + seconds
-            self._lanes[frame, tile] = Lane(lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s)
+            self._lanes[frame, tile] = Lane(
+                lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s, request=lane.request
+            )
         self._remember(frame)
         self._parts[frame].pop((layer - 1, tile), None)  # used; whoever takes this lane over asks their makers
         made = [Strip(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._cuts[layer, tile]]
@@ -142,11 +153,11 @@ class Lanes:
         """Whether this block is the last that a lane has a tile of."""
         return layer == (self._spread - 1 if tile else self._last)
 
-    def hear(self, strip: Strip) -> None:
-        """Parts from another node.
+    def check(self, strip: Strip) -> None:
+        """Refuse what is no part of this plan.
 
         Raises:
-            DecodeError: they are not what the plan says.
+            DecodeError: it is not what the plan says.
         """
         wanted = self._cuts.get((strip.layer, strip.maker), {}).get(strip.tile)
         if wanted is None:
@@ -156,6 +167,9 @@ class Lanes:
         given = {name: (array.shape, str(array.dtype)) for name, array in strip.tensors.items()}
         if given != shapes:
             raise DecodeError(f"parts of tile {strip.maker} for tile {strip.tile} are {given}, not {shapes}"[:300])
+
+    def hear(self, strip: Strip) -> None:
+        """Parts from another node, which ``check`` has let pass."""
         self._remember(strip.frame)
         self._keep(strip)
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from edge_agent.lanes import Lanes, Strip, Want, weights
 from edge_agent.outbox import Outbox
+from edge_agent.proofs import Proofs
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
@@ -87,11 +88,12 @@ class EdgeNode:
         self.camera = camera
         self.digest = plan.digest()
         self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
+        self.proofs = Proofs(name)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
         self._images: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
-        self._stolen: dict[Key, tuple[Tensors, tuple[int, int]]] = {}  # leased to us, not computed yet
+        self._stolen: dict[Key, tuple[Tensors, tuple[int, int], str]] = {}  # leased to us, not computed yet; its request
         self._results: dict[Key, tuple[m.ResultHeader, Tensors]] = {}
         self._computing: Compute | None = None
         self._last = len(plan.blocks) - 1
@@ -156,6 +158,8 @@ class EdgeNode:
         frame = m.frame_id(self.name, self.epoch, self._frames)
         self._frames += 1
         self._images[frame] = (image, picture)
+        if self._last:
+            self.proofs.open(frame)
         self.tiles.add(frame, [(frame, self._last, tile) for tile in self.plan.blocks[0].order])
         said = self._deal(now) + self._settle(now)
         return sorted(said, key=lambda action: not _registers(action))  # the frame's time runs from it
@@ -175,7 +179,9 @@ class EdgeNode:
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
             strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            self.lanes.hear(strip)
+            self.lanes.check(strip)  # before it may wait
+            if self.proofs.admit(message, strip):
+                self.lanes.hear(strip)
         elif isinstance(message, m.OverlapRequest):
             if message.node != self.name:
                 said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
@@ -184,6 +190,8 @@ class EdgeNode:
         elif isinstance(message, m.Return):
             for tile in message.tiles:
                 self.tiles.hand_back((message.frame, self._last, tile), message.node)
+            if message.error:
+                self._suspects[message.node] = now + SUSPECT_S
         else:
             self.counts["unexpected message"] += 1
         return said + self._settle(now)
@@ -196,7 +204,7 @@ class EdgeNode:
         now: float,
         error: str = "",
     ) -> list[Action]:
-        """The engine is through with ``key``; ``error``: it failed, and so will the frame."""
+        """The engine is through with ``key``; ``error``: it failed, and so will the frame, if it is an own one."""
         whole = self._computing is not None and self._computing.whole
         self._computing = None
         self.compute_s += seconds
@@ -210,21 +218,25 @@ class EdgeNode:
             if passes:
                 said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now, seconds)]
             if not passes or self.lanes.ends(key[2], key[1]):
-                self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error, passes)
+                said += self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error, passes)
         return said + self._settle(now)
 
     def _tile_computed(
         self, key: Key, outputs: Tensors, seconds: float, now: float, error: str, passed: bool = False
-    ) -> None:
-        """The lane has ended. ``passed``: its result is another lane's."""
+    ) -> list[Action]:
+        """The lane has ended. ``passed``: its result is another lane's. Whether a frame fails, its source says."""
         lane = self.lanes.drop(key[0], key[2])
-        picture, spent_s = (lane.picture, lane.spent_s) if lane else ((0, 0), 0.0)
+        picture, spent_s, request = (lane.picture, lane.spent_s, lane.request) if lane else ((0, 0), 0.0, None)
         stolen = m.frame_source(key[0])[:2] != (self.name, self.epoch)
+        if stolen and error:
+            return [self._return(key[0], (key[2],), error)]
         if not stolen and not self.tiles.computed(key, passed):
-            return
+            return []
         self.counts["stolen" if stolen else "computed"] += 1
         if not passed:
-            self._put(key, outputs, now, error, compute_s=spent_s + seconds, stolen=stolen, picture=picture)
+            about: dict[str, Any] = {"stolen": stolen, "picture": picture, "request": request}
+            self._put(key, outputs, now, error, compute_s=spent_s + seconds, **about)
+        return []
 
     def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
         if self.tiles.computed_whole(key[0]):
@@ -282,11 +294,12 @@ class EdgeNode:
         for frame, tile in sorted(lent):
             if m.frame_source(frame)[0] != self.name:
                 back.setdefault(frame, []).append(tile)
-        said: list[Action] = []
-        for frame, tiles in back.items():
-            message = m.Return(**self._head(), plan=self.digest, frame=frame, tiles=tuple(tiles))
-            said.append(Publish(topics.RETURN, message, {"node": m.frame_source(frame)[0]}))
+        said = [self._return(frame, tuple(tiles)) for frame, tiles in back.items()]
         return [*said, self._register(now, leaving=True)]
+
+    def _return(self, frame: str, tiles: tuple[int, ...], error: str = "") -> Publish:
+        message = m.Return(**self._head(), plan=self.digest, frame=frame, tiles=tiles, error=error[:300])
+        return Publish(topics.RETURN, message, {"node": m.frame_source(frame)[0]})
 
     def deadline(self) -> float:
         """When ``tick`` is due."""
@@ -324,6 +337,9 @@ class EdgeNode:
 
     def _steal(self, steal: m.Steal, now: float) -> list[Action]:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""
+        if steal.epoch != self._gateway:  # the one that we know has not passed this on: it would not take the result
+            self.counts["steal of another gateway"] += 1
+            return [self._tile_message(steal)]
         self._hands.pop(steal.thief, None)
         self._speeds[steal.thief] = steal.flops_s
         said = self._lend(steal, now)
@@ -366,7 +382,8 @@ class EdgeNode:
             return None
         self._knows[steal.thief] = key[2]
         self.counts["lent"] += 1
-        where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1]}
+        where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1],
+                 "token": self.proofs.token(key[0])}  # fmt: skip
         return [self._tile_message(steal, where, self._inputs(key))]
 
     def _overdue_s(self) -> float:
@@ -402,7 +419,8 @@ class EdgeNode:
     def _overlap(self, strip: Strip) -> Publish:
         frame, layer, tile, maker, tensors = strip
         header = m.OverlapHeader(
-            **self._head(), plan=self.digest, frame=frame, layer=layer, tile=tile, maker=maker
+            **self._head(), plan=self.digest, frame=frame, layer=layer, tile=tile, maker=maker,
+            proof=self.proofs.prove(frame, layer, tile, maker),
         )  # fmt: skip
         return Publish(topics.OVERLAP, header, {"layer": layer, "tile": tile}, tensors)
 
@@ -414,6 +432,8 @@ class EdgeNode:
     def _tile(self, header: m.TileHeader, tensors: Tensors, now: float) -> None:
         if header.to_epoch != self.epoch:
             self.counts["tile for another epoch"] += 1
+        elif header.frame is not None and m.frame_source(header.frame)[0] != header.node:
+            self.counts["tile of another's frame"] += 1
         elif header.frame is None:
             self.thief.none(header.request, now)
         else:
@@ -425,7 +445,9 @@ class EdgeNode:
             key = (header.frame, self._last, header.tile)
             here = key in self._results or (key[0], key[2]) in self.lanes
             if (self._shares or self.thief.tile(header.request)) and not here:
-                self._stolen[key] = (tensors, header.picture)
+                self._stolen[key] = (tensors, header.picture, header.request)
+                for strip in self.proofs.learn(header.frame, header.token):
+                    self.lanes.hear(strip)
 
     def _accept(self, accepted: m.Accepted, now: float) -> None:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
@@ -502,13 +524,13 @@ class EdgeNode:
         """Begin a lane, if there is a tile to begin with."""
         if self._stolen:
             key = next(iter(self._stolen))
-            inputs, picture = self._stolen.pop(key)
+            inputs, picture, request = self._stolen.pop(key)
         else:
             own = self.tiles.take(now)
             if own is None:
                 return []
-            key, inputs, picture = own, self._inputs(own), self._images[own[0]][1]
-        self.lanes.start(key[0], key[2], inputs, now, picture)
+            key, inputs, picture, request = own, self._inputs(own), self._images[own[0]][1], None
+        self.lanes.start(key[0], key[2], inputs, now, picture, request)
         if not self._last or key[2] in self._listening:
             return []
         self._listening.add(key[2])

@@ -17,7 +17,7 @@ from gateway_agent.broker import BrokerProcess
 from gateway_agent.chosen import Memory
 from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, Journal
-from gateway_agent.node import NOTHING_BEFORE, Action, Finish, GatewayNode, Keep, Reconnect
+from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.publishing import ModelUpload
 from gateway_agent.replan import Replanner, better
@@ -391,6 +391,8 @@ class Gateway:
             if isinstance(action, Finish):
                 if dropped := self._tail.submit(action):
                     self._act(self._node.failed(dropped, "too many frames wait for the gateway's tail", now), now)
+            elif isinstance(action, Counted):
+                self.board.hear(action.header, now)
             elif isinstance(action, Keep):
                 if self._journal is not None:
                     self._journal.keep(action.outcome)
@@ -470,9 +472,10 @@ class Gateway:
                 self._control(request, now)
             return []
         said = self._node.hear(incoming, now)
-        if self._replanner is not None and isinstance(message, m.Register):
-            self._replanner.hear(message)
-        self.board.hear(message, now)
+        if isinstance(message, m.Register):
+            if self._replanner is not None:
+                self._replanner.hear(message)
+            self.board.hear(message, now)
         return said
 
     def _control(self, request: Request, now: float) -> None:

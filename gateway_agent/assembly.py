@@ -1,12 +1,13 @@
 """The frames that the gateway has heard of: which tiles are here, which frames are whole, which have ended.
 
-    unheard --announce or result--> Open --last tile--> Finishing (the tail runs) --ended or fail--> remembered as ended
-                                      '--deadline, source lost or restarted, fail--> remembered as ended
+    unheard --announce--> Open --last tile--> Finishing (the tail runs) --ended or fail--> remembered as ended
+                            '--deadline, source lost or restarted, fail--> remembered as ended
 
-Law: a frame merges once and whole, and ends exactly once. The first result for a tile counts; a frame holds a dict of
-tiles, never a counter, so a repeated result can not stand for a missing one. What ended is remembered by name, and
-beyond ``memory`` names by the highest number of its source and epoch: it never opens again. A frame that its source
-lists no longer (a gateway before this one ended it) is a leftover: it may complete, but never fails, it is forgotten.
+Law: only its source opens a frame and so gives it a number; it merges once and whole, and ends exactly once. The first
+result for a tile counts; a frame holds a dict of tiles, never a counter, so a repeated result can not stand for a missing
+one. What ended is remembered by name, and beyond ``memory`` names by the highest number of its source and epoch: it never
+opens again. A frame that its source lists no longer (a gateway before this one ended it) is a leftover: it may complete,
+but never fails, it is forgotten.
 """
 
 from collections import Counter
@@ -119,7 +120,7 @@ class Assembly(Generic[P]):
         return Announced(tuple(ended), tuple(failed))
 
     def result(
-        self, frame: str, block: int, tile: int, worker: str, stolen: bool, payload: P, now: float
+        self, frame: str, block: int, tile: int, worker: str, stolen: bool, payload: P
     ) -> Verdict[P]:
         """A tile's result. ``Complete`` comes with the one that makes the frame whole, once."""
         if block >= len(self._tiles) or tile >= self._tiles[block]:
@@ -128,7 +129,10 @@ class Assembly(Generic[P]):
         if self.has_ended(frame):
             self.ignored["result: frame has ended"] += 1
             return Verdict(accepted=True, ended=True)
-        state = self._frames.setdefault(frame, Open(now, False, self._deadline_s))
+        state = self._frames.get(frame)
+        if state is None:
+            self.ignored["result: not announced"] += 1
+            return Verdict(accepted=False)
         if isinstance(state, Finishing) or (block, tile) in state.parts:
             self.ignored["result: repeated"] += 1
             return Verdict(accepted=True)
@@ -213,7 +217,7 @@ class Assembly(Generic[P]):
         wanted_s = self._deadline_s if deadline_s is None else deadline_s
         state = self._frames.setdefault(frame, Open(now, True, wanted_s))
         if isinstance(state, Open) and not state.announced:
-            self._frames[frame] = replace(state, announced=True, deadline_s=wanted_s)
+            self._frames[frame] = replace(state, announced=True)
         return True
 
     def _retire(self, source: str, epoch: str, now: float) -> list[Failed]:
@@ -230,7 +234,7 @@ class Assembly(Generic[P]):
                 failed.append(Failed(frame, have, now - state.first_heard))
                 self._end(frame)
             else:
-                self.ignored["leftover of an unknown frame"] += len(state.parts)
+                self.ignored["leftover of a frame that its source lists no more"] += len(state.parts)
                 del self._frames[frame]
         return failed
 

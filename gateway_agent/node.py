@@ -8,7 +8,7 @@ Which frames the killed one has said, their source knows: it lists a frame until
 """
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +16,8 @@ import numpy as np
 
 from gateway_agent.assembly import Assembly, Complete, Failed
 from gateway_agent.dealer import Dealer
+from gateway_agent.early import Early
+from gateway_agent.grants import Grants
 from gateway_agent.victims import Forward, VictimRing
 from models.tensor import check, check_whole, crop
 from schemas import messages as m
@@ -61,7 +63,14 @@ class Before:
     forgotten: tuple[str, ...] = ()
 
 
-Action = Publish | Finish | Keep | Reconnect
+@dataclass(frozen=True)
+class Counted:
+    """A result that counts, for who looks on."""
+
+    header: m.ResultHeader
+
+
+Action = Publish | Finish | Keep | Reconnect | Counted
 NOTHING_BEFORE = Before()
 ALONE_S, LONGEST_ALONE_S = 15.0, 960.0
 STATES = 64  # sources whose state the tail of a recurrent model remembers
@@ -85,6 +94,7 @@ class GatewayNode:
         self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
         self._ends_whole = plan.spread < len(plan.blocks)  # the one result answers for the tiles of all lanes
         self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
+        self.early, self.grants = Early(), Grants()
         self.counts: Counter[str] = Counter()
         self._machines: dict[str, str] = {}  # of the nodes that are here
         self._finishing: dict[str, Finish] = {}
@@ -166,13 +176,16 @@ class GatewayNode:
             said.append(Reconnect())
             self._alone_at = now + self._alone_s
         said += self._failures(self.assembly.expire(now))
+        for header in self.early.expire(now):
+            self.counts["result of a frame that was not announced"] += 1
+            said += self._released(header)
         for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
             del self._pictures[frame]
         return said
 
     def deadline(self) -> float | None:
         """When ``tick`` is due."""
-        dues = (self.ring.deadline(), self.assembly.deadline(), self._alone_at)
+        dues = (self.ring.deadline(), self.assembly.deadline(), self.early.deadline(), self._alone_at)
         return min((d for d in dues if d is not None and d != float("inf")), default=None)
 
     def _head(self) -> dict[str, Any]:
@@ -219,6 +232,8 @@ class GatewayNode:
         said += self._failures(announced.failed)
         if self._ordered:
             said += self._follow(register, now)
+        for header, tensors in self.early.take(register.frames):
+            said += self._result(header, tensors, now)
         return said + self._dealt()
 
     def _dealt(self) -> list[Action]:
@@ -254,7 +269,8 @@ class GatewayNode:
         reason, remedy = difference(register.runtime, self.plan.runtime) if self.plan.runtime else ("", "")
         return reason and f"{reason}; {remedy}"
 
-    def _steals(self, forwards: Iterable[Forward]) -> list[Action]:
+    def _steals(self, forwards: Sequence[Forward]) -> list[Action]:
+        self.grants.add(forwards)
         return [
             Publish(
                 topics.STEAL,
@@ -268,47 +284,63 @@ class GatewayNode:
         ]  # fmt: skip
 
     def _result(self, header: m.ResultHeader, tensors: Tensors, now: float) -> list[Action]:
+        """A result counts if its frame is open and its sender is the frame's source, or was lent this tile by it."""
+        frame, source = header.frame, m.frame_source(header.frame)[0]
         if header.node not in self.ring.nodes:
             self.counts["result of a node that is not here"] += 1  # it registers again and resends
             return []
+        tiles = {} if header.error else self._tiles(header, tensors)
+        if frame not in self.assembly.frames and not self.assembly.has_ended(frame):
+            self.counts["early results that made room"] += self.early.put(header, tensors, now)
+            return []
+        is_own = header.node == source
+        if not is_own and (header.whole or header.error or not self._lent(header)):
+            self.counts["result of a tile that was not lent"] += 1
+            return self._released(header)
         if header.error:
             return self._fault(header, now)
-        tiles = self._tiles(header, tensors)
         verdicts = [
-            self.assembly.result(header.frame, header.block, tile, header.node, header.stolen, outputs, now)
+            self.assembly.result(frame, header.block, tile, header.node, not is_own, outputs)
             for tile, outputs in tiles.items()
         ]
         if not verdicts[-1].accepted:
             return []
         ended = verdicts[-1].ended
-        if not ended:
-            self._pictures[header.frame] = header.picture
-        source = m.frame_source(header.frame)[0]
-        answered = tuple(range(self.plan.lanes)) if self._ends_whole else tuple(tiles)
         said: list[Action] = [
-            self._accepted(node, header.frame, ended, header.block, answered)
+            self._accepted(node, frame, ended, header.block, self._answered(header))
             for node in dict.fromkeys((header.node, source))
         ]
+        if not ended:
+            self._pictures[frame] = header.picture
+            said.append(Counted(header))
         for complete in [verdict.complete for verdict in verdicts if verdict.complete]:  # not of the last tile, perhaps
-            picture = self._pictures.pop(header.frame, (0, 0))
-            self._held[header.frame] = Finish(complete, picture, self.ring.priority(source))
+            picture = self._pictures.pop(frame, (0, 0))
+            self._held[frame] = Finish(complete, picture, self.ring.priority(source))
             said += self._release(source)
         return said
 
-    def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
-        """An engine failed, and so does the frame, unless another node's result for this tile is here.
+    def _lent(self, header: m.ResultHeader) -> bool:
+        return self.grants.admits(header.node, header.request, (header.frame, header.block, header.tile))
 
-        What is said of an unheard frame only its source need repeat, for that frame will be announced.
-        """
-        frame = header.frame
-        known = frame in self.assembly.frames or self.assembly.has_ended(frame)
-        said: list[Action] = []
-        if self.assembly.lacks(frame, header.block, header.tile):
+    def _answered(self, header: m.ResultHeader) -> tuple[int, ...]:
+        """The tiles for which a result stands."""
+        return tuple(range(self.plan.lanes)) if header.whole or self._ends_whole else (header.tile,)
+
+    def _released(self, header: m.ResultHeader) -> list[Action]:
+        """Its sender need not send it again, and nobody else hears of it; a frame's source knows better than we."""
+        if header.node == m.frame_source(header.frame)[0]:
+            return []
+        ended = self.assembly.has_ended(header.frame)
+        return [self._accepted(header.node, header.frame, ended, header.block, self._answered(header))]
+
+    def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
+        """The source's engine failed, and so does the frame, unless other nodes' results for these tiles are here."""
+        frame, said = header.frame, list[Action]()
+        tiles = range(len(self.plan.blocks[header.block].tiles)) if header.whole else (header.tile,)
+        if any(self.assembly.lacks(frame, header.block, tile) for tile in tiles):
             said += self.failed(frame, f"model error on {header.node}: {header.error}", now)
-        if known or header.stolen:
-            ended = self.assembly.has_ended(frame)
-            said.append(self._accepted(header.node, frame, ended, header.block, (header.tile,)))
-        return said
+        ended = self.assembly.has_ended(frame)
+        return [*said, self._accepted(header.node, frame, ended, header.block, self._answered(header))]
 
     def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[int, Tensors]:
         """The outputs of each tile that a result answers for."""
@@ -325,8 +357,6 @@ class GatewayNode:
         """Whole frames of ``source`` that may be finished now: all, or as long as none before them is incomplete."""
         released: list[Action] = []
         own = [f for f in self.assembly.frames if m.frame_source(f)[0] == source]
-        if self._ordered:
-            own = [f for f in own if self._told(f)]
         for frame in sorted(own, key=m.frame_source):
             if frame in self._held:
                 self._finishing[frame] = self._held.pop(frame)
@@ -334,11 +364,6 @@ class GatewayNode:
             elif self._ordered and frame not in self._finishing:
                 break
         return released
-
-    def _told(self, frame: str) -> bool:
-        """Whether its source has told of it, and so of all before it: tiles of a frame may come before any such word."""
-        source, epoch, number = m.frame_source(frame)
-        return number <= self._streams.get((source, epoch), -1)
 
     def _accepted(self, node: str, frame: str, ended: bool, block: int = 0, tiles: tuple[int, ...] = ()) -> Publish:
         message = m.Accepted(**self._head(), frame=frame, block=block, tiles=tiles, ended=ended)

@@ -19,6 +19,7 @@ Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}-[0-9a-f]{8}-[0-9]{1,12}$")]
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
+Key128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
 Box = Annotated[str, Field(max_length=63_000)]  # sealed bytes in base64
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
@@ -131,6 +132,7 @@ class TileHeader(Message):
     """``dt/tile/<thief>``, victim -> thief: a tile's input tensors and its lease; no frame and no tensors: "none".
 
     ``picture`` is the size of the source's image before it was fitted to the model; it comes back with the result.
+    ``token``: who knows it may give parts of this frame, as ``OverlapHeader.proof`` shows.
     """
 
     plan: Digest
@@ -141,28 +143,34 @@ class TileHeader(Message):
     tile: Count = 0
     lease_s: Seconds = 0.0
     picture: Picture = (0, 0)
+    token: Key128 | None = None
 
 
 class Return(Message):
-    """``dt/return/<victim>``, thief -> victim: it leaves and will not compute these tiles, which were lent to it."""
+    """``dt/return/<victim>``, thief -> victim: it will not compute these tiles, which were lent to it.
+
+    It leaves, or its engine failed (``error``).
+    """
 
     plan: Digest
     frame: FrameId
     tiles: Annotated[tuple[Count, ...], Field(max_length=4096)]
+    error: Annotated[Line, Field(max_length=300)] = ""
 
 
 class ResultHeader(Message):
     """``dt/result/<frame>``, worker -> gateway: the output tensors of one tile. The first one for a tile counts.
 
-    ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source. With ``error`` there
-    are no tensors: the engine failed, and the frame with it. ``whole``: the source has computed the frame undivided,
-    these are the last cut's whole maps, and ``tile`` is 0.
+    ``compute_s`` is the time in the engine, ``stolen`` whether the worker is not the frame's source: then ``request`` is the
+    one under which it was lent. Of its source alone: ``whole``, it has computed the frame undivided, these are the last
+    cut's whole maps, and ``tile`` is 0; or ``error`` and no tensors, its engine failed, and the frame with it.
     """
 
     plan: Digest
     frame: FrameId
     block: Count
     tile: Count
+    request: RequestId | None = None
     compute_s: Seconds = 0.0
     stolen: bool = False
     whole: bool = False
@@ -174,7 +182,8 @@ class OverlapHeader(Message):
     """``dt/overlap/<layer>/<tile>``, worker -> whoever computes ``tile`` of the next block: what it needs of ``maker``.
 
     ``layer`` is the index of the block that made it; the tensors are that block's cut, each the region where the output
-    of tile ``maker`` meets the need of tile ``tile``, as ``models.tensor.parts`` says.
+    of tile ``maker`` meets the need of tile ``tile``, as ``models.tensor.parts`` says. ``proof``: that the sender has got a
+    tile of this frame, or is its source.
     """
 
     plan: Digest
@@ -182,6 +191,7 @@ class OverlapHeader(Message):
     layer: Count
     tile: Count
     maker: Count
+    proof: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,32}$")] = ""
 
 
 class OverlapRequest(Message):

@@ -82,6 +82,7 @@ def objection(topic: Topic, levels: dict[str, str], message: m.Message, sender: 
         return "it lists frames of another source"
     if isinstance(message, m.TileHeader) and message.frame and m.frame_source(message.frame)[0] != sender:
         return f"it lends a tile of {message.frame}"
-    if isinstance(message, m.ResultHeader) and message.whole and m.frame_source(message.frame)[0] != sender:
-        return f"it answers for the whole of {message.frame}"
+    decides = isinstance(message, m.ResultHeader) and (message.whole or message.error)
+    if isinstance(message, m.ResultHeader) and decides and m.frame_source(message.frame)[0] != sender:
+        return f"it {'fails' if message.error else 'answers for the whole of'} {message.frame}"
     return ""

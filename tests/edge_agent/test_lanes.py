@@ -146,7 +146,7 @@ def test_a_lane_asks_ever_less_often_and_is_told_as_stuck_in_time() -> None:
 def test_parts_that_the_plan_does_not_know_are_refused(change: object) -> None:
     strip = Node([0]).work(0.0)[0]
     with pytest.raises(DecodeError):
-        Lanes(PLAN).hear(change(strip))  # type: ignore[operator]
+        Lanes(PLAN).check(change(strip))  # type: ignore[operator]
 
 
 def test_parts_of_few_frames_are_remembered() -> None:

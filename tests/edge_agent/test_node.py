@@ -384,6 +384,48 @@ def test_an_undivided_frame_s_result_is_sent_until_all_tiles_are_accepted() -> N
     assert not published(node.tick(60.0), topics.RESULT)
 
 
+def test_a_thief_whose_engine_fails_gives_the_tile_back_and_its_source_lends_it_to_others() -> None:
+    source, thief = camera(cameras=2, helpers=2), EdgeNode("edge2", "22222222", PLAN, "test kernels")
+    thief.connected(0.0)
+    (ask,) = published(echoed(thief, 1, 0.0), topics.VICTIM_REQ)
+    source.frame(IMAGE, 1.0)
+    (lent,) = idle(source, "edge2", 1.1)
+    header = lent.message.model_copy(update={"request": ask.message.request})
+    (work,) = [a for a in thief.hear(heard(topics.TILE, header, lent.tensors), 1.2) if isinstance(a, Compute)]
+    said = thief.computed(work.key, {}, 0.1, 1.3, "out of memory")
+    (back,) = published(said, topics.RETURN)
+    assert (back.levels, back.message.error) == ({"node": "edge1"}, "out of memory") and not published(said, topics.RESULT)
+    waiting = source.tiles.waiting
+    source.hear(heard(topics.RETURN, back.message), 1.4)
+    assert source.tiles.waiting == waiting + 1 and idle(source, "edge2", 1.5)[0].message.frame is None
+    assert idle(source, "edge3", 1.5)[0].message.tile == header.tile
+
+
+def test_a_steal_of_a_gateway_that_was_replaced_gets_nothing() -> None:
+    """The one of now has not passed the request on, and takes no result for it."""
+    node = camera(cameras=1, helpers=1)
+    node.frame(IMAGE, 1.0)
+    steal = m.Steal(
+        node="gateway", epoch="99999999", plan=node.digest, thief="edge2", thief_epoch="22222222", request="0000000a"
+    )
+    (none,) = published(node.hear(heard(topics.STEAL, steal), 1.1), topics.TILE)
+    assert none.message.frame is None and node.tiles.lent == 0
+
+
+def test_a_tile_of_a_frame_that_its_sender_did_not_open_is_not_computed() -> None:
+    node = joined("edge1")
+    (ask,) = published(node.tick(5.0), topics.VICTIM_REQ)
+    header = m.TileHeader(
+        node="edge3", epoch="33333333", plan=node.digest, to_epoch="11111111", request=ask.message.request,
+        frame="edge2-22222222-0", tile=3, lease_s=5,
+    )  # fmt: skip
+    pixels = {name: IMAGE[:, r.y0 : r.y1, r.x0 : r.x1] for name, r in PLAN.blocks[0].tiles[3].inputs.items()}
+    for sender, computed in (("edge3", 0), ("edge2", 1)):
+        said = node.hear(heard(topics.TILE, header.model_copy(update={"node": sender}), pixels), 6.0)
+        assert len([a for a in said if isinstance(a, Compute)]) == computed
+    assert node.counts["tile of another's frame"] == 1
+
+
 def test_a_frame_of_which_somebody_has_a_tile_is_never_computed_undivided() -> None:
     node = camera(cameras=2, helpers=1)
     (first,) = [a for a in node.frame(IMAGE, 1.0) if isinstance(a, Compute)]

@@ -13,13 +13,13 @@ def assembly(deadline_s: float = 120.0, memory: int = 4096) -> Assembly[str]:
     return frames
 
 
-def give(frames: Assembly[str], frame: str, tile: int, now: float = 1.0, worker: str = "thief") -> Verdict[str]:
-    return frames.result(frame, 0, tile, worker, worker != "cam", f"{frame}/{tile}/{worker}", now)
+def give(frames: Assembly[str], frame: str, tile: int, worker: str = "thief") -> Verdict[str]:
+    return frames.result(frame, 0, tile, worker, worker != "cam", f"{frame}/{tile}/{worker}")
 
 
-def complete(frames: Assembly[str], frame: str, now: float = 1.0) -> Complete[str]:
-    give(frames, frame, 0, now)
-    whole = give(frames, frame, 1, now).complete
+def complete(frames: Assembly[str], frame: str) -> Complete[str]:
+    give(frames, frame, 0)
+    whole = give(frames, frame, 1).complete
     assert whole
     return whole
 
@@ -73,12 +73,14 @@ def test_a_source_that_still_lists_an_ended_frame_is_told() -> None:
     assert frames.announce("cam", "0000000a", [F0, F1], 4.0).ended == (F0,)
 
 
-def test_a_result_may_come_before_the_announcement() -> None:
-    frames = assembly()
-    give(frames, F2, 0, now=3.0)
-    frames.announce("cam", "0000000a", [F2], 4.0)
-    assert give(frames, F2, 1).complete
-    assert frames.ended(F2, 5.0) == 2.0
+def test_a_result_opens_no_frame_and_numbers_none() -> None:
+    frames: Assembly[str] = Assembly([2], memory=0)
+    huge = "cam-0000000a-999999999999"
+    for tile in (0, 1):
+        assert give(frames, huge, tile) == Verdict(accepted=False)
+    assert frames.frames == () and frames.fail(huge, "any text", 1.0) is None and not frames.has_ended(huge)
+    frames.announce("cam", "0000000a", [F0], 2.0)
+    assert complete(frames, F0).frame == F0 and frames.ignored["result: not announced"] == 2
 
 
 def test_a_frame_that_its_source_lists_no_longer_is_forgotten_without_an_outcome() -> None:
@@ -165,21 +167,22 @@ def test_what_a_source_says_of_other_sources_frames_is_ignored() -> None:
 
 def test_a_tile_that_the_plan_does_not_have_is_not_accepted() -> None:
     frames = assembly()
-    assert frames.result(F0, 0, 2, "thief", True, "", 1.0) == Verdict(accepted=False)
-    assert frames.result(F0, 1, 0, "thief", True, "", 1.0) == Verdict(accepted=False)
+    assert frames.result(F0, 0, 2, "thief", True, "") == Verdict(accepted=False)
+    assert frames.result(F0, 1, 0, "thief", True, "") == Verdict(accepted=False)
     assert frames.ignored["result: no such tile"] == 2
 
 
 def test_the_last_blocks_tiles_make_a_frame_whole() -> None:
     frames: Assembly[str] = Assembly([2, 1])
     frames.announce("cam", "0000000a", [F0], 0.0)
-    assert frames.result(F0, 0, 0, "cam", False, "x", 1.0).complete is None
-    whole = frames.result(F0, 1, 0, "cam", False, "y", 1.0).complete
+    assert frames.result(F0, 0, 0, "cam", False, "x").complete is None
+    whole = frames.result(F0, 1, 0, "cam", False, "y").complete
     assert whole and whole.tiles == {(0, 0): "x", (1, 0): "y"}
 
 
 def test_beyond_its_memory_a_frame_stays_ended_by_its_number() -> None:
     frames = assembly(memory=1)
+    frames.announce("cam", "0000000a", [F0, F1, F2], 0.0)
     for frame in (F0, F1, F2):
         complete(frames, frame)
         assert frames.ended(frame, 2.0) is not None
@@ -192,10 +195,3 @@ def test_an_open_frame_is_not_ended_by_the_number_of_a_younger_one() -> None:
     complete(frames, F1)
     frames.ended(F1, 2.0)
     assert complete(frames, F0).frame == F0
-
-
-def test_a_leftover_of_a_frame_that_nobody_announces_is_forgotten_without_an_outcome() -> None:
-    frames: Assembly[str] = Assembly([2], deadline_s=10.0)
-    assert give(frames, F0, 0, now=1.0) == Verdict(accepted=True)
-    assert frames.source_lost("cam", 2.0) == []
-    assert frames.expire(11.0) == [] and frames.frames == ()

@@ -3,7 +3,9 @@
 import numpy as np
 import pytest
 
-from gateway_agent.node import Before, Finish, GatewayNode, Keep, Reconnect
+from gateway_agent.early import BYTES, HELD_S, RESULTS
+from gateway_agent.node import Before, Counted, Finish, GatewayNode, Keep, Reconnect
+from gateway_agent.victims import Forward
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -41,7 +43,13 @@ def register(
 def result(
     node: GatewayNode, tile: int, worker: str = "edge2", epoch: str = "22222222", now: float = 1.0, frame: str = FRAME
 ) -> list[object]:
-    header = m.ResultHeader(node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, stolen=True)
+    """Of a tile that was lent to the worker."""
+    request = f"{m.frame_source(frame)[2] & 0xFFFF:04x}{tile:04x}"
+    node.grants.add([Forward("edge1", "11111111", worker, epoch, request, False)])
+    header = m.ResultHeader(
+        node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, stolen=True, request=request,
+        picture=(48, 64),
+    )  # fmt: skip
     return list(node.hear(heard(topics.RESULT, header, outputs(PLAN, tile, tile)), now))
 
 
@@ -167,13 +175,17 @@ def test_a_frame_that_takes_too_long_fails() -> None:
     assert "deadline of 30.0 s passed with 0 of 4 tiles" in outcome.message.reason
 
 
-def test_an_engine_error_fails_the_frame_and_names_the_node() -> None:
+def test_an_engine_error_of_its_source_fails_the_frame_and_names_the_node() -> None:
     node = running()
-    header = m.ResultHeader(
-        node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=1, error="out of memory"
-    )
-    (outcome,) = published(node.hear(heard(topics.RESULT, header), 1.0), topics.OUTCOME)
-    assert outcome.message.reason == "model error on edge2: out of memory"
+    (outcome,) = published(error(node, 1, "edge1", "11111111"), topics.OUTCOME)
+    assert outcome.message.reason == "model error on edge1: out of memory"
+
+
+def test_an_undivided_frame_of_which_a_tile_is_here_fails_with_its_source_s_engine() -> None:
+    node = running()
+    result(node, 0)
+    (outcome,) = published(error(node, 0, "edge1", "11111111", whole=True), topics.OUTCOME)
+    assert outcome.message.reason.startswith("model error on edge1")
 
 
 def test_a_leaving_source_fails_what_it_leaves_behind() -> None:
@@ -190,11 +202,7 @@ def test_frames_of_one_source_are_finished_in_order_where_the_tail_keeps_state()
     register(node, "edge1", "11111111", 4, frames)
     register(node, "edge2", "22222222")
     for tile in range(4):
-        header = m.ResultHeader(
-            node="edge2", epoch="22222222", plan=node.digest, frame=frames[1], block=0, tile=tile, picture=(48, 64)
-        )
-        said = node.hear(heard(topics.RESULT, header, outputs(PLAN, tile)), 1.0)
-        assert not [a for a in said if isinstance(a, Finish)]
+        assert not [a for a in result(node, tile, frame=frames[1]) if isinstance(a, Finish)]
     (keep, outcome, ended, finish) = node.failed(frames[0], "lost", 2.0)
     assert isinstance(finish, Finish) and finish.complete.frame == frames[1] and finish.picture == (48, 64)
     assert isinstance(keep, Keep) and isinstance(outcome, Publish) and keep.outcome == outcome.message
@@ -227,13 +235,13 @@ def test_whole_maps_of_another_shape_are_refused() -> None:
 def test_a_result_of_a_block_before_the_last_counts_for_nothing() -> None:
     plan = blocks_plan()
     node = GatewayNode("gateway", "aaaaaaaa", plan, deadline_s=30.0)
-    register(node, "edge2", "22222222")
+    register(node, "edge1", "11111111", 4, (FRAME,))
     tile, spec = plan.blocks[0].tiles[0], plan.blocks[0].cut[0]
     region = tile.outputs[spec.name]
     maps = {spec.name: np.zeros((1, region.height, region.width, spec.shape[3]), spec.dtype)}
-    header = m.ResultHeader(node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=0)
+    header = m.ResultHeader(node="edge1", epoch="11111111", plan=node.digest, frame=FRAME, block=0, tile=0)
     assert node.hear(heard(topics.RESULT, header, maps), 1.0) == []
-    assert node.assembly.frames == ()
+    assert node.assembly.frames == (FRAME,)
 
 
 def test_the_echo_counts_cameras_and_helpers() -> None:
@@ -283,9 +291,11 @@ def test_of_two_processes_with_one_name_on_a_machine_the_first_is_told() -> None
     assert not refusal(register(node, "edge1", "22222222", now=3.0, machine="aa"))
 
 
-def error(node: GatewayNode, tile: int, worker: str, epoch: str, stolen: bool, frame: str = FRAME) -> list[object]:
+def error(
+    node: GatewayNode, tile: int, worker: str, epoch: str, frame: str = FRAME, whole: bool = False
+) -> list[object]:
     header = m.ResultHeader(
-        node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, stolen=stolen, error="out of memory"
+        node=worker, epoch=epoch, plan=node.digest, frame=frame, block=0, tile=tile, whole=whole, error="out of memory"
     )
     return list(node.hear(heard(topics.RESULT, header), 2.0))
 
@@ -301,31 +311,92 @@ def test_an_undivided_frame_fills_in_what_thieves_have_not_computed() -> None:
     assert finish.complete.computed == {"edge1": 3, "edge2": 1}
 
 
-def test_who_failed_at_a_tile_hears_that_the_frame_has_ended_and_so_does_who_fails_later() -> None:
-    node = running()
-    register(node, "edge3", "33333333")
-    for worker, epoch in (("edge2", "22222222"), ("edge3", "33333333")):
-        told = published(error(node, 1, worker, epoch, stolen=True), topics.ACCEPTED)
-        assert [a.message.ended for a in told if a.levels == {"node": worker}] == [True]
-
-
 def test_a_failure_at_a_tile_that_another_has_computed_is_no_failure_of_the_frame() -> None:
     node = running()
     result(node, 1)
-    said = error(node, 1, "edge1", "11111111", stolen=False)
+    said = error(node, 1, "edge1", "11111111")
     assert not published(said, topics.OUTCOME) and published(said, topics.ACCEPTED)
     for tile in (0, 2, 3):
         said = result(node, tile)
     assert [a for a in said if isinstance(a, Finish)]
-    assert not published(error(node, 1, "edge1", "11111111", stolen=False), topics.OUTCOME)
+    assert not published(error(node, 1, "edge1", "11111111"), topics.OUTCOME)
     assert published(node.finished(FRAME, {}, 3.0), topics.OUTCOME)
 
 
-def test_a_failure_at_a_frame_that_nobody_announced_is_repeated_by_its_source_alone() -> None:
+def test_only_its_source_fails_a_frame_and_answers_for_it_undivided() -> None:
+    node = running()
+    said = error(node, 1, "edge2", "22222222")
+    maps = {s.name: np.zeros(s.shape, s.dtype) for s in PLAN.blocks[0].cut}
+    whole = m.ResultHeader(node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=0, whole=True)
+    said += node.hear(heard(topics.RESULT, whole, maps), 1.0)
+    told = published(said, topics.ACCEPTED)
+    assert [(a.levels["node"], a.message.ended) for a in told] == [("edge2", False)] * 2, "it need not say it again"
+    assert len(said) == 2 and node.assembly.frames == (FRAME,) and node.assembly.lacks(FRAME, 0, 1)
+
+
+def test_a_tile_that_was_not_lent_to_a_node_is_not_answered_by_it() -> None:
+    node = running()
+    node.grants.add([Forward("edge9", "99999999", "edge2", "22222222", "0000000b", False)])  # another source's
+    node.grants.add([Forward("edge1", "11111111", "edge3", "33333333", "0000000c", False)])  # another's request
+    for request in (None, "0000000a", "0000000b", "0000000c"):
+        header = m.ResultHeader(
+            node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=1, request=request
+        )
+        (only,) = published(said := node.hear(heard(topics.RESULT, header, outputs(PLAN, 1)), 1.0), topics.ACCEPTED)
+        assert len(said) == 1 and only.levels == {"node": "edge2"} and node.assembly.lacks(FRAME, 0, 1)
+    assert node.counts["result of a tile that was not lent"] == 4
+
+
+def test_a_request_brings_one_tile() -> None:
+    node = running()
+    result(node, 1)
+    for tile, lacks in ((1, False), (2, True)):
+        header = m.ResultHeader(
+            node="edge2", epoch="22222222", plan=node.digest, frame=FRAME, block=0, tile=tile, request="00000001"
+        )
+        node.hear(heard(topics.RESULT, header, outputs(PLAN, tile)), 1.0)
+        assert node.assembly.lacks(FRAME, 0, tile) == lacks
+
+
+def test_a_result_waits_a_moment_for_its_source_s_word_and_then_counts_from_there() -> None:
     node, other = running(), "edge1-11111111-7"
-    assert not error(node, 1, "edge1", "11111111", stolen=False, frame=other)
-    (accepted,) = published(error(node, 1, "edge2", "22222222", stolen=True, frame=other), topics.ACCEPTED)
-    assert accepted.message.tiles == (1,) and not accepted.message.ended
+    assert not [a for tile in range(4) for a in result(node, tile, frame=other)] and node.assembly.frames == (FRAME,)
+    said = register(node, "edge1", "11111111", 4, (FRAME, other), 3.0)
+    assert [a.complete.frame for a in said if isinstance(a, Finish)] == [other]
+    assert len([a for a in said if isinstance(a, Counted)]) == 4
+    (ended,) = published(node.finished(other, {}, 4.0), topics.OUTCOME)
+    assert ended.message.latency_s == 1.0 and ended.message.picture == (48, 64)
+
+
+def test_what_no_source_announces_comes_to_nothing_and_its_sender_hears_that_it_may_stop() -> None:
+    node, huge = running(), "edge1-11111111-999999999999"
+    for tile in range(4):
+        result(node, tile, frame=huge)
+    error(node, 1, "edge2", "22222222", "edge1-11111111-7")
+    error(node, 1, "edge1", "11111111", "edge1-11111111-8")  # its source: it will announce it, or has died
+    for now in (2.0, 4.0, 6.0):
+        register(node, "edge1", "11111111", 4, (FRAME,), now)
+        register(node, "edge2", "22222222", 0, (), now)
+    said = node.tick(2.0 + HELD_S)
+    assert [a.levels["node"] for a in published(said, topics.ACCEPTED)] == ["edge2"] * 5 and len(said) == 5
+    assert node.assembly.frames == (FRAME,) and node.counts["result of a frame that was not announced"] == 6
+    register(node, "edge1", "11111111", 4, (FRAME, "edge1-11111111-1"), 8.0)
+    assert "edge1-11111111-1" in node.assembly.frames, "numbers run on"
+
+
+def test_what_waits_is_bounded_for_each_node_and_pushes_out_nobody_else_s() -> None:
+    node = running()
+    register(node, "edge3", "33333333")
+    result(node, 0, worker="edge3", epoch="33333333", frame="edge1-11111111-1")
+    for number in range(2, 100):
+        result(node, 0, frame=f"edge1-11111111-{number}")
+    assert [len(own) for own in node.early._held.values()] == [1, RESULTS]
+    big, header = np.zeros(BYTES // 2 + 1, np.uint8), m.ResultHeader(
+        node="edge2", epoch="22222222", plan=node.digest, frame="edge1-11111111-100", block=0, tile=0
+    )
+    for frame in (100, 101):
+        node.early.put(header.model_copy(update={"frame": f"edge1-11111111-{frame}"}), {"x": big}, 2.0)
+    assert node.early.nbytes < BYTES and len(node.early._held["edge3"]) == 1
 
 
 def test_how_a_frame_ends_is_kept_before_it_is_said() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from gateway_agent.dashboard.views import plan_flops
 from gateway_agent.node import Finish, GatewayNode
+from gateway_agent.victims import Forward
 from models.geometry import tile_boxes
 from schemas import messages as m
 from schemas import topics
@@ -30,9 +31,11 @@ def gateway() -> GatewayNode:
 
 def result(node: GatewayNode, tensors: Any, tile: int = 0, worker: str = "edge2", **more: Any) -> list[Any]:
     epoch = {"edge1": "11111111", "edge2": "22222222"}[worker]
+    node.grants.add([Forward("edge1", "11111111", "edge2", "22222222", f"{tile:08x}", False)])
     header = m.ResultHeader(
-        node=worker, epoch=epoch, plan=node.digest, frame=FRAME, block=LAST, tile=tile, stolen=worker == "edge2", **more
-    )
+        node=worker, epoch=epoch, plan=node.digest, frame=FRAME, block=LAST, tile=tile, stolen=worker == "edge2",
+        request=f"{tile:08x}", **more,
+    )  # fmt: skip
     return list(node.hear(heard(topics.RESULT, header, tensors), 1.0))
 
 
@@ -76,11 +79,11 @@ def test_an_end_of_another_shape_is_refused(tensors: Any) -> None:
 
 def test_a_model_error_of_any_lane_fails_the_frame_unless_the_end_is_here() -> None:
     node = gateway()
-    (outcome,) = published(result(node, {}, tile=3, error="broken"), topics.OUTCOME)
-    assert outcome.message.reason == "model error on edge2: broken"
+    (outcome,) = published(result(node, {}, tile=3, worker="edge1", error="broken"), topics.OUTCOME)
+    assert outcome.message.reason == "model error on edge1: broken"
     node = gateway()
     result(node, MEAN)
-    assert not published(result(node, {}, tile=3, error="broken"), topics.OUTCOME)
+    assert not published(result(node, {}, tile=3, worker="edge1", error="broken"), topics.OUTCOME)
 
 
 def test_where_tiles_are_shared_out_each_node_gets_its_share_of_the_lanes() -> None:

@@ -236,3 +236,4 @@ class Cluster:
         assert set(gateway.ring.nodes) == set(self.names), "everybody is back"
         gateway.assembly.expire(self.gateway.clock() + self.setup.deadline_s)
         assert gateway.assembly.frames == (), "leftovers have no outcome"
+        assert gateway.early.deadline() is None, "nothing waits for a source's word for ever"

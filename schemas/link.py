@@ -27,11 +27,11 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from schemas.codec import Tensor, encode
-from schemas.errors import PlanError, UnreachableError
+from schemas.errors import DecodeError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.messages import Message
 from schemas.packing import Pace
-from schemas.topics import MODEL, Publish, Topic
+from schemas.topics import MODEL, Publish, Topic, find
 
 KEEPALIVE_S = 20
 RECONNECT_S = 1.0  # about so far apart are two attempts, and not in step with other nodes'
@@ -160,7 +160,8 @@ class Link:
     What is published is sealed by ``guard``; what arrives is not opened here.
 
     Counters, for people: ``bytes_out``, ``bytes_in`` (payload), ``messages_out``, ``messages_in``; ``dropped`` counts
-    messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection.
+    messages that met a full inbox, ``unsent`` those that met a full backlog or, with QoS 0, no connection; ``stale`` those
+    that the broker had kept though the table lets it keep none of their topic: commands, above all.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Link:
         self._guard = guard or Open()
         self.root = root
         self.node = node
-        self.bytes_out = self.bytes_in = self.messages_out = self.messages_in = self.dropped = self.unsent = 0
+        self.bytes_out = self.bytes_in = self.messages_out = self.messages_in = self.dropped = self.unsent = self.stale = 0
         self._inbox = inbox
         self._backlog_bytes = backlog_bytes
         self._filters: dict[str, int] = {}
@@ -417,10 +418,20 @@ class Link:
         self.bytes_in += len(message.payload)
         if not message.payload:  # something that was retained has been cleared
             return
+        if message.retain and not self._is_kept(message):
+            self.stale += 1
+            return
         try:
             self._inbox.put_nowait(Arrived(message.topic, message.payload))
         except (queue.Full, UnicodeDecodeError):  # paho decodes the topic when it is asked for
             self.dropped += 1
+
+    def _is_kept(self, message: Any) -> bool:
+        """Whether the table lets the broker keep messages of this topic; what else it kept was meant for another day."""
+        try:
+            return find(self.root, message.topic)[0].retained
+        except (DecodeError, UnicodeDecodeError):
+            return False
 
     def _tell(self, event: Event) -> None:
         """News of the connection always fit: the oldest event makes room."""

@@ -22,7 +22,7 @@ from schemas.codec import decode
 from schemas.errors import PlanError, UnreachableError
 from schemas.link import Address, Arrived, Connected, Disconnected, Link, client_id
 from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
-from schemas.topics import Publish
+from schemas.topics import Publish, Topic
 
 D = "0" * 32
 FRAME = "cam-01234567-7"
@@ -129,6 +129,32 @@ class Tried(queue.Queue[Any]):
             super().put_nowait(item)
         finally:
             self.puts.release()
+
+
+@pytest.mark.parametrize("row", [row for row in topics.TABLE if not row.retained], ids=lambda row: row.pattern)
+def test_what_a_broker_kept_of_a_topic_of_which_it_is_to_keep_nothing_is_ignored(
+    row: Topic, broker: BrokerProcess, root: str
+) -> None:
+    """A retained restart would stop the gateway at every start; the same holds for each command and each word of a node."""
+    levels = dict.fromkeys(("node", "frame", "layer", "tile", "source", "verb", "permission"), "restart")
+    inbox: queue.Queue[Any] = queue.Queue()
+    with Link(broker.url, root, "person", queue.Queue()) as person, Link(broker.url, root, "gw", inbox) as gateway:
+        person.connect()
+        assert person._client.publish(row.path(root, **levels), b"{}", 1, retain=True).wait_for_publish(5) is None
+        person.publish(topics.BRIDGE_STATE, BridgeState(node="gw", epoch="01234567", state="online"))
+        assert person.flush(5)
+        gateway.subscribe(row)
+        gateway.subscribe(topics.BRIDGE_STATE)
+        gateway.connect()
+        heard = [inbox.get(timeout=5) for _ in range(2)]
+        deadline = time.monotonic() + 5
+        while not gateway.stale and time.monotonic() < deadline:
+            with suppress(queue.Empty):
+                heard.append(inbox.get(timeout=0.02))
+        person._client.publish(row.path(root, **levels), b"{}", 1)
+        heard.append(inbox.get(timeout=5))
+    said = [event.topic for event in heard if isinstance(event, Arrived)]
+    assert said == [f"{root}/bridge/state", row.path(root, **levels)] and gateway.stale == 1, "what is said now is heard"
 
 
 def test_a_full_inbox_drops_and_counts_and_the_link_lives(broker: BrokerProcess, root: str) -> None:

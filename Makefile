@@ -13,14 +13,24 @@ OLD_PYTHON = $(shell for python in python3.11 python3.10 $(PYTHON); do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test lint audit test-tflite-runtime clean
+.PHONY: demo test test-all lint audit test-tflite-runtime clean
+
+# Files side by side, each file in one process. Of a property `make test` draws a share of the examples, `make test-all` all.
+PYTEST = -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
+
+# What the runtime decides is tested in both: all of tests/models but what only plans, reads and draws.
+SAME_IN_BOTH = $(foreach name,card cost division draw files partition planner readings search simulation tensor,\
+	--ignore tests/models/test_$(name).py)
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/dt demo
 
+test-all: export DT_EXAMPLES = all
+test-all: test
+
 test: lint audit
 	@echo "== pytest"
-	@$(VENV)/bin/python -m pytest
+	@$(VENV)/bin/python $(PYTEST)
 	@if [ -n "$(OLD_PYTHON)" ]; then $(MAKE) --no-print-directory test-tflite-runtime; \
 	else echo "== skipped: tests/models with tflite-runtime, which needs Python 3.10 or 3.11 with venv"; fi
 
@@ -44,7 +54,7 @@ audit: $(VENV)/.installed-test
 
 test-tflite-runtime: $(OLD_VENV)/.installed
 	@echo "== pytest tests/models with tflite-runtime"
-	@PYTHONPATH=. $(OLD_VENV)/bin/python -m pytest tests/models
+	@PYTHONPATH=. $(OLD_VENV)/bin/python $(PYTEST) $(SAME_IN_BOTH) tests/models
 
 clean:
 	rm -rf $(VENV) $(OLD_VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache

@@ -5,17 +5,26 @@ import queue
 import secrets
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
 from gateway_agent.broker import BrokerProcess
 from schemas.link import Link
+from tests.examples import register
 
 E = TypeVar("E")
+HERE = Path(__file__).parent
 
+register()
 os.environ["DT_CONFIG"] = os.devnull  # whatever this machine is configured to be
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs, and their children, ignore it
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole clusters first: of files that are run side by side, a long one that comes last is waited for alone."""
+    items.sort(key=lambda item: item.path.parent != HERE)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,12 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.fuzz.commands import run, spoilt
 from bench.fuzz.targets import targets
 from schemas.errors import DtError
+from tests.examples import examples
 
 SEEDS = {name: list(target.seeds()) for name, target in targets().items()}
 
@@ -49,7 +50,7 @@ def test_the_seeds_of_a_target_reach_what_they_are_for(name: str) -> None:
 cheap = sorted(set(SEEDS) - {"graph", "tflite", "bundle", "darknet"})
 
 
-@settings(max_examples=300, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@examples(300)
 @given(st.sampled_from(cheap), st.data())
 def test_spoilt_seeds_are_taken_or_refused(name: str, data: st.DataObject) -> None:
     bytes_ = bytearray(data.draw(st.sampled_from(SEEDS[name])))
@@ -61,7 +62,7 @@ def test_spoilt_seeds_are_taken_or_refused(name: str, data: st.DataObject) -> No
         assert "\n" not in str(error)
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@examples(60)
 @given(st.binary(min_size=1, max_size=17))
 def test_models_whose_numbers_are_changed_are_taken_or_refused(data: bytes) -> None:
     try:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.cache import ModelCache
@@ -14,6 +14,7 @@ from edge_agent.download import LONGEST_S, MOST, PATIENCE_S, SLOW_S, ModelDownlo
 from schemas.chunks import CHUNK_BYTES, chunk, chunk_count, chunk_digests
 from schemas.errors import DecodeError
 from schemas.plan import digest
+from tests.examples import examples
 
 MODEL = np.random.default_rng(1).bytes(40 * CHUNK_BYTES + 7)
 
@@ -42,7 +43,7 @@ def test_a_model_arrives_and_no_chunk_is_asked_for_twice(tmp_path: Path) -> None
     assert path is not None and path.read_bytes() == MODEL
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(data=st.data())
 def test_whatever_is_lost_repeated_or_late_all_of_it_arrives(
     data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

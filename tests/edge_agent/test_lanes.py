@@ -2,13 +2,14 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Strip, Tensors, Want, weights
 from models.tensor import crop
 from schemas.errors import DecodeError
 from schemas.plan import Plan, TensorSpec
+from tests.examples import examples
 from tests.nodes import blocks_plan, whole_plan
 
 PLAN, WHOLE = blocks_plan(), whole_plan()
@@ -57,7 +58,7 @@ class Node:
         return said
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.data(), st.sampled_from([PLAN, WHOLE]))
 def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_whatever_is_lost(
     data: st.DataObject, plan: Plan

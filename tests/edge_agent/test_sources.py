@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -17,6 +17,7 @@ from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
 from edge_agent.sources.synthetic import Synthetic
 from schemas.errors import PlanError
+from tests.examples import examples
 from tests.paths import shared
 
 
@@ -140,7 +141,7 @@ def test_a_closed_source_ends_also_when_it_loops(kind: str, pictures: Path, clip
     assert next(running, None) is None
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(st.integers(1, 200), st.integers(1, 200), st.integers(0, 2**32 - 1), st.integers(0, 10**9 - 1))
 def test_a_synthetic_frame_depends_on_size_seed_and_index_alone(width: int, height: int, seed: int, index: int) -> None:
     one, other = Synthetic(width, height, seed).draw(index), Synthetic(width, height, seed).draw(index)

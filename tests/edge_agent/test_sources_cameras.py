@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.sources import open_source
 from edge_agent.sources.uri import parse
 from schemas.errors import PlanError
 from schemas.redact import redact
+from tests.examples import examples
 
 
 def refusal(uri: str) -> str:
@@ -45,7 +46,7 @@ def test_a_shown_uri_has_no_password(uri: str, shown: str) -> None:
     assert redact(uri) == shown and redact(shown) == shown
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.text(min_size=1, max_size=20), st.sampled_from(["rtsp", "rtsps", "http", "https", "rstp"]))
 def test_no_refusal_holds_the_password(password: str, scheme: str) -> None:
     secret = f"qzx{password}xzq"

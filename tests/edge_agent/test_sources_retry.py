@@ -1,7 +1,8 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.sources.retry import LEAST_S, MOST_S, Line
+from tests.examples import examples
 
 
 def test_a_line_without_frames_is_stalled_exactly_on_time() -> None:
@@ -19,7 +20,7 @@ def test_the_first_tries_wait_below_a_ceiling_that_doubles_up_to_thirty_seconds(
     assert waits == [2, 4, 8, 16, 30, 30, 30]
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=300))
 def test_every_wait_is_one_to_thirty_seconds(draws: list[float]) -> None:
     left = iter(draws)
@@ -56,7 +57,7 @@ def test_a_line_that_flaps_waits_ever_longer_and_one_that_held_begins_anew() -> 
     assert line.deadline() == 40.0 + 2.0
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.booleans()), max_size=100))
 def test_told_news_alternate_and_the_deadline_lies_ahead_once_it_was_heeded(steps: list[tuple[float, bool]]) -> None:
     now, line, told, live = 0.0, Line(0.0, 10.0, lambda: 0.3), list[str | None](), True

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.sources import open_source, web
@@ -18,6 +18,7 @@ from edge_agent.sources.live import Camera, Grabber, Mailbox
 from edge_agent.sources.multipart import Multipart
 from models import jpeg
 from schemas.errors import PlanError
+from tests.examples import examples
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
 BOUNDARY = "multipart/x-mixed-replace; boundary=cut"
@@ -359,7 +360,7 @@ def test_a_stream_that_closes_is_opened_anew_and_goes_on(camera: WebCamera, pict
     assert second is not None and level(second.image) == 2 and second.at == now[0] and now[0] > 2.0
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     st.lists(st.tuples(st.binary(max_size=60).map(lambda b: b.replace(b"-", b"")), st.booleans()), max_size=6),
     st.lists(st.integers(1, 40), min_size=1, max_size=40),

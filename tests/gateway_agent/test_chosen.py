@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from gateway_agent.chosen import Memory
@@ -11,6 +11,7 @@ from models.build import build
 from models.bundle import Bundle, make_bundle, save
 from schemas.config import GatewayOptions
 from schemas.errors import DtError
+from tests.examples import examples
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_model_or_a_card_that_has_changed_is_planned_anew(
     assert memory.take_up() is None and "digests differ" in caplog.text
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@examples(60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_spoilt_file_is_a_warning(
     tmp_path: Path, models: Path, caplog: pytest.LogCaptureFixture, data: st.DataObject

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models import blocking, engine, graph
@@ -16,6 +16,7 @@ from models.bundle import make_bundle
 from models.graph import Graph
 from models.runner import TileRunner
 from models.verify import Verifier
+from tests.examples import examples
 from tests.models.sketch import VALID, Sketch, quantized
 from tests.paths import SHARED
 
@@ -42,7 +43,7 @@ def one_conv(dtype: str, filters: int, channels: int, kernel: int, size: int, se
     return net.graph(net.conv(0, filters, (kernel, kernel), padding=VALID))
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     dtype=st.sampled_from(["float32", "int8", "uint8"]),
     filters=st.integers(1, 150),

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
@@ -23,6 +23,7 @@ from models.graph import Graph, parse
 from models.verify import Verifier
 from schemas.errors import PlanError
 from schemas.plan import Pixels
+from tests.examples import examples
 
 CLASSES = 4
 THRESHOLD = 0.5  # above one half, a softmax leaves each box one class
@@ -332,7 +333,7 @@ def reorg_loops(x: np.ndarray, stride: int) -> np.ndarray:
     return out.reshape(c * stride * stride, h // stride, w // stride)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data(), sizes, sizes, st.integers(1, 5), st.integers(1, 3))
 def test_maxpool_is_darknets(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, height: int, width: int, size: int, stride: int
@@ -344,7 +345,7 @@ def test_maxpool_is_darknets(
     np.testing.assert_array_equal(got[0, :, :, :3], maxpool_loops(image[0], size, stride, pad))
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(st.data(), sizes, sizes, st.integers(1, 5), st.integers(1, 3))
 def test_convolution_is_darknets(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject, height: int, width: int, size: int, stride: int
@@ -595,7 +596,7 @@ CHANGES = st.lists(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@examples(400)
 @given(CHANGES, st.binary(max_size=64), st.just(0) | st.integers(-200, 8))
 def test_no_cfg_and_no_weights_do_more_than_be_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: list[tuple[int, str | None]], noise: bytes, cut: int
@@ -616,7 +617,7 @@ def test_no_cfg_and_no_weights_do_more_than_be_refused(
     )
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.one_of(st.binary(max_size=300), st.text(max_size=300).map(str.encode)), st.binary(max_size=300))
 def test_no_bytes_do_more_than_be_refused(tmp_path_factory: pytest.TempPathFactory, cfg: bytes, weights: bytes) -> None:
     survives_or_is_refused(tmp_path_factory, cfg, weights)

@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.draw import DrawnTile, class_colour, draw, node_colour
@@ -106,7 +106,6 @@ names = st.text(max_size=12)
 places = st.tuples(st.floats(0, 60), st.floats(0, 60), st.floats(0, 60), st.floats(0, 60))
 
 
-@settings(deadline=None)
 @given(st.integers(1, 64), st.integers(1, 64), st.lists(st.tuples(places, names, st.integers(0, 300)), max_size=4))
 def test_anything_can_be_drawn_on_any_picture(height: int, width: int, things: list[tuple[object, str, int]]) -> None:
     detections = [Detection.model_validate({"box": b, "label": n, "index": i, "score": 0.5}) for b, n, i in things]

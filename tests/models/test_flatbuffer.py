@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models import engine, flatbuffer
@@ -22,6 +22,7 @@ from models.graph import Graph, Tensor, load, parse
 from models.partition import Partition
 from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
+from tests.examples import examples
 from tests.models.sketch import Sketch
 from tests.paths import SHARED, shared
 
@@ -234,7 +235,7 @@ def test_a_real_file_cut_off_anywhere_is_a_plan_error() -> None:
             parse(data[:end])
 
 
-@settings(max_examples=700, deadline=None)
+@examples(700)
 @given(st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8))
 def test_flipped_bytes_are_a_plan_error_or_another_model(flips: list[tuple[int, int]]) -> None:
     data = bytearray(small())
@@ -243,7 +244,7 @@ def test_flipped_bytes_are_a_plan_error_or_another_model(flips: list[tuple[int, 
     survives(bytes(data))
 
 
-@settings(max_examples=700, deadline=None)
+@examples(700)
 @given(
     st.lists(
         st.tuples(
@@ -260,7 +261,7 @@ def test_offsets_that_lead_nowhere_are_a_plan_error_or_another_model(words: list
     survives(bytes(data))
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(st.binary(max_size=300))
 def test_noise_behind_the_identifier_is_a_plan_error(noise: bytes) -> None:
     survives(b"\x10\0\0\0TFL3" + noise)

@@ -3,7 +3,7 @@
 import functools
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.build import build
@@ -13,6 +13,7 @@ from models.partition import Cut, Partition, image_input
 from models.planner import make_plan
 from schemas.errors import PlanError
 from schemas.plan import Region
+from tests.examples import examples
 from tests.models.sketch import Sketch
 
 GRIDS = st.tuples(st.integers(1, 6), st.integers(1, 6))
@@ -81,7 +82,7 @@ def assert_partitions(shape: tuple[int, ...], regions: list[Region]) -> None:
     assert all(count == 1 for row in seen for count in row)
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(st.data(), GRIDS)
 def test_tiles_partition_every_map_or_the_grid_is_refused(data: st.DataObject, grid: tuple[int, int]) -> None:
     partition = Partition(drawn_graph(data))
@@ -94,7 +95,7 @@ def test_tiles_partition_every_map_or_the_grid_is_refused(data: st.DataObject, g
         assert_partitions(shape, [tile[cut.tensors[0]] for tile in partition.tile_outputs(cut, *grid)])
 
 
-@settings(deadline=None, max_examples=150)
+@examples(150)
 @given(st.data())
 def test_one_tile_costs_what_the_whole_costs_and_more_never_cost_less(data: st.DataObject) -> None:
     graph = drawn_graph(data)
@@ -116,7 +117,7 @@ def test_one_tile_of_yolov2_costs_what_the_whole_costs() -> None:
         assert partition.redundancy(cut, 1, 1) == 1.0
 
 
-@settings(deadline=None, max_examples=60)
+@examples(60)
 @given(GRIDS)
 def test_sets_of_tensors_are_divided_alike(grid: tuple[int, int]) -> None:
     partition = Partition(ladder())

@@ -3,12 +3,13 @@
 from collections.abc import Callable
 
 import pytest
-from hypothesis import HealthCheck, event, given, note, settings
+from hypothesis import HealthCheck, event, given, note
 from hypothesis import strategies as st
 
 from models.graph import Graph
 from models.ops import SAME, VALID
 from models.partition import Partition
+from tests.examples import examples
 from tests.models.sketch import NONE, RELU, RELU6, RELU_N1_TO_1, Sketch, image_for, quantized, wrong_cuts
 
 Draw = Callable[[st.SearchStrategy[int]], int]
@@ -215,7 +216,7 @@ def draw_graph(data: st.DataObject, dtype: str) -> Graph:
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
 def test_tiles_of_any_graph_equal_the_unpartitioned_run(dtype: str) -> None:
-    @settings(max_examples=120, deadline=None, suppress_health_check=list(HealthCheck))
+    @examples(120, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         graph = draw_graph(data, dtype)

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, note, settings
+from hypothesis import HealthCheck, given, note
 from hypothesis import strategies as st
 
 from models import engine, graph
@@ -17,6 +17,7 @@ from models.reuse import Place, Reuse, divide, is_first, neighbours, order
 from models.rewrite import ends, signature, tile_graph
 from models.tensor import crop
 from schemas.plan import Region
+from tests.examples import examples
 from tests.models.sketch import Sketch, image_for, quantized, run, same_bits
 from tests.models.test_random_graphs import draw_graph
 from tests.paths import shared
@@ -91,7 +92,7 @@ def chain(size: int = 24, dtype: str = "float32") -> Partition:
 def test_tiles_with_reuse_equal_the_whole_map(dtype: str) -> None:
     """In the plan's order, and in any order with any mix of tiles that give, take or do neither."""
 
-    @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+    @examples(100, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         model = draw_graph(data, dtype)

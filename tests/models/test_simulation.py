@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Saving, Workload, is_whole, undivided
 from models.simulation import Run
+from tests.examples import examples
 
 FREE = Cluster(  # messages cost nothing but their bytes; a full core each, so that seconds are plain
     speeds=(CORE_FLOPS_S,) * 3,
@@ -183,7 +184,7 @@ def works(draw: st.DrawFn) -> Workload:
     return Workload(effort, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(works(), st.integers(1, 4), st.integers(1, 2), st.integers(1, 2))
 def test_every_frame_ends_and_none_before_its_work_could_be_done(
     work: Workload, nodes: int, window: int, sources: int
@@ -200,7 +201,7 @@ def test_every_frame_ends_and_none_before_its_work_could_be_done(
     assert run.bytes_by_hop["parts up"] == run.bytes_by_hop["parts down"]
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(works())
 def test_equal_workloads_take_equal_time(work: Workload) -> None:
     assert Run(work, FREE, 2).latencies_s == Run(work, FREE, 2).latencies_s

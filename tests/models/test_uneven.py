@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from models.build import build
@@ -19,6 +19,7 @@ from models.uneven import Layout, layout, shares
 from models.verify import Verifier
 from schemas.errors import PlanError
 from schemas.plan import Region
+from tests.examples import examples
 
 MINI = Partition(build("mini", 160))
 CLUSTER = Cluster((33e9,) * 6, 1000.0, 55e9)
@@ -58,7 +59,7 @@ def test_a_map_smaller_than_the_grid_is_refused() -> None:
         layout(1, 10, 2, [1.0] * 4, areas)
 
 
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     st.lists(st.floats(0.2, 1.0), min_size=6, max_size=6),
     st.sampled_from([["max7"], ["max3", "max7"], ["max1", "conv5", "max7"]]),

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -15,6 +15,7 @@ from schemas import codec, topics
 from schemas.codec import DTYPES, Rejects, decode, encode
 from schemas.errors import DecodeError, PlanError
 from schemas.messages import Accepted, ChunkHeader, ChunkRequest, Outcome, OverlapHeader, Register, ResultHeader, Status
+from tests.examples import examples
 
 D = "0" * 32
 FRAME = "cam-01234567-7"
@@ -121,7 +122,7 @@ json_values = st.recursive(
 )
 
 
-@settings(max_examples=200, suppress_health_check=[HealthCheck.too_slow])
+@examples(200)
 @given(every_topic, st.sampled_from([REGISTER, RESULT]), st.data())
 def test_mutated_fields_only_raise_decode_errors(topic: str, message: Any, data: st.DataObject) -> None:
     fields = json.loads(message.model_dump_json())
@@ -130,7 +131,7 @@ def test_mutated_fields_only_raise_decode_errors(topic: str, message: Any, data:
     either_way(topic, tensor_message(data.draw(json_values), message=fields))
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(st.sampled_from(VALID), st.data())
 def test_mutated_messages_only_raise_decode_errors(valid: tuple[str, bytes], data: st.DataObject) -> None:
     topic, payload = valid

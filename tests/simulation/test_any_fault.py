@@ -1,8 +1,9 @@
 """Any sequence of faults on any cluster: Hypothesis draws them, and shortens what fails to what is needed."""
 
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from tests.examples import examples
 from tests.simulation.cluster import FAULTS, Cluster, Fault, Setup
 from tests.simulation.pictures import PLANS
 
@@ -28,7 +29,7 @@ LEFT = [(0.05, Fault("deaf gateway")), (3.0, Fault("freeze edge", 0, 0.05)), (3.
         (40.0, Fault("freeze gateway", 0, 40.0))]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None)
+@examples(150)
 @example(setup=Setup("three blocks, undivided", 1, 2, 2.0, 600.0), day=LEFT)
 @given(setup=SETUPS, day=DAYS)
 def test_after_any_faults_every_frame_has_its_one_outcome(setup: Setup, day: list[tuple[float, Fault]]) -> None:

@@ -6,11 +6,11 @@ Then faults stop, time goes on only to what somebody waits for, and every frame 
 from collections.abc import Callable
 from typing import Any
 
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from schemas.topics import Publish
+from tests.examples import examples
 from tests.simulation.cluster import Cluster, Fault, Setup
 from tests.simulation.world import Connection, Network, World
 
@@ -136,4 +136,4 @@ class AnyMessage(RuleBasedStateMachine):
 
 
 TestAnyMessage = AnyMessage.TestCase
-TestAnyMessage.settings = settings(max_examples=100, stateful_step_count=50, deadline=None)
+TestAnyMessage.settings = examples(100, stateful_step_count=50)

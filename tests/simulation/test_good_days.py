@@ -3,10 +3,11 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.node import FIRST_LEASE_S
+from tests.examples import examples
 from tests.simulation.cluster import Cluster, Setup
 from tests.simulation.pictures import PLANS
 
@@ -20,7 +21,7 @@ SETUPS = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(setup=SETUPS)
 def test_each_tile_is_computed_once(setup: Setup) -> None:
     cluster = Cluster(setup)

@@ -1,4 +1,4 @@
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_agent.dashboard.door import STALLED_S, Door
@@ -38,7 +38,6 @@ def test_a_reader_that_takes_nothing_is_overdue_and_one_that_goes_on_is_not() ->
     assert door.overdue(5.0 + STALLED_S) == ["a1"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(["open", "serve", "done", "close"]), st.integers(0, 9), st.sampled_from("abc"))))
 def test_never_are_there_too_many_and_a_new_one_always_gets_in(deeds: list[tuple[str, int, str]]) -> None:
     door: Door[object] = Door(most=5, served=3)

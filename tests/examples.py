@@ -1,0 +1,24 @@
+"""How many examples a property is tried with: ``@examples(200)`` draws so many in `make test-all`, a share in `make test`.
+
+$DT_EXAMPLES names the profile: few (the default) or all. No example is timed: beside other work any of them may be slow.
+"""
+
+import os
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+
+SHARES = {"few": 20, "all": 100}  # percent; Hypothesis draws 100 examples where a test names no number
+
+
+def register() -> None:
+    """Make the profile of this run the one that counts, before any test is read."""
+    for name, percent in SHARES.items():
+        slow = [HealthCheck.too_slow]
+        settings.register_profile(name, max_examples=percent, deadline=None, suppress_health_check=slow, print_blob=True)
+    settings.load_profile(os.environ.get("DT_EXAMPLES") or "few")
+
+
+def examples(count: int, **more: Any) -> settings:
+    """Settings for a property whose whole number of examples is ``count``."""
+    return settings(max_examples=max(count * settings().max_examples // 100, 5), **more)

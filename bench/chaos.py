@@ -28,7 +28,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import Hosts, end_once, missing
+from bench.hosts import ONE_CORE, Hosts, end_once, missing
 from bench.loopback import Loopback
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
@@ -134,7 +134,7 @@ class Run:
         model.write_bytes(build("mini", size=160).to_bytes())
         self._bundle = make_bundle(model, (2, 3))
         save(self._bundle, room / "plan")
-        self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room)}
+        self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room), **ONE_CORE}
 
     def run(self) -> Told:
         cores: dict[str, float | None] = dict.fromkeys(["g", *self._edges, "w"])

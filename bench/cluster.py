@@ -23,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import Hosts, end_once, missing
+from bench.hosts import ONE_CORE, Hosts, end_once, missing
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
@@ -124,7 +124,7 @@ class Run:
         )
         self._bundle = self._plan()
         self._expected = predict(self._bundle.partition, self._bundle.plan, self._cluster)
-        self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room)}
+        self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room), **ONE_CORE}
 
     def _plan(self) -> Bundle:
         options, partition = self._options, self._partition

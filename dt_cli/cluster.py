@@ -27,6 +27,7 @@ from models.runner import TileRunner
 from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
+from schemas.cgroup import cores
 from schemas.codec import decode
 from schemas.errors import DecodeError, DtError
 from schemas.link import Arrived, Link
@@ -108,6 +109,7 @@ class Cluster:
         self.nodes: dict[str, m.Status] = {}
         self.repeated = 0
         self._on_outcome = on_outcome
+        self._threads = str(max(cores() // setup.edges, 1))  # of each: they share this machine
         self._children: list[Child] = []
         self._inbox: queue.Queue[Any] = queue.Queue(4096)
         self._link: Link | None = None
@@ -174,7 +176,7 @@ class Cluster:
     def _start_gateway(self, listen: str, http: str | None) -> None:
         setup = self.setup
         argv = ["gateway", "--model", str(setup.model), "--listen", listen, "--root", self._root, "--cut", setup.cut]
-        argv += ["--objective", "fixed", "--state", str(self.room / "state-gateway")]
+        argv += ["--objective", "fixed", "--state", str(self.room / "state-gateway"), "--threads", self._threads]
         argv += ["--grid", setup.grid] if setup.grid else []
         argv += ["--broker", setup.broker] if setup.broker else []
         argv += ["--outputs"] if setup.outputs else []
@@ -268,7 +270,7 @@ class Cluster:
         cache = self.room / f"cache-{name}"
         for good in (self.bundle.plan.edge_model, TileRunner(self.bundle.plan, parse(self.bundle.edge_model)).kinds):
             Verdicts(cache).add(good)  # tried by whoever started this cluster
-        given = ["--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache)]
+        given = ["--gateway", url, "--name", name, "--root", self._root, "--cache", str(cache), "--threads", self._threads]
         self._spawn(name, ["edge", *given, *more, "--state", str(self.room / f"state-{name}")])
 
     def _said(self, child: Child, pattern: str) -> str:

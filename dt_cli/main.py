@@ -73,7 +73,10 @@ State = Annotated[
         show_default=False,
     ),
 ]
-Threads = Annotated[int, typer.Option(help="Threads of the TFLite runtime.", min=1, max=64)]
+Threads = Annotated[
+    int | None,
+    typer.Option(help="Threads of the TFLite runtime. [default: those of a node here]", min=1, max=64, show_default=False),
+]
 
 
 @app.command()
@@ -173,7 +176,7 @@ def verify(
     blocks: Blocks = None,
     whole: Whole = None,
     image: Annotated[Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)] = None,
-    threads: Threads = 1,
+    threads: Threads = None,
     json: Json = None,
 ) -> None:
     """Run tiles and tail in one process and compare them with the unpartitioned model; exit 1 if a bit differs."""

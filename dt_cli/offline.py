@@ -10,6 +10,7 @@ from rich.table import Table
 
 from dt_cli.output import console, short, size, table, write_json
 from dt_cli.planning import Shape
+from models import engine
 from models.build import build
 from models.bundle import save
 from models.files import write_files
@@ -187,9 +188,10 @@ def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost])
     return rows
 
 
-def verify_model(model: Path, shape: Shape, image: Path | None, threads: int, json: Path | None) -> int:
+def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | None, json: Path | None) -> int:
     bundle = shape.bundle(model)
-    try_bundle(bundle, threads)
+    own = engine.threads(threads)
+    try_bundle(bundle, own)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
         size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[3])
@@ -198,7 +200,7 @@ def verify_model(model: Path, shape: Shape, image: Path | None, threads: int, js
         picture = read_picture(image, pixels)
     grid, tiles = f"{plan.blocks[0].rows}x{plan.blocks[0].cols}", sum(len(block.tiles) for block in plan.blocks)
     with console.status(f"running {tiles} tiles, the tail and the unpartitioned model"):
-        cut_differences, output_differences = Verifier(bundle, threads).check(picture)
+        cut_differences, output_differences = Verifier(bundle, own).check(picture)
     title = f"{model.name}, {grid} tiles against the unpartitioned model"
     shown = table(title, "tensor", "of", "elements", "differing", "largest difference", left=("tensor", "of"))
     kinds = [

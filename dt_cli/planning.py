@@ -13,6 +13,7 @@ from models.cluster import Cluster
 from models.cost import Prediction, measure_speed, predict
 from models.division import Tiler
 from models.effort import arithmetic
+from models.engine import threads
 from models.graph import load
 from models.partition import Partition
 from models.planner import WHOLE, BlockChoices, parse_grid
@@ -151,7 +152,7 @@ def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> tuple[float, 
     """FLOP/s of an edge and of the gateway: as said, or of this machine, in the shares of a core that the run had."""
     shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
     if wishes.speed is None:
-        here = measure_speed(dtype)
+        here = measure_speed(dtype, 1 if run else threads())  # a run's nodes have one core, or less
         edge, gateway = here * shares[0], here * shares[1]
     else:
         edge = wishes.speed * 1e9

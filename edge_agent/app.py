@@ -20,7 +20,7 @@ from edge_agent.sources import open_source
 from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
 from models import graph
-from models.engine import kernels
+from models.engine import kernels, threads
 from models.files import cache_folder
 from models.runner import TileRunner
 from models.trial import Trial, Verdicts
@@ -353,12 +353,12 @@ class Edge:
     def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """The model is here: a child process tries it before this one does, unless one has done so before."""
         plan, verdicts = message.plan, Verdicts(self._cache.folder)
-        options = self._options
-        runner = TileRunner(plan, graph.load(self._model), self._weights(), options.threads, options.keep, free=free_bytes)
+        room, own, keep = self._weights(), threads(self._options.threads), self._options.keep
+        runner = TileRunner(plan, graph.load(self._model), room, own, keep, free=free_bytes)
         knows = verdicts.knows(plan.edge_model)
         if knows and verdicts.knows(runner.kinds):
             return self._begin(runner, now)
-        self._trial, self._runner = Trial(self._model, plan, options.threads, self._weights(), knows=knows), runner
+        self._trial, self._runner = Trial(self._model, plan, own, room, knows=knows), runner
         return []
 
     def _tried(self, trial: Trial, message: m.PlanMessage, now: float) -> Sequence[Action]:
@@ -386,7 +386,7 @@ class Edge:
     def _begin(self, runner: TileRunner, now: float) -> Sequence[Action]:
         """Plan and model are here, and good: engine, source and node start."""
         plan, is_source = runner.plan, self._source is not None
-        self._speed = self._speed or Speed(self._weights())
+        self._speed = self._speed or Speed(self._weights(), threads(self._options.threads))
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
         self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority

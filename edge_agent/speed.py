@@ -1,6 +1,7 @@
 """How fast this node computes: measured once, kept on its disk, and corrected by every tile.
 
-The planner divides frames by it. Kept with the runtime and the processor that were measured, for others have another speed.
+The planner divides frames by it. Kept with the runtime, the processor and the threads that were measured: others have
+another speed.
 """
 
 import json
@@ -21,10 +22,11 @@ _SLOWEST, _FASTEST = 1e6, 1e14  # FLOP/s that a file may claim
 class Speed:
     """``flops_s``: effort a second of the engine as it is loaded today, other work of the machine included."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads what ``folder`` keeps, or measures for a third of a second."""
+    def __init__(self, folder: Path, threads: int = 1) -> None:
+        """Reads what ``folder`` keeps of so many threads, or measures for a third of a second."""
         self._path = folder / FILE
-        self.flops_s = self._read() or measure_speed()
+        self._of = {"kernels": here(), "threads": threads}
+        self.flops_s = self._read() or measure_speed(threads=threads)
 
     def saw(self, effort: int, seconds: float) -> None:
         """A tile of so much effort was so long in the engine."""
@@ -33,7 +35,7 @@ class Speed:
 
     def keep(self) -> None:
         """Write it for the next start; a full or read-only disk costs that start a measurement, no more."""
-        told = json.dumps({"kernels": here(), "flops_s": round(self.flops_s)})
+        told = json.dumps({**self._of, "flops_s": round(self.flops_s)})
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
             handle, name = tempfile.mkstemp(dir=self._path.parent, prefix=".speed-")
@@ -49,7 +51,8 @@ class Speed:
         try:
             said = json.loads(self._path.read_bytes()[:4096])
             flops_s = float(said["flops_s"])
-            known = said["kernels"] == here() and math.isfinite(flops_s) and _SLOWEST <= flops_s <= _FASTEST
+            same = {key: said[key] for key in self._of} == self._of
+            known = same and math.isfinite(flops_s) and _SLOWEST <= flops_s <= _FASTEST
         except (OSError, ValueError, TypeError, KeyError, RecursionError):
             return None
         return flops_s if known else None

@@ -24,7 +24,9 @@ from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle, open_bundle
-from models.engine import kernels
+from models.cost import measure_speed
+from models.effort import arithmetic
+from models.engine import kernels, threads
 from models.graph import parse
 from models.planner import parse_grid
 from models.samples import arithmetics
@@ -110,7 +112,7 @@ def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Pat
     if before is not None:
         bundle, automatic = bind(before[0]), before[1]
         try:
-            try_bundle(bundle, options.threads)
+            try_bundle(bundle, threads(options.threads))
         except DtError as error:
             _log.error("the plan that was chosen before fails; the one that is configured runs instead: %s", error)
         else:
@@ -118,7 +120,7 @@ def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Pat
             return bundle, automatic
     assert options.model is not None
     bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
-    try_bundle(bundle, options.threads)
+    try_bundle(bundle, threads(options.threads))
     return bundle, None
 
 
@@ -209,7 +211,7 @@ class Gateway:
         self._guard.restart(self._epoch)
         self._link = Link(url, options.root, NAME, self._inbox, guard=self._guard)
         self._link.set_will(self._bridge.state("offline"))
-        self._tail = TailThread(bundle, self._inbox, options.threads)
+        self._tail = TailThread(bundle, self._inbox, threads(options.threads))
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
@@ -383,8 +385,12 @@ class Gateway:
         members = self._replanner.due(self._node.ring.nodes, now)
         if members is not None:
             self._replanner.planned(members, now)
-            bundle, objective = self._bundle, self._objective
-            self.plan_anew(lambda: better(bundle, members, objective))
+            bundle, objective, own = self._bundle, self._objective, threads(self._options.threads)
+
+            def plan() -> Bundle | None:
+                return better(bundle, members, objective, measure_speed(arithmetic(bundle.graph), own))
+
+            self.plan_anew(plan)
 
     def _act(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
@@ -555,7 +561,7 @@ class Gateway:
                 made = make()
                 if made is not None:
                     made = bind(made)
-                    try_bundle(made, self._options.threads)
+                    try_bundle(made, threads(self._options.threads))
                 self._inbox.put(Planned(request, made))
             except DtError as error:
                 self._inbox.put(Planned(request, None, str(error)))
@@ -584,7 +590,7 @@ class Gateway:
     def _swap(self, bundle: Bundle, now: float) -> None:
         self._next, self._swap_at = None, float("inf")
         try:
-            tail = TailThread(bundle, self._inbox, self._options.threads)
+            tail = TailThread(bundle, self._inbox, threads(self._options.threads))
         except (DtError, MemoryError) as error:
             _log.error("the new plan fails; the one before runs on: %s", str(error) or "there is not enough memory")
             self._node.paused = not self._detection

@@ -10,8 +10,7 @@ from statistics import median
 
 from models.bundle import Bundle, make_bundle
 from models.cluster import Cluster
-from models.cost import measure_speed, predict
-from models.effort import arithmetic
+from models.cost import predict
 from models.search import Choice, best_plan, judged_by
 from schemas.messages import Register
 
@@ -86,12 +85,12 @@ def cluster_of(members: tuple[Member, ...], gateway_flops_s: float) -> Cluster:
     )
 
 
-def better(bundle: Bundle, members: tuple[Member, ...], objective: str) -> Bundle | None:
+def better(bundle: Bundle, members: tuple[Member, ...], objective: str, gateway_flops_s: float) -> Bundle | None:
     """Another plan of the same model for ``members``, if it is expected to be clearly better than the present one.
 
     Takes seconds.
     """
-    cluster = cluster_of(members, measure_speed(arithmetic(bundle.graph)))
+    cluster = cluster_of(members, gateway_flops_s)
     objective = judged_by(objective, cluster)
     found = best_plan(bundle.partition, cluster, objective).best
     present = predict(bundle.partition, bundle.plan, cluster)

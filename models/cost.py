@@ -191,8 +191,8 @@ def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) ->
     return {**edges, "gateway": cluster.runtime_bytes + tail}
 
 
-def measure_speed(dtype: str = FLOAT) -> float:
-    """Effort a second of one thread here: a small stack of convolutions on the engine, in this one of
+def measure_speed(dtype: str = FLOAT, threads: int = 1) -> float:
+    """Effort a second of so many threads here: a small stack of convolutions on the engine, in this one of
     ``models.effort.ARITHMETICS``, a third of a second. In float32 it is FLOP/s.
 
     The mean and not the best: a processor that is shared, or has a quota, is as fast as that for tiles.
@@ -200,7 +200,7 @@ def measure_speed(dtype: str = FLOAT) -> float:
     graph = _stack(dtype)
     effort = effort_of(graph, range(len(graph.ops)))
     image = graph.tensors[graph.inputs[0]]
-    runner, given = engine.load(graph.to_bytes()), [np.ones(image.shape, image.dtype)]
+    runner, given = engine.load(graph.to_bytes(), threads), [np.ones(image.shape, image.dtype)]
     runner.run(given)
     runs, begun = 0, time.perf_counter()
     while (seconds := time.perf_counter() - begun) < _MEASURED_S:

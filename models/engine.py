@@ -19,9 +19,12 @@ import numpy as np
 
 from models import litert
 from models.graph import Graph
-from models.samples import ARITHMETICS, arithmetics, sample
+from models.samples import ARITHMETICS, arithmetics, long_sums, sample
+from schemas.cgroup import cores
 from schemas.errors import EngineError, PlanError
 from schemas.plan import digest
+
+_log = logging.getLogger(__name__)
 
 RUNTIMES = ("ai_edge_litert", "tflite_runtime")
 _CPUINFO = Path("/proc/cpuinfo")
@@ -91,6 +94,21 @@ def _bits(arithmetic: str) -> tuple[bytes, ...]:
     return tuple(made.tobytes() for made in load(graph.to_bytes()).run([image]))
 
 
+@functools.cache
+def threads(asked: int | None = None) -> int:
+    """How many an engine here is to have: ``asked``, or as many as this process may keep busy, up to 64.
+
+    One, where the bits depend on it: XNNPACK's do not, those of a runtime's own float convolutions do.
+    """
+    wanted = min(asked or cores(), 64)
+    graph, image = long_sums()
+    one, many = ([made.tobytes() for made in load(graph.to_bytes(), n).run([image])] for n in (1, wanted))
+    if one == many:
+        return wanted
+    _log.warning("%d threads would compute other bits than one with %s: one is used", wanted, runtime())
+    return 1
+
+
 def load(model: bytes, threads: int = 1) -> Engine:
     """An engine for a .tflite held in memory, by the interpreter.
 
@@ -148,7 +166,7 @@ def _has_cache(arithmetic: str) -> bool:
         except (EngineError, OSError, AttributeError) as error:
             reason = str(error)
     if reason:
-        logging.getLogger(__name__).info("no weight cache for %s with %s: %s", arithmetic, runtime(), reason)
+        _log.info("no weight cache for %s with %s: %s", arithmetic, runtime(), reason)
     return not reason
 
 

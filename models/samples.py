@@ -89,6 +89,13 @@ def _draw(random: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:
     return random.integers(info.min + 1, info.max, shape, endpoint=True).astype(dtype)
 
 
+def long_sums() -> tuple[Graph, np.ndarray]:
+    """Two convolutions and their input: the second sums 576 products, which a runtime may divide among its threads."""
+    net = _Network("float32")
+    net.conv("CONV_2D", net.conv("CONV_2D", 0, 64, 3), 32, 3)
+    return net.graph(), net.image()
+
+
 class _Network:
     def __init__(self, arithmetic: str) -> None:
         self._arithmetic = arithmetic

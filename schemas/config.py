@@ -75,7 +75,7 @@ Drop = Literal["latest", "all"]
 ROOT = "dt"
 _ROOT = "First topic level; one per cluster."
 _STATE = "Folder for credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
-_THREADS = "Threads of the TFLite runtime."
+_THREADS = "Threads of the TFLite runtime. [default: as many as this process may keep busy: affinity, control groups]"
 
 
 class GatewayOptions(Record):
@@ -98,7 +98,7 @@ class GatewayOptions(Record):
     state: Path | None = option(
         None, "Folder for what outlives a restart, and credentials. [default: the service's, or ~/.local/state/deepthings/ROOT]"
     )
-    threads: int = option(1, _THREADS, ge=1, le=64)
+    threads: int | None = option(None, _THREADS, ge=1, le=64)
     http: Listen | None = option(None, "HOST:PORT of the dashboard, such as 127.0.0.1:8099.")
     outputs: bool = option(False, "Publish the final tensors, too, not only what they say.")
     objective: Literal["fixed", "latency", "throughput", "traffic"] | None = option(
@@ -133,7 +133,7 @@ class EdgeOptions(Record):
         None, "Tile classes kept in memory. [default: what a quarter of the free memory holds]", ge=1, le=64
     )
     window: int = option(2, "Frames of the source in flight: 1 for latency, 2 for rate.", ge=1, le=32)
-    threads: int = option(1, _THREADS, ge=1, le=64)
+    threads: int | None = option(None, _THREADS, ge=1, le=64)
     deadline: float | None = option(
         None, "Seconds after which an incomplete frame of this source fails. [default: the gateway's]", gt=0, le=1e6
     )

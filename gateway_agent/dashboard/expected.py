@@ -8,6 +8,7 @@ from gateway_agent.dashboard.record import Snapshot
 from gateway_agent.replan import Member, cluster_of
 from models.cost import measure_speed, predict
 from models.effort import arithmetic
+from models.engine import threads
 from schemas.errors import PlanError
 
 RATES = (0.1, 100_000.0)  # Mbit/s
@@ -48,4 +49,4 @@ def expected(snapshot: Snapshot, rate_mbit: float | None) -> dict[str, Any]:
 
 @cache
 def _own_speed(dtype: str) -> float:
-    return measure_speed(dtype)
+    return measure_speed(dtype, threads())

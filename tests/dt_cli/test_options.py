@@ -33,7 +33,7 @@ def test_every_option_has_a_help_text_and_a_default_that_holds() -> None:
 
 def test_limits_and_defaults_reach_the_help() -> None:
     said = " ".join(dt("edge", "--help", COLUMNS="200").stdout.split())
-    assert "[default: 1] [1<=x<=64]" in said and "--once / --no-once" in said
+    assert "[default: 2] [1<=x<=32]" in said and "--once / --no-once" in said
 
 
 def test_a_switch_that_is_turned_off_says_so_to_the_files_beneath() -> None:
@@ -47,7 +47,7 @@ def test_config_show_tells_values_and_origins_without_secrets(tmp_path: Path) ->
     said = json.loads(done.stdout)
     assert said["edge.gateway"] == {"value": "mqtt://me:***@pi", "from": str(file)}
     assert said["edge.keep"] == {"value": 4, "from": "DT_EDGE_KEEP"}
-    assert said["edge.threads"] == {"value": 1, "from": "default"}
+    assert said["edge.threads"] == {"value": None, "from": "default"}
     table = dt("config", "show", "--config", file)
     assert table.returncode == 0 and "mqtt://me:***@pi" in table.stdout and "s3cret" not in table.stdout
 

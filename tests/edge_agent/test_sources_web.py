@@ -380,7 +380,7 @@ def test_the_parts_do_not_depend_on_how_the_bytes_were_cut(bodies: list[tuple[by
     assert whole == [b for b, _ in bodies if 0 < len(b) <= 40] or any(len(b) > 38 for b, _ in bodies)
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(st.lists(st.tuples(st.binary(max_size=30).map(lambda b: b.replace(b"-", b"")), st.booleans()), max_size=6))
 def test_headers_that_end_with_lf_alone_are_read_as_well(bodies: list[tuple[bytes, bool]]) -> None:
     def stream(end: bytes) -> bytes:

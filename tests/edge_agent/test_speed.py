@@ -16,6 +16,14 @@ def test_a_speed_is_measured_once_and_kept(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
+def test_another_number_of_threads_has_another_speed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edge_agent.speed.measure_speed", lambda threads: threads * 1e9)
+    for threads in (1, 2):
+        Speed(tmp_path, threads).keep()
+        monkeypatch.setattr("edge_agent.speed.measure_speed", lambda threads: threads * 3e9)
+        assert Speed(tmp_path, threads).flops_s == (1e9 if threads == 1 else 6e9)
+
+
 def test_tiles_correct_it(tmp_path: Path) -> None:
     speed = Speed(tmp_path)
     for _ in range(100):
@@ -29,8 +37,10 @@ def test_tiles_correct_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "[]", "null", '{"flops_s": 1e9}', '{"kernels": "another", "flops_s": 1234567890}',
-     '{"kernels": "K", "flops_s": 1e300}', '{"kernels": "K", "flops_s": NaN}', '{"kernels": "K", "flops_s": "fast"}',
+    ["", "[]", "null", '{"flops_s": 1e9}', '{"kernels": "another", "threads": 1, "flops_s": 1234567890}',
+     '{"kernels": "K", "flops_s": 1234567890}', '{"kernels": "K", "threads": 2, "flops_s": 1234567890}',
+     '{"kernels": "K", "threads": 1, "flops_s": 1e300}', '{"kernels": "K", "threads": 1, "flops_s": NaN}',
+     '{"kernels": "K", "threads": 1, "flops_s": "fast"}',
      "[" * 3000],
 )  # fmt: skip
 def test_a_file_of_another_runtime_or_a_broken_one_is_not_believed(tmp_path: Path, text: str) -> None:

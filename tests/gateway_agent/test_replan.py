@@ -7,6 +7,8 @@ from models.build import build
 from models.bundle import make_bundle
 from schemas.messages import Register
 
+SPEED = 10e9  # of the gateway, FLOP/s
+
 
 def hear(replanner: Replanner, *nodes: str, flops_s: float = 10e9, bytes_s: float = 0.0) -> None:
     """Heartbeats; a name with a ``*`` has a camera."""
@@ -116,14 +118,14 @@ def test_a_large_network_is_divided_and_a_good_plan_stays(tmp_path: Path) -> Non
     model.write_bytes(build("yolov2", size=416, layers=12).to_bytes())
     alone = make_bundle(model, (1, 1))
     members = tuple(Member(f"edge{i}", i == 0, 10e9, 125e6) for i in range(4))
-    divided = better(alone, members, "latency")
+    divided = better(alone, members, "latency", SPEED)
     assert divided is not None and len(divided.plan.blocks[0].tiles) > 1
-    assert better(divided, members, "latency") is None
+    assert better(divided, members, "latency", SPEED) is None
 
 
 def test_as_many_cameras_as_nodes_are_judged_by_frames_a_second(tmp_path: Path) -> None:
     model = tmp_path / "mini.tflite"
     model.write_bytes(build("mini").to_bytes())
     cameras = tuple(Member(f"edge{i}", True, 1e9, 10e6) for i in range(3))
-    plan = (better(make_bundle(model, (5, 5)), cameras, "latency") or make_bundle(model, (5, 5))).plan
+    plan = (better(make_bundle(model, (5, 5)), cameras, "latency", SPEED) or make_bundle(model, (5, 5))).plan
     assert plan.undivided

@@ -1,0 +1,26 @@
+"""What a private cluster's processes are started with."""
+
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+
+from dt_cli.cluster import Cluster, Setup
+
+
+@pytest.mark.parametrize(("cores", "edges", "each"), [(8, 3, "2"), (4, 3, "1"), (2, 3, "1"), (4, 1, "4")])
+def test_edges_share_the_machine_s_cores_and_keep_what_they_write_to_themselves(
+    cores: int, edges: int, each: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dt_cli.cluster.cores", lambda: cores)
+    cluster = Cluster(Setup(tmp_path / "m.tflite", edges, [], None), Mock(), tmp_path, Mock())
+    started: dict[str, list[str]] = {}
+    monkeypatch.setattr(cluster, "_spawn", lambda name, argv: started.update({name: argv}))
+    monkeypatch.setattr(cluster, "_said", lambda *_: "mqtt://127.0.0.1:9")
+    monkeypatch.setattr("dt_cli.cluster.Verdicts", Mock())
+    cluster._start_gateway("127.0.0.1:0", None)
+    for n in range(edges):
+        cluster._edge(f"edge{n + 1}", "mqtt://127.0.0.1:9")
+    folders = [argv[argv.index("--state") + 1] for argv in started.values()]
+    assert len({*folders}) == edges + 1 and all(Path(folder).parent == tmp_path for folder in folders)
+    assert {argv[argv.index("--threads") + 1] for argv in started.values()} == {each}

@@ -60,6 +60,11 @@ class Tables:
         return need
 
 
+    def computed(self, op: int, outputs: Extents) -> Extents:
+        """As ``Rule.computed``, of what ``regions`` has found for an operator."""
+        return self._known[op].computed(outputs)
+
+
 class _Table:
     """A start and an end for each row and column of a map, in the order and signs of ``Extents``."""
 
@@ -77,12 +82,13 @@ class _Table:
 
 @dataclass(frozen=True)
 class _Operator:
-    """One operator's tables: what it computes, and what it needs of each input."""
+    """One operator's tables: what it gives, what it computes for that, and what it needs of each input."""
 
     graph: Graph
     op: Op
     rule: Rule
     grown: _Table
+    computed: _Table
     needs: dict[int, _Table]
     grows: bool  # more than its tables tell, where a single pixel is wanted
     mixes: bool  # the axes
@@ -95,8 +101,10 @@ class _Operator:
         grown = [[rule.grow(graph, op, line) for line in lines] for lines in (rows, cols)]
         found = [[rule.needs(graph, op, line) for line in lines] for lines in grown]
         needs = {slot: _table(*([need[slot] for need in lines] for lines in found)) for slot in found[0][0]}
+        computed = _table(*([rule.computed(graph, op, line) for line in lines] for lines in (rows, cols)))
         grows = type(rule).grow is not Rule.grow
-        return cls(graph, op, rule, _table(*grown), needs, grows, not rule.by_axis or (grows and 1 in (full.y1, full.x1)))
+        mixes = not rule.by_axis or (grows and 1 in (full.y1, full.x1))
+        return cls(graph, op, rule, _table(*grown), computed, needs, grows, mixes)
 
     def answer(self, wanted: Extents) -> tuple[Extents, dict[int, Extents]]:
         """What is computed to have ``wanted``, and what that needs of each input by its slot."""

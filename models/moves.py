@@ -1,10 +1,11 @@
-"""Operators that only move elements, seen as one: a chain of TRANSPOSE and RESHAPE from a map to a map.
+"""Operators that only move elements, seen as one: a chain of TRANSPOSE, RESHAPE, TILE, PACK and UNPACK from a map to a map.
 
-Channel shuffles and Darknet's reorg are written so. Between the chain's ends there are no maps, so no rule could tile the
-operators one by one; together they are a permutation, and a region of it needs certain elements of its input.
+Channel shuffles, Darknet's reorg and Keras 3's nearest neighbours are written so. Between the chain's ends there are no
+maps, so no rule could tile the operators one by one; together they take each element from a certain place, and a region of
+it needs certain elements of its input.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, prod
 
 import numpy as np
@@ -13,15 +14,18 @@ from models.graph import MOVES, Graph, Op, Tensor
 from schemas.plan import Region
 
 _RESHAPING = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-_MOVING = (*_RESHAPING, "TRANSPOSE")
-_MAX_ELEMENTS = 2**22  # of a map: what is known of each takes four bytes, and twelve for a while
+_MOVING = (*_RESHAPING, "TRANSPOSE", "TILE", "PACK", "UNPACK")
+_MAX_ELEMENTS = 2**22  # of a map, or pixels: what is known of each takes four bytes, and twelve for a while
 
 
 class Movement:
-    """A permutation: ``elements`` (height, width, channels) has the place of each in an input of ``shape``, flat."""
+    """``elements`` (height, width, channels) has the place of each in an input of ``shape``, flat.
 
-    def __init__(self, elements: np.ndarray, shape: tuple[int, ...]) -> None:
-        self.elements, self.shape = elements, shape
+    ``unit``: each stands for so many neighbours; where pixels move whole, a map of them has one channel.
+    """
+
+    def __init__(self, elements: np.ndarray, shape: tuple[int, ...], unit: int = 1) -> None:
+        self.elements, self.shape, self.unit = elements, shape, unit
         _, width, depth = shape
         axes = (elements // (width * depth), elements // depth % width)
         self._ends = [np.stack([axis.min(2), axis.max(2)]) for axis in axes]
@@ -30,9 +34,9 @@ class Movement:
     def _of_channels(self) -> np.ndarray | None:
         """The order of the channels, if it is that alone."""
         order = self.elements[0, 0]
-        if self.elements.shape != self.shape or order.max() >= order.size:
+        if self.unit > 1 or self.elements.shape[:2] != self.shape[:2] or order.max() >= self.shape[2]:
             return None
-        pixels = np.arange(0, self.elements.size, order.size, dtype=np.int32).reshape(*self.shape[:2], 1)
+        pixels = np.arange(0, prod(self.shape), self.shape[2], dtype=np.int32).reshape(*self.shape[:2], 1)
         return order if np.array_equal(pixels + order, self.elements) else None
 
     def needs(self, out: Region) -> Region:
@@ -79,42 +83,75 @@ def _chain(graph: Graph, start: int) -> tuple[list[int], Movement] | None:
     source = graph.tensors[first.inputs[0]] if first.kind in _MOVING and first.inputs else None
     if source is None or not _is_map(source):
         return None
-    elements = np.arange(prod(source.shape), dtype=np.int32).reshape(source.shape)
+    depth = source.shape[3]
+    return _chain_of(graph, start, source, depth) or (_chain_of(graph, start, source, 1) if depth > 1 else None)
+
+
+def _chain_of(graph: Graph, start: int, source: Tensor, unit: int) -> tuple[list[int], Movement] | None:
+    """The longest chain that moves ``unit`` neighbouring elements as one."""
+    shape = (*source.shape[:3], source.shape[3] // unit)
+    if prod(shape) > _MAX_ELEMENTS:
+        return None
+    strands = {graph.ops[start].inputs[0]: np.arange(prod(shape), dtype=np.int32).reshape(shape)}
     chain: list[int] = []
     best: tuple[list[int], Movement] | None = None
-    readers = [start]
+    readers = {start}
     while len(readers) == 1:
-        op = graph.ops[readers[0]]
-        after = _moved(graph, op, elements)
-        if after is None or after.shape != graph.tensors[op.outputs[0]].shape:
+        (reader,) = readers
+        op = graph.ops[reader]
+        after = _moved(graph, op, strands, unit)
+        if after is None:
             break
-        elements, made = after, op.outputs[0]
-        chain.append(readers[0])
-        if _is_map(graph.tensors[made]):
-            movement = Movement(elements[0], source.shape[1:])
+        strands = dict(zip(op.outputs, after, strict=True))
+        chain.append(reader)
+        (made, elements), *others = strands.items()
+        if not others and _is_map(graph.tensors[made]):
+            movement = Movement(elements[0], shape[1:], unit)
             best = (list(chain), movement) if _is_local(movement) else best
-        readers = graph.consumers.get(made, []) if made not in graph.outputs else []
+        if not strands.keys().isdisjoint(graph.outputs):
+            break
+        readers = {i for t in strands for i in graph.consumers.get(t, ())}
     return best
 
 
 def _is_map(tensor: Tensor) -> bool:
-    return len(tensor.shape) == 4 and tensor.shape[0] == 1 and 0 < prod(tensor.shape) <= _MAX_ELEMENTS
+    return len(tensor.shape) == 4 and tensor.shape[0] == 1 and prod(tensor.shape) > 0
 
 
-def _moved(graph: Graph, op: Op, elements: np.ndarray) -> np.ndarray | None:
-    """The elements of an operator's output, or None: it does more than to move them."""
-    if op.kind not in _MOVING or len(op.outputs) != 1 or graph.data_inputs(op) != [op.inputs[0]]:
+def _moved(graph: Graph, op: Op, strands: Mapping[int, np.ndarray], unit: int) -> list[np.ndarray] | None:
+    """The elements of an operator's outputs, or None: it does more than to move those of all ``strands``."""
+    if op.kind not in _MOVING or set(graph.data_inputs(op)) != strands.keys() or not op.outputs:
         return None
-    given, made = graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]
-    if (given.dtype, given.quantization) != (made.dtype, made.quantization):
+    given = graph.tensors[op.inputs[0]]
+    for made in (graph.tensors[t] for t in op.outputs):
+        alike = (given.dtype, given.quantization) == (made.dtype, made.quantization)
+        if not alike or not 0 < prod(made.shape) <= unit * _MAX_ELEMENTS or (unit > 1 and made.shape[-1:] != (unit,)):
+            return None
+    shapes = [graph.tensors[t].shape for t in op.outputs]
+    wanted = [(*shape[:-1], shape[-1] // unit) if shape else () for shape in shapes]
+    try:
+        found = _rearranged(graph, op, [strands[t] for t in op.inputs if t in strands], wanted[0])
+    except (ValueError, IndexError):  # numpy's, of a shape, order or axis that makes no sense
         return None
+    return found if [f.shape for f in found] == wanted else None
+
+
+def _rearranged(graph: Graph, op: Op, given: Sequence[np.ndarray], shape: tuple[int, ...]) -> list[np.ndarray]:
+    """The elements of an operator's outputs, from those of its inputs; ``shape`` is that of the first output."""
+    (first, *_), axis = given, int(op.option("axis"))
+    if op.kind == "PACK":
+        return [np.stack(given, axis)]
+    if op.kind == "UNPACK":
+        return [np.take(first, i, axis) for i in range(first.shape[axis])]
     if op.kind in _RESHAPING:
-        return elements.reshape(made.shape) if prod(made.shape) == elements.size and min(made.shape, default=1) > 0 else None
+        return [first.reshape(shape)]
     order = graph.tensors[op.inputs[1]] if len(op.inputs) > 1 else None
-    if order is None or order.data is None or order.dtype != "int32":
-        return None
-    axes = order.array().reshape(-1).tolist()
-    return elements.transpose(axes) if sorted(axes) == list(range(elements.ndim)) else None
+    if order is None or order.data is None or order.dtype not in ("int32", "int64"):
+        return []
+    numbers = order.array().reshape(-1).tolist()
+    if op.kind == "TRANSPOSE":
+        return [first.transpose(numbers)]
+    return [np.tile(first, numbers)] if len(numbers) == first.ndim and min(numbers) > 0 else []
 
 
 def _is_local(movement: Movement) -> bool:
@@ -125,8 +162,9 @@ def _is_local(movement: Movement) -> bool:
 
 
 def _as_one(ops: Sequence[Op], movement: Movement) -> Op:
-    constants = [t for op in ops for t in op.inputs[1:] if t >= 0]
-    inputs, between = (ops[0].inputs[0], *constants), tuple(op.outputs[0] for op in ops[:-1])
+    source, between = ops[0].inputs[0], tuple(t for op in ops[:-1] for t in op.outputs)
+    constants = (t for op in ops for t in op.inputs if t >= 0 and t != source and t not in between)
+    inputs = (source, *dict.fromkeys(constants))
     places = {t: i for i, t in enumerate((*inputs, *between, *ops[-1].outputs))} | {-1: -1}
     return Op(
         MOVES, inputs, ops[-1].outputs, options={"movement": movement},

@@ -221,6 +221,7 @@ class Partition:
         for i in ops:
             region = regions.get(self.graph.ops[i].outputs[0])
             if region is not None:
+                region = RULES[self.graph.ops[i].kind].computed(self.graph, self.graph.ops[i], region)
                 total += region.height * region.width * prices[i]
         return int(total)
 
@@ -249,7 +250,8 @@ class Partition:
     def _flops_of_each(self, ops: Sequence[int], outputs: Mapping[int, Extents]) -> list[int]:
         """As ``flops``, for many tiles: one number for each column of the extents of their outputs."""
         regions = self._tables.regions(ops, outputs)
-        made = {i: regions[t] for i in ops if (t := self.graph.ops[i].outputs[0]) in regions}
+        outs = {i: regions[t] for i in ops if (t := self.graph.ops[i].outputs[0]) in regions}
+        made = {i: self._tables.computed(i, out) for i, out in outs.items()}
         if not made:  # these only pass the block by
             return [0] * next(iter(outputs.values())).shape[1]
         prices = np.array([self._flops_at[i] for i in made])

@@ -7,36 +7,47 @@ from collections.abc import Iterable
 from math import prod
 
 from models.graph import MOVES, Graph, Op
-from models.ops.elementwise import ElementwiseRule
-from models.ops.moving import BlocksRule, ConcatRule, MovesRule, PadRule, SplitRule
+from models.ops.elementwise import DenseRule, ElementwiseRule, PositionRule
+from models.ops.moving import BlocksRule, ConcatRule, MovesRule, PadRule, SliceRule, SplitRule
+from models.ops.resizes import ResizeRule
 from models.ops.rule import SAME, VALID, Emitter, Needs, Rule, whole
-from models.ops.windows import ConvRule, PoolRule, Window, WindowRule
+from models.ops.windows import ConvRule, PoolRule, TransposeConvRule, Window, WindowRule
 from schemas.plan import MAPS
 
 __all__ = [
-    "RULES", "SAME", "VALID", "ElementwiseRule", "Emitter", "Needs", "Rule", "Window", "WindowRule",
-    "blocker", "flops_of", "whole",
+    "RULES", "SAME", "VALID", "DenseRule", "ElementwiseRule", "Emitter", "Needs", "PositionRule", "Rule", "Window",
+    "WindowRule", "blocker", "flops_of", "whole",
 ]  # fmt: skip
 
 _ELEMENTWISE = (
     "ADD SUB MUL DIV MINIMUM MAXIMUM SQUARED_DIFFERENCE RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU PRELU LOGISTIC TANH "
-    "HARD_SWISH ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST"
+    "HARD_SWISH ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST GELU"
+).split()
+
+_BY_POSITION = (
+    "SOFTMAX LOG_SOFTMAX L2_NORMALIZATION LOCAL_RESPONSE_NORMALIZATION MEAN SUM REDUCE_MAX REDUCE_MIN REVERSE_V2 GATHER"
 ).split()
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE, ElementwiseRule()),
+    **dict.fromkeys(_BY_POSITION, PositionRule()),
+    "FULLY_CONNECTED": DenseRule(),
     **dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D"), ConvRule()),
+    "TRANSPOSE_CONV": TransposeConvRule(),
     "MAX_POOL_2D": PoolRule(pad_with_minimum=True),
     "AVERAGE_POOL_2D": PoolRule(),
     **dict.fromkeys(("PAD", "PADV2"), PadRule()),
     "CONCATENATION": ConcatRule(),
     **dict.fromkeys(("SPLIT", "SPLIT_V"), SplitRule()),
     MOVES: MovesRule(),
-    **dict.fromkeys(("SPACE_TO_DEPTH", "DEPTH_TO_SPACE", "RESIZE_NEAREST_NEIGHBOR"), BlocksRule()),
+    **dict.fromkeys(("SPACE_TO_DEPTH", "DEPTH_TO_SPACE"), BlocksRule()),
+    **dict.fromkeys(("SLICE", "STRIDED_SLICE"), SliceRule()),
+    **dict.fromkeys(("RESIZE_BILINEAR", "RESIZE_NEAREST_NEIGHBOR"), ResizeRule()),
 }
 
 
-_FEWEST_INPUTS = {"CONV_2D": 2, "DEPTHWISE_CONV_2D": 2, "PAD": 2, "PADV2": 3, "SPLIT": 2, "SPLIT_V": 3}
+_FEWEST_INPUTS = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "SPLIT", "FULLY_CONNECTED", *_BY_POSITION[4:]), 2)
+_FEWEST_INPUTS |= dict.fromkeys(("PADV2", "SPLIT_V", "SLICE", "TRANSPOSE_CONV"), 3) | {"STRIDED_SLICE": 4}
 _LAST_CLAMP = 3  # ActivationFunctionType: NONE, RELU, RELU_N1_TO_1, RELU6, then TANH and SIGN_BIT
 
 
@@ -47,6 +58,8 @@ def blocker(graph: Graph, op: Op) -> str | None:
         return "no rule can tile it"
     if not op.outputs or len(op.inputs) < _FEWEST_INPUTS.get(op.kind, 1) or min(op.inputs[:2]) < 0:
         return "inputs or outputs are missing"
+    if reason := rule.beyond(graph, op):
+        return reason
     if op.option("fused_activation_function") > _LAST_CLAMP:
         return "its fused activation is more than a clamp: other kernels than XNNPACK's compute it"
     for t in (*graph.data_inputs(op), *op.outputs):
@@ -56,7 +69,7 @@ def blocker(graph: Graph, op: Op) -> str | None:
             return f"tensor {graph.tensors[t].name!r} of shape {graph.tensors[t].shape} is empty"
         if graph.tensors[t].dtype not in MAPS:
             return f"tensor {graph.tensors[t].name!r} is {graph.tensors[t].dtype}: only {', '.join(MAPS)} are exact"
-    if isinstance(rule, (WindowRule, PadRule, BlocksRule)) and graph.data_inputs(op) != [op.inputs[0]]:
+    if rule.map_slot is not None and graph.data_inputs(op) != [op.inputs[rule.map_slot]]:
         return "an input beside its map is not constant"
     if len({graph.tensors[t].shape[1:3] for t in op.outputs}) != 1:
         return "its outputs are maps of different sizes"

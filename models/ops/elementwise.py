@@ -2,12 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 
+from models import engine
 from models.graph import Graph, Op, Tensor
-from models.ops.rule import Emitter, Rule
+from models.ops.rule import DYNAMIC_RANGE, Emitter, Rule, two_pixels
 from schemas.plan import MAPS, Region
+
+_ALONG_AXES = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2", "GATHER")
 
 
 class ElementwiseRule(Rule):
@@ -64,3 +68,52 @@ def _map_axes(shape: tuple[int, ...]) -> tuple[int, int]:
     """Height and width of an operand that is broadcast against NHWC."""
     padded = (1, 1, 1, *shape)
     return padded[-3], padded[-2]
+
+
+class PositionRule(Rule):
+    """Operators that compute, or move, the channels of each position by themselves."""
+
+    map_slot = 0
+
+    def beyond(self, graph: Graph, op: Op) -> str | None:
+        if op.kind not in _ALONG_AXES:
+            return None
+        axes = graph.tensors[op.inputs[1]]
+        if axes.data is None or axes.dtype != "int32" or op.option("batch_dims"):
+            return "its axis or its indices are not constant"
+        along = [int(op.option("axis"))] if op.kind == "GATHER" else axes.array().reshape(-1).tolist()
+        return None if along in ([3], [-1]) else f"it works along axes {along} of its map, not along channels"
+
+    def blocker(self, graph: Graph, op: Op) -> str | None:
+        given, made = (graph.tensors[t] for t in (op.inputs[0], op.outputs[0]))
+        if given.shape[:3] != made.shape[:3]:
+            return "its shape is another"
+        if op.kind == "LOCAL_RESPONSE_NORMALIZATION" and given.shape[3] % 4:
+            return f"its {given.shape[3]} channels are no multiple of 4: ai-edge-litert rounds by where an element lies"
+        if op.kind == "MEAN" and given.dtype == "float32" and engine.runtime().startswith("tflite-runtime"):
+            return "tflite-runtime sums floats in an order that depends on where they lie"
+        return None
+
+    def flops(self, graph: Graph, op: Op) -> float:
+        return float(max(graph.tensors[t].shape[-1] for t in (op.inputs[0], op.outputs[0])))
+
+
+class DenseRule(Rule):
+    """FULLY_CONNECTED of the channels of each position, as ConvNeXt has it."""
+
+    map_slot = 0
+
+    def blocker(self, graph: Graph, op: Op) -> str | None:
+        given, weights, made = (graph.tensors[t] for t in (*op.inputs[:2], op.outputs[0]))
+        if given.dtype == "float32" and weights.dtype != "float32":
+            return DYNAMIC_RANGE
+        if given.shape[:3] != made.shape[:3] or weights.shape != (made.shape[3], given.shape[3]):
+            return "its shape is another"
+        return None
+
+    def grow(self, graph: Graph, op: Op, out: Region) -> Region:
+        """As a convolution: of one pixel other kernels compute on Arm."""
+        return two_pixels(graph, op, out)
+
+    def flops(self, graph: Graph, op: Op) -> float:
+        return 2.0 * prod(graph.tensors[op.inputs[1]].shape) if len(op.inputs) > 1 else super().flops(graph, op)

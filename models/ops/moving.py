@@ -14,6 +14,8 @@ from schemas.plan import Region, digest
 class PadRule(Rule):
     """PAD and PADV2 of the map's borders (and channels)."""
 
+    map_slot = 0
+
     def widths(self, graph: Graph, op: Op) -> np.ndarray:
         return graph.tensors[op.inputs[1]].array().astype(np.int64)
 
@@ -76,49 +78,79 @@ class SplitRule(Rule):
         return None
 
 
-class BlocksRule(Rule):
-    """SPACE_TO_DEPTH, DEPTH_TO_SPACE and RESIZE_NEAREST_NEIGHBOR by a power of two: one pixel and a block of pixels."""
+class SliceRule(Rule):
+    """SLICE, and STRIDED_SLICE with positive strides of rows and columns; of channels any."""
 
-    def factor(self, graph: Graph, op: Op) -> int:
-        """Output pixels per input pixel, or minus input pixels per output pixel."""
-        if op.kind == "SPACE_TO_DEPTH":
-            return -int(op.option("block_size"))
-        if op.kind == "DEPTH_TO_SPACE":
-            return int(op.option("block_size"))
-        return graph.tensors[op.outputs[0]].shape[1] // graph.tensors[op.inputs[0]].shape[1]
+    map_slot = 0
+
+    def steps(self, graph: Graph, op: Op) -> list[tuple[int, int]]:
+        """The first element and the stride of each axis."""
+        begins, *others = (graph.tensors[t].array().reshape(-1).tolist() for t in op.inputs[1:])
+        if op.kind == "SLICE":
+            return [(begin, 1) for begin in begins]
+        shape, mask = graph.tensors[op.inputs[0]].shape, int(op.option("begin_mask"))
+        firsts = (begin + size if begin < 0 else begin for begin, size in zip(begins, shape))
+        return [(0 if mask >> i & 1 else first, stride) for i, (first, stride) in enumerate(zip(firsts, others[1]))]
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        if op.kind != "RESIZE_NEAREST_NEIGHBOR" and int(op.option("block_size")) < 1:
-            return "its block is empty"
-        _, height, width, _ = graph.tensors[op.inputs[0]].shape
-        _, out_height, out_width, _ = graph.tensors[op.outputs[0]].shape
-        factor = self.factor(graph, op)
-        if factor < 0:
-            return None if (height, width) == (out_height * -factor, out_width * -factor) else "its block does not divide it"
-        if op.kind == "DEPTH_TO_SPACE":
-            return None if (out_height, out_width) == (height * factor, width * factor) else "its shape is another"
-        if factor not in (2, 4, 8) or (out_height, out_width) != (height * factor, width * factor):
-            return "it resizes by other than 2, 4 or 8"
-        if op.option("align_corners"):
-            return "it aligns corners: its positions depend on the whole map"
+        given = [graph.tensors[t] for t in op.inputs[1:] if t >= 0]
+        if len(given) != (2 if op.kind == "SLICE" else 3) or any(
+            t.data is None or t.shape != (4,) or t.dtype not in ("int32", "int64") for t in given
+        ):
+            return "what it takes is not constant"
+        if any(op.option(name) for name in ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask", "offset")):
+            return "it changes the number of dimensions"
+        before, after = (graph.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
+        steps = self.steps(graph, op)
+        for (first, stride), size, made in list(zip(steps, before, after))[: 4 if op.kind == "SLICE" else 3]:
+            if stride < 1 or not 0 <= first <= first + (made - 1) * stride < size:
+                return "it takes elements backwards, or some that are not there: tflite-runtime reads past its map's end"
         return None
 
+    def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
+        (y, down), (x, right) = self.steps(graph, op)[1:3]
+        y0, x0 = y + out.y0 * down, x + out.x0 * right
+        return {0: Region(y0, x0, y0 + (out.height - 1) * down + 1, x0 + (out.width - 1) * right + 1)}
+
+    def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
+        begins, ends, *strides = (emitter.source.tensors[t].array().reshape(-1).copy() for t in op.inputs[1:])
+        begins[:3] = 0  # a tile has what is needed alone
+        ends[:3] = (1, out.height, out.width) if op.kind == "SLICE" else emitter.tensors[given[0]].shape[:3]
+        inputs = (emitter.literal(f"slice{len(emitter.ops)}/{i}", v) for i, v in enumerate((begins, ends, *strides)))
+        masks = {} if op.kind == "SLICE" else {name: op.option(name) & 8 for name in ("begin_mask", "end_mask")}
+        made = replace(op, inputs=(given[0], *inputs), outputs=tuple(outputs), options={**op.options, **masks})
+        emitter.ops.append(made)
+
+
+class BlocksRule(Rule):
+    """SPACE_TO_DEPTH and DEPTH_TO_SPACE: one pixel and a block of pixels."""
+
+    map_slot = 0
+
+    def factor(self, op: Op) -> int:
+        """Output pixels per input pixel, or minus input pixels per output pixel."""
+        size = int(op.option("block_size"))
+        return -size if op.kind == "SPACE_TO_DEPTH" else size
+
+    def blocker(self, graph: Graph, op: Op) -> str | None:
+        if int(op.option("block_size")) < 1:
+            return "its block is empty"
+        small, large = op.inputs[0], op.outputs[0]
+        factor = self.factor(op)
+        if factor < 0:
+            factor, small, large = -factor, large, small
+        (height, width), whole = (graph.tensors[t].shape[1:3] for t in (small, large))
+        return None if whole == (height * factor, width * factor) else "its block does not divide it"
+
     def grow(self, graph: Graph, op: Op, out: Region) -> Region:
-        f = self.factor(graph, op)
+        f = self.factor(op)
         if f < 0:
             return out
         return Region(out.y0 // f * f, out.x0 // f * f, -(-out.y1 // f) * f, -(-out.x1 // f) * f)
 
     def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
-        f = self.factor(graph, op)
-        scaled = [v // f for v in out] if f > 0 else [v * -f for v in out]
-        return {0: Region(*scaled)}
-
-    def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
-        inputs: tuple[int, ...] = (given[0],)
-        if op.kind == "RESIZE_NEAREST_NEIGHBOR":
-            inputs += (emitter.literal(f"size{len(emitter.ops)}", np.array([out.height, out.width], np.int32)),)
-        emitter.ops.append(replace(op, inputs=inputs, outputs=tuple(outputs)))
+        f = self.factor(op)
+        return {0: Region(*(v // f if f > 0 else v * -f for v in out))}
 
 
 class MovesRule(Rule):
@@ -133,10 +165,10 @@ class MovesRule(Rule):
         movement, data, axis = op.options["movement"], given[0], 3
         indices = movement.shuffled
         if indices is None:
-            indices, axis = movement.within(out)[None], 0
-            like = emitter.tensors[data]
-            size = np.array([prod(like.shape)], np.int32)
-            flat = emitter.tensor(replace(like, name=f"{like.name}/flat{len(emitter.ops)}", shape=(int(size[0]),)))
+            indices, axis, like, unit = movement.within(out), 0, emitter.tensors[data], movement.unit
+            size = np.array([prod(like.shape)] if unit == 1 else [prod(like.shape) // unit, unit], np.int32)
+            flat = emitter.tensor(replace(like, name=f"{like.name}/flat{len(emitter.ops)}", shape=tuple(size.tolist())))
             data = emitter.op("RESHAPE", [data, emitter.literal("flat", size)], flat, "Reshape", new_shape=size)
+            indices = (indices if unit == 1 else indices[..., 0])[None]
         name = f"moves/{digest(indices.tobytes())}"  # tiles of one class have the same
         emitter.op("GATHER", [data, emitter.literal(name, indices)], outputs[0], "Gather", axis=axis)

@@ -65,6 +65,7 @@ class Sketch:
 
     def unary(self, kind: str, x: int, quantization: Quantization | None = None, **values: Any) -> int:
         options = {"LEAKY_RELU": "LeakyRelu", "EXP": "Exp", "SQUARE": "Square", "ABS": "Abs", "NEG": "Neg"}
+        options |= {"GELU": "Gelu"}
         return self.op(kind, [x], self.like(x, quantization=quantization), options.get(kind, ""), **values)
 
     def binary(
@@ -232,16 +233,110 @@ class Sketch:
         return self.op(kind, [x], made, "DepthToSpace", block_size=size)
 
     def resize(self, x: int, factor: int, half_pixel_centers: bool = False) -> int:
-        batch, height, width, depth = self.shape(x)
-        size = self.constant(np.array([height * factor, width * factor], np.int32))
-        made = self.like(x, shape=(batch, height * factor, width * factor, depth))
+        _, height, width, _ = self.shape(x)
+        return self.resized(x, (height * factor, width * factor), half_pixel_centers)
+
+    def resized(
+        self,
+        x: int,
+        size: tuple[int, int],
+        half_pixel_centers: bool = False,
+        align_corners: bool = False,
+        kind: str = "RESIZE_NEAREST_NEIGHBOR",
+    ) -> int:
+        batch, _, _, depth = self.shape(x)
+        made, given = self.like(x, shape=(batch, *size, depth)), [x, self.constant(np.array(size, np.int32))]
+        options = "ResizeBilinear" if kind == "RESIZE_BILINEAR" else "ResizeNearestNeighbor"
         return self.op(
-            "RESIZE_NEAREST_NEIGHBOR",
-            [x, size],
-            made,
-            "ResizeNearestNeighbor",
-            half_pixel_centers=half_pixel_centers,
+            kind, given, made, options, half_pixel_centers=half_pixel_centers, align_corners=align_corners
         )
+
+    def transpose_conv(
+        self, x: int, filters: int, kernel: tuple[int, int], stride: tuple[int, int], padding: int, biased: bool = True
+    ) -> int:
+        _, height, width, depth = self.shape(x)
+        dtype, spec = self.tensors[x].dtype, self.tensors[x].quantization
+        more = [max(k - s, 0) if padding == VALID else 0 for k, s in zip(kernel, stride)]
+        size = (1, height * stride[0] + more[0], width * stride[1] + more[1], filters)
+        weights = self.normal(filters, *kernel, depth) * np.float32((kernel[0] * kernel[1] * depth) ** -0.5)
+        bias = self.normal(filters) * np.float32(0.1)
+        if spec is None:
+            made, given = self.tensor(size, dtype), [self.constant(weights), self.constant(bias)]
+        else:
+            made = self.tensor(size, dtype, self.some_quantization(dtype, 2.0))
+            given = self.quantized_weights(x, weights, bias, depthwise=False)
+        inputs = [self.constant(np.array(size, np.int32)), given[0], x, *given[1 : 1 + biased]]
+        values = {"padding": padding, "stride_h": stride[0], "stride_w": stride[1]}
+        return self.op("TRANSPOSE_CONV", inputs, made, "TransposeConv", **values)
+
+    def part(self, x: int, begins: Sequence[int], sizes: Sequence[int]) -> int:
+        """SLICE of rows, columns and channels."""
+        given = [self.constant(np.array([n, *values], np.int32)) for n, values in ((0, begins), (1, sizes))]
+        return self.op("SLICE", [x, *given], self.like(x, shape=(1, *sizes)), "Slice")
+
+    def strided(self, x: int, begins: Sequence[int], strides: Sequence[int]) -> int:
+        """STRIDED_SLICE of rows, columns and channels, to the end (to the first where a stride is negative)."""
+        shape = self.shape(x)[1:]
+        sizes = [len(range(size)[b::s]) for size, b, s in zip(shape, begins, strides)]
+        given = [self.constant(np.array(values, np.int32)) for values in ([0, *begins], [1, *shape], [1, *strides])]
+        masks = {"begin_mask": 1, "end_mask": sum(2 << i for i, s in enumerate(strides) if s < 0)}
+        return self.op("STRIDED_SLICE", [x, *given], self.like(x, shape=(1, *sizes)), "StridedSlice", **masks)
+
+    def tiled(self, x: int, *times: int) -> int:
+        made = self.like(x, shape=[size * n for size, n in zip(self.shape(x), times)])
+        self.inner.add(made)
+        return self.op("TILE", [x, self.constant(np.array(times, np.int32))], made, "Tile")
+
+    def packed(self, parts: Sequence[int], axis: int) -> int:
+        shape = list(self.shape(parts[0]))
+        shape.insert(axis, len(parts))
+        made = self.like(parts[0], shape=shape)
+        self.inner.add(made)
+        return self.op("PACK", parts, made, "Pack", values_count=len(parts), axis=axis)
+
+    def unpacked(self, x: int, axis: int) -> list[int]:
+        shape = [size for i, size in enumerate(self.shape(x)) if i != axis]
+        made = [self.like(x, shape=shape) for _ in range(self.shape(x)[axis])]
+        self.inner.update(made)
+        self.ops.append(Op("UNPACK", (x,), tuple(made), OPTIONS.index("Unpack"), {"num": len(made), "axis": axis}))
+        return made
+
+    def of_channels(self, kind: str, x: int) -> int:
+        """What works on the channels of each position."""
+        depth, dtype, zero = self.shape(x)[3], self.tensors[x].dtype, {"int8": 0, "uint8": 128}
+        options = {"SOFTMAX": "Softmax", "LOG_SOFTMAX": "LogSoftmax", "L2_NORMALIZATION": "L2Norm", "REVERSE_V2": "ReverseV2"}
+        fixed = {"SOFTMAX": (1 / 256, -128), "LOG_SOFTMAX": (16 / 256, 127), "L2_NORMALIZATION": (1 / 128, 0)}
+        if kind == "LOCAL_RESPONSE_NORMALIZATION":
+            values = {"radius": 2, "bias": 1.0, "alpha": 0.01, "beta": 0.75}
+            return self.op(kind, [x], self.like(x), "LocalResponseNormalization", **values)
+        if kind in fixed:
+            scale, middle = fixed[kind]
+            quantization = None if dtype == "float32" else quantized(scale, middle + zero[dtype])
+            values = {"beta": 1.0} if kind == "SOFTMAX" else {}
+            return self.op(kind, [x], self.like(x, quantization=quantization), options[kind], **values)
+        if kind == "GATHER":
+            order = self.constant(self.random.integers(0, depth, depth + 1).astype(np.int32))
+            return self.op(kind, [x, order], self.like(x, shape=(*self.shape(x)[:3], depth + 1)), "Gather", axis=3)
+        axis = self.constant(np.array([3], np.int32))
+        if kind == "REVERSE_V2":
+            return self.op(kind, [x, axis], self.like(x), options[kind])
+        made = self.like(x, shape=(*self.shape(x)[:3], 1))
+        return self.op(kind, [x, axis], made, "Reducer", keep_dims=True)
+
+    def dense(self, x: int, units: int) -> int:
+        """FULLY_CONNECTED of the channels of each position."""
+        *places, depth = self.shape(x)
+        dtype, spec = self.tensors[x].dtype, self.tensors[x].quantization
+        weights, bias = self.normal(units, depth) * np.float32(depth**-0.5), self.normal(units) * np.float32(0.1)
+        if spec is None:
+            given, made = [self.constant(weights), self.constant(bias)], self.tensor((*places, units), dtype)
+        else:
+            scale, middle = float(np.abs(weights).max() / 120) + 1e-6, 0 if dtype == "int8" else 131
+            stored = (np.round(weights / scale) + middle).astype(dtype)
+            biases = np.round(bias / (scale * spec.scale[0])).astype(np.int32)
+            given = [self.constant(stored, quantized(scale, middle)), self.constant(biases, quantized(scale * spec.scale[0]))]
+            made = self.tensor((*places, units), dtype, self.some_quantization(dtype, 2.0))
+        return self.op("FULLY_CONNECTED", [x, *given], made, "FullyConnected", keep_num_dims=True)
 
     def prelu(self, x: int) -> int:
         dtype = self.tensors[x].dtype

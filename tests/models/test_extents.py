@@ -30,7 +30,10 @@ def test_many_regions_are_what_the_rules_give_one_by_one(dtype: str) -> None:
         many = Tables(partition.graph).regions(cut.ops, {t: extents([tile[t] for tile in tiles]) for t in shapes})
         for i, tile in enumerate(tiles):
             got = {t: (y0, x0, -y1, -x1) for t, (y0, x0, y1, x1) in ((t, found[:, i]) for t, found in many.items())}
-            assert got == {t: tuple(region) for t, region in partition.regions(cut.ops, tile).items()}
+            regions = partition.regions(cut.ops, tile)
+            assert got == {t: tuple(region) for t, region in regions.items()}
+        whole = [partition.flops(cut.ops, partition.regions(cut.ops, tile)) for tile in tiles]
+        assert partition._flops_of_each(cut.ops, {t: extents([tile[t] for tile in tiles]) for t in shapes}) == whole
 
     check()
 

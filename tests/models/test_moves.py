@@ -132,3 +132,55 @@ def turned() -> Graph:
 def test_what_is_no_such_chain_is_left_alone(make: Callable[[], Graph]) -> None:
     graph = make()
     assert joined(graph) is graph and Partition(graph).blockers
+
+
+def doubled(depth: int, stacked: bool) -> Graph:
+    """Keras 3's nearest neighbours, or a map that is stacked on itself."""
+    net = Sketch((1, 6, 5, 3))
+    x = net.conv(0, depth)
+    if stacked:
+        made = net.packed([net.packed([x, x], 2)] * 2, 4)
+    else:
+        rows = net.tiled(net.reshape(x, 1, 6, 1, 5, depth), 1, 1, 2, 1, 1)
+        made = net.tiled(net.reshape(rows, 1, 12, 5, 1, depth), 1, 1, 1, 2, 1)
+    return net.graph(net.conv(net.moved(net.reshape(made, 1, 12, 10, depth)), 4))
+
+
+@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize("depth", [1, 4])
+def test_pixels_that_move_whole_are_gathered_as_such(depth: int, stacked: bool) -> None:
+    graph = doubled(depth, stacked)
+    found = movement(graph)
+    assert found.unit == depth and found.elements.shape == (12, 10, 1)
+    assert np.array_equal(found.elements[..., 0], np.arange(30).reshape(6, 5).repeat(2, 0).repeat(2, 1))
+    assert found.needs(Region(3, 4, 7, 5)) == Region(1, 2, 4, 3)
+    partition = Partition(graph)
+    tile = tile_graph(partition, partition.cuts[-1].ops, [partition.image], {graph.outputs[0]: Region(4, 0, 8, 5)})
+    (gather,) = (op for op in tile.ops if op.kind == "GATHER")
+    places = tile.tensors[gather.inputs[1]].shape
+    assert tile.tensors[gather.outputs[0]].shape == (*places, depth) if depth > 1 else (*places,)
+
+
+def test_a_map_whose_pixels_fit_is_tiled_though_its_elements_do_not() -> None:
+    net = Sketch((1, 512, 512, 3))
+    rows = net.tiled(net.reshape(net.conv(0, 24, (1, 1)), 1, 512, 1, 512, 24), 1, 1, 2, 1, 1)
+    graph = net.graph(net.moved(net.reshape(rows, 1, 1024, 512, 24)))
+    assert [op.kind for op in Partition(net.graph(graph.outputs[0])).graph.ops][-1] == "RESHAPE", "no map of these proportions"
+    cols = net.tiled(net.reshape(graph.outputs[0], 1, 1024, 512, 1, 24), 1, 1, 1, 2, 1)
+    assert movement(net.graph(net.moved(net.reshape(cols, 1, 1024, 1024, 24)))).unit == 24
+
+
+def test_unpacked_channels_are_packed_in_another_order() -> None:
+    net = Sketch((1, 6, 5, 3))
+    red, green, blue = net.unpacked(0, 3)
+    graph = net.graph(net.conv(net.moved(net.packed([blue, green, red, red], 3)), 4))
+    order = movement(graph).shuffled
+    assert order is not None and order.tolist() == [2, 1, 0, 0]
+    assert wrong_cuts(graph, 2, 3) == []
+
+
+def test_strands_that_part_are_no_chain() -> None:
+    net = Sketch((1, 6, 5, 3))
+    red, green, blue = net.unpacked(0, 3)
+    packed = net.moved(net.packed([blue, green, red], 3))
+    assert moves(net.graph(packed, net.unary("RELU", red))) == []

@@ -2,15 +2,21 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from models import engine
 from models.graph import Graph, Op, Quantization, Tensor
-from models.ops import RULES, SAME, VALID, ElementwiseRule, Window, blocker, whole
+from models.moves import Movement
+from models.ops import RULES, SAME, VALID, DenseRule, ElementwiseRule, Emitter, PositionRule, Window, blocker, whole
+from models.ops.moving import SliceRule
+from models.ops.resizes import Axis
 from models.partition import Partition
+from models.rewrite import tile_graph
 from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
 from schemas.plan import Region
@@ -138,7 +144,7 @@ def test_tiles_of_one_pixel_have_the_bits_of_their_map(dtype: str, kernel: int, 
 
 SHAPES = [(9, 11, 1), (13, 7, 3), (8, 9, 5), (17, 5, 7), (5, 6, 16)]
 SPECS: dict[str, Quantization | None] = {"float32": None, "int8": quantized(0.03, -7), "uint8": quantized(0.03, 121)}
-OF_ALL = "RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU LOGISTIC TANH HARD_SWISH PRELU".split()
+OF_ALL = "RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU LOGISTIC TANH HARD_SWISH PRELU GELU".split()
 OF_FLOAT = "ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND".split()
 BINARY = "ADD SUB MUL DIV MINIMUM MAXIMUM SQUARED_DIFFERENCE".split()
 
@@ -180,6 +186,24 @@ CASES = [
 def test_every_elementwise_rule_is_among_the_cases_that_follow() -> None:
     rules = {kind for kind, rule in RULES.items() if isinstance(rule, ElementwiseRule)}
     assert rules == {kind for kind, _, _ in CASES}
+
+
+OF_CHANNELS = [kind for kind, rule in RULES.items() if isinstance(rule, (PositionRule, DenseRule))]
+
+
+@pytest.mark.parametrize("dtype", SPECS)
+@pytest.mark.parametrize("kind", OF_CHANNELS)
+def test_a_position_has_the_same_bits_in_any_tile(kind: str, dtype: str) -> None:
+    if kind == "LOCAL_RESPONSE_NORMALIZATION" and dtype != "float32":
+        return  # there is no such kernel
+    for height, width, depth in [(9, 11, 1), (13, 7, 3), (8, 9, 5), (17, 5, 17), (5, 6, 16), (7, 7, 33)]:
+        net = Sketch((1, height, width, 3), dtype, SPECS[dtype])
+        x = net.conv(0, depth, (1, 1))
+        graph = net.graph(net.dense(x, 7) if kind == "FULLY_CONNECTED" else net.of_channels(kind, x))
+        reasons = [b.reason for b in Partition(graph).blockers]
+        assert reasons == [] or (kind, dtype) in (("MEAN", "float32"), ("LOCAL_RESPONSE_NORMALIZATION", "float32"))
+        for rows, cols in ((1, 5), (4, 3)):
+            assert wrong_cuts(graph, rows, cols) == []
 
 
 @pytest.mark.parametrize(("kind", "dtype", "operand"), CASES)
@@ -230,8 +254,8 @@ def dynamic_range(depthwise: bool) -> Graph:
 
 
 def partial_average() -> Graph:
-    net = Sketch((1, 9, 9, 3))
-    return net.graph(net.pool("AVERAGE_POOL_2D", 0, (3, 3), (1, 1), SAME))
+    net = Sketch((1, 10, 9, 3))
+    return net.graph(net.pool("AVERAGE_POOL_2D", 0, (2, 3), (3, 3), SAME))
 
 
 def broadcast_of_maps() -> Graph:
@@ -270,18 +294,6 @@ def computed_weights() -> Graph:
 def fused(activation: int) -> Graph:
     net = Sketch((1, 9, 9, 3))
     return net.graph(net.conv(0, 4, activation=activation))
-
-
-def aligned_corners() -> Graph:
-    net = Sketch((1, 9, 9, 3))
-    net.resize(0, 2)
-    net.ops[0] = replace(net.ops[0], options={"align_corners": True})
-    return net.graph()
-
-
-def thrice() -> Graph:
-    net = Sketch((1, 9, 9, 3))
-    return net.graph(net.resize(0, 3))
 
 
 def padded_batch() -> Graph:
@@ -343,10 +355,45 @@ def mean() -> Graph:
     return net.graph(net.op("MEAN", [net.conv(0, 4), axes], net.tensor((1, 4), "float32"), "Reducer"))
 
 
+def backwards() -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    return net.graph(net.strided(net.conv(0, 4), (8, 0, 0), (-1, 1, 1)))
+
+
+def beyond_the_map() -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    x = net.part(net.conv(0, 4), (0, 0, 2), (9, 9, 2))
+    net.tensors[x] = replace(net.tensors[x], shape=(1, 9, 9, 3))
+    return net.graph(x)
+
+
+def sparse_deconvolution() -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    return net.graph(net.transpose_conv(0, 4, (2, 3), (3, 3), SAME))
+
+
+def dynamic_range_of(kind: str) -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    if kind == "TRANSPOSE_CONV":
+        made = net.transpose_conv(0, 4, (3, 3), (2, 2), SAME)
+        weights = net.ops[0].inputs[1]
+    else:
+        made = net.dense(0, 4)
+        weights = net.ops[0].inputs[1]
+    spec = net.tensors[weights]
+    net.tensors[weights] = Tensor(spec.name, spec.shape, "int8", quantized(0.1), np.zeros(spec.nbytes // 4, np.uint8))
+    return net.graph(made)
+
+
+def normalized(depth: int) -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    return net.graph(net.of_channels("LOCAL_RESPONSE_NORMALIZATION", net.conv(0, depth)))
+
+
 REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (lambda: dynamic_range(False), "CONV_2D", "dynamic-range"),
     (lambda: dynamic_range(True), "DEPTHWISE_CONV_2D", "dynamic-range"),
-    (partial_average, "AVERAGE_POOL_2D", "partial windows"),
+    (partial_average, "AVERAGE_POOL_2D", "smaller than its stride"),
     (broadcast_of_maps, "ADD", "broadcasts one map over another"),
     (int16_maps, "QUANTIZE", "int16"),
     (rank_3, "RESHAPE", "no rule"),
@@ -354,8 +401,6 @@ REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (computed_weights, "CONV_2D", "is not made of the image"),
     (lambda: fused(4), "CONV_2D", "fused activation"),
     (lambda: fused(5), "CONV_2D", "fused activation"),
-    (aligned_corners, "RESIZE_NEAREST_NEIGHBOR", "aligns corners"),
-    (thrice, "RESIZE_NEAREST_NEIGHBOR", "other than 2, 4 or 8"),
     (padded_batch, "PAD", "batch"),
     (strided_over, "CONV_2D", "smaller than its stride"),
     (one_slope, "PRELU", "one per channel"),
@@ -366,7 +411,13 @@ REFUSED: list[tuple[Callable[[], Graph], str, str]] = [
     (square, "MUL", "square of a quantized map"),
     (only_window, "AVERAGE_POOL_2D", "leaves pixels over"),
     (custom, "Mystery", "no rule"),
-    (mean, "MEAN", "no rule"),
+    (backwards, "STRIDED_SLICE", "backwards"),
+    (beyond_the_map, "SLICE", "not there"),
+    (sparse_deconvolution, "TRANSPOSE_CONV", "smaller than its stride"),
+    (lambda: dynamic_range_of("TRANSPOSE_CONV"), "TRANSPOSE_CONV", "dynamic-range"),
+    (lambda: dynamic_range_of("FULLY_CONNECTED"), "FULLY_CONNECTED", "dynamic-range"),
+    (lambda: normalized(6), "LOCAL_RESPONSE_NORMALIZATION", "no multiple of 4"),
+    (mean, "MEAN", r"along axes [1, 2] of its map"),
 ]
 
 
@@ -381,6 +432,107 @@ def test_an_operator_that_cannot_be_tiled_is_named_with_its_index_and_reason(
     assert reason in first.reason
     assert all(first.op not in cut.ops for cut in partition.cuts)
     assert partition.describe_blocker() == f"operator {first.op} ({kind}): {first.reason}"
+
+
+def test_a_float_mean_over_channels_is_refused_where_its_sums_depend_on_the_place() -> None:
+    net = Sketch((1, 9, 9, 3))
+    reasons = [b.reason for b in Partition(net.graph(net.of_channels("MEAN", net.conv(0, 4)))).blockers]
+    assert reasons == [] if engine.runtime().startswith("ai-edge-litert") else "order" in reasons[0]
+
+
+@given(st.integers(1, 24), st.integers(1, 60), st.sampled_from([(0, 0), (1, 0), (0, 1)]), st.booleans(), st.data())
+def test_what_a_tile_resizes_holds_what_it_needs_and_makes_its_outputs(
+    size: int, made: int, convention: tuple[int, int], nearest: bool, data: st.DataObject
+) -> None:
+    axis = Axis(size, made, bool(convention[0]), bool(convention[1]), nearest)
+    start = data.draw(st.integers(0, made - 1))
+    stop = data.draw(st.integers(start + 1, made))
+    need, given_, outputs = axis.spans(start, stop)
+    assert 0 <= given_[0] <= need[0] < need[1] <= given_[1] <= size
+    assert 0 <= outputs[0] <= start < stop <= outputs[1] <= made
+    if axis.is_cropped:
+        assert need == given_
+    else:
+        assert given_ == (0, size) and outputs == (0, made), "padded to the whole map"
+
+
+def upscaled(kind: str, size: tuple[int, int], align: bool = False, half: bool = False) -> Graph:
+    net = Sketch((1, 9, 9, 3))
+    return net.graph(net.resized(net.conv(0, 4), size, half, align, kind))
+
+
+@pytest.mark.parametrize(
+    ("graph", "kinds"),
+    [
+        (lambda: upscaled("RESIZE_BILINEAR", (18, 36), half=True), {"SLICE"}),  # twice: what is needed alone
+        (lambda: upscaled("RESIZE_BILINEAR", (17, 33), align=True), {"SLICE"}),
+        (lambda: upscaled("RESIZE_BILINEAR", (27, 27)), {"PAD", "SLICE"}),  # thrice: the whole map
+        (lambda: upscaled("RESIZE_NEAREST_NEIGHBOR", (27, 45)), {"SLICE"}),
+        (lambda: upscaled("RESIZE_NEAREST_NEIGHBOR", (21, 21)), {"PAD", "SLICE"}),
+    ],
+)
+def test_a_resize_computes_the_whole_map_only_where_no_part_rounds_alike(
+    graph: Callable[[], Graph], kinds: set[str]
+) -> None:
+    partition = Partition(graph())
+    (resize,) = (i for i, op in enumerate(partition.graph.ops) if op.kind.startswith("RESIZE"))
+    (made,) = partition.graph.ops[resize].outputs
+    tile = tile_graph(partition, [resize], [partition.graph.ops[resize].inputs[0]], {made: Region(4, 4, 9, 9)})
+    assert {op.kind for op in tile.ops} - {partition.graph.ops[resize].kind} == kinds
+    whole_map = 2 * prod(partition.graph.tensors[made].shape[1:])
+    assert (partition.flops([resize], {made: Region(4, 4, 9, 9)}) * 2 >= whole_map) == ("PAD" in kinds)
+
+
+# --- a wrong offset in any rule is found
+
+
+def planted(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """One element too far, or one line too few, where a rule says what a tile needs or takes."""
+    if place == "crop":
+        crop = Emitter.crop
+
+        def shifted(self: Emitter, tensor: int, source: int, inner: Region, outer: Region, into: int = -1) -> int:
+            y0 = inner.y0 - 1 if inner.y0 > outer.y0 else min(inner.y0 + 1, outer.y1 - inner.height)
+            return crop(self, tensor, source, Region(y0, inner.x0, y0 + inner.height, inner.x1), outer, into)
+
+        monkeypatch.setattr(Emitter, "crop", shifted)
+    elif place == "steps":
+        steps = SliceRule.steps
+        wrong = lambda self, graph, op: [(f + (i == 1), s) for i, (f, s) in enumerate(steps(self, graph, op))]  # noqa: E731
+        monkeypatch.setattr(SliceRule, "steps", wrong)
+    elif place == "within":
+        within = Movement.within
+        monkeypatch.setattr(Movement, "within", lambda self, out: np.roll(within(self, out), 1, axis=0))
+    else:
+        monkeypatch.setattr(DenseRule if place == "dense" else PositionRule, "needs", lambda self, graph, op, out: {
+            0: Region(max(out.y0 - 1, 0), out.x0, max(out.y0 - 1, 0) + out.height, out.x1)
+        })  # fmt: skip
+
+
+PLANTED: list[tuple[str, Callable[[Sketch, int], int]]] = [
+    ("steps", lambda net, x: net.strided(x, (0, 1, 0), (2, 2, 1))),
+    ("steps", lambda net, x: net.part(x, (1, 2, 1), (6, 6, 2))),
+    ("within", lambda net, x: net.moved(net.reshape(net.packed([net.packed([x, x], 2)] * 2, 4), 1, 24, 24, 4))),
+    ("crop", lambda net, x: net.transpose_conv(x, 3, (3, 3), (2, 2), SAME)),
+    ("crop", lambda net, x: net.resized(x, (24, 24), True, False, "RESIZE_BILINEAR")),
+    ("crop", lambda net, x: net.resized(x, (36, 36), False, False, "RESIZE_BILINEAR")),
+    ("crop", lambda net, x: net.resized(x, (21, 21))),
+    ("crop", lambda net, x: net.pool("AVERAGE_POOL_2D", x, (3, 3), (1, 1), SAME)),
+    ("position", lambda net, x: net.of_channels("SOFTMAX", x)),
+    ("dense", lambda net, x: net.dense(x, 3)),
+]
+
+
+@pytest.mark.parametrize("dtype", SPECS)
+@pytest.mark.parametrize(("place", "make"), PLANTED, ids=[str(i) for i in range(len(PLANTED))])
+def test_a_wrong_offset_is_found(
+    place: str, make: Callable[[Sketch, int], int], dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = Sketch((1, 12, 12, 3), dtype, SPECS[dtype])
+    graph = net.graph(make(net, net.conv(0, 4)))
+    assert Partition(graph).blockers == [] and wrong_cuts(graph, 3, 2) == []
+    planted(monkeypatch, place)
+    assert wrong_cuts(graph, 3, 2) != []
 
 
 @pytest.mark.parametrize("shape", [(2, 9, 9, 3), (9, 9, 3), (1, 9, 9, 4)])

@@ -126,8 +126,8 @@ def test_a_grid_that_no_map_can_be_divided_by_is_refused(mini: Partition) -> Non
 
 
 def test_a_model_that_cannot_be_tiled_is_refused_with_the_operator() -> None:
-    net = Sketch((1, 8, 8, 3))
-    net.pool("AVERAGE_POOL_2D", 0, (3, 3), (1, 1), SAME)
+    net = Sketch((1, 7, 8, 3))
+    net.pool("AVERAGE_POOL_2D", 0, (2, 3), (3, 3), SAME)
     with pytest.raises(PlanError, match=r"divided 2x2: operator 0 \(AVERAGE_POOL_2D\)"):
         choose_cut(Partition(net.graph()), 2, 2)
 

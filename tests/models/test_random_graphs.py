@@ -6,6 +6,7 @@ import pytest
 from hypothesis import HealthCheck, event, given, note
 from hypothesis import strategies as st
 
+from models import engine
 from models.graph import Graph
 from models.ops import SAME, VALID
 from models.partition import Partition
@@ -45,8 +46,9 @@ def max_pool(data: st.DataObject, net: Sketch, x: int) -> int | None:
 
 def average_pool(data: st.DataObject, net: Sketch, x: int) -> int | None:
     kernel, stride = data.draw(WINDOWS), data.draw(STRIDES)
-    whole = all(n % s == 0 and k <= s for n, k, s in zip(net.shape(x)[1:3], kernel, stride))
-    padding = SAME if whole and data.draw(st.booleans()) else VALID
+    padding = data.draw(PADDINGS)
+    if padding == SAME and any(s > k for k, s in zip(kernel, stride)):
+        return None  # refused by name: see test_ops
     if min(net.window(x, kernel, stride, (1, 1), padding)) < 1:
         return None
     if net.window(x, kernel, stride, (1, 1), padding) == (1, 1) and net.shape(x)[1:3] != kernel:
@@ -62,10 +64,10 @@ def pad(data: st.DataObject, net: Sketch, x: int) -> int:
 
 def activation(data: st.DataObject, net: Sketch, x: int) -> int:
     kinds = {
-        "float32": "RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU LOGISTIC TANH HARD_SWISH ELU ABS NEG SQUARE FLOOR "
+        "float32": "RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU LOGISTIC TANH HARD_SWISH ELU GELU ABS NEG SQUARE FLOOR "
         "CEIL ROUND SQRT RSQRT EXP LOG",
-        "int8": "RELU RELU6 LEAKY_RELU LOGISTIC TANH HARD_SWISH ELU",
-        "uint8": "RELU RELU6 LEAKY_RELU LOGISTIC TANH HARD_SWISH",
+        "int8": "RELU RELU6 LEAKY_RELU LOGISTIC TANH HARD_SWISH ELU GELU",
+        "uint8": "RELU RELU6 LEAKY_RELU LOGISTIC TANH HARD_SWISH GELU",
     }
     dtype = net.tensors[x].dtype
     kind = data.draw(st.sampled_from(kinds[dtype].split()))
@@ -160,8 +162,63 @@ def pixel_shuffle(data: st.DataObject, net: Sketch, x: int) -> int | None:
     return net.moved(net.reshape(apart, 1, 2 * height, 2 * width, depth // 4))
 
 
+def repeated(data: st.DataObject, net: Sketch, x: int) -> int:
+    """Nearest neighbours as Keras 3 writes them, or by stacking a map on itself."""
+    _, height, width, depth = net.shape(x)
+    n = data.draw(st.integers(2, 3))
+    if data.draw(st.booleans()):
+        x = net.moved(net.reshape(net.packed([net.packed([x] * n, 2)] * n, 4), 1, height * n, width * n, depth))
+        return x
+    rows = net.tiled(net.reshape(x, 1, height, 1, width, depth), 1, 1, n, 1, 1)
+    cols = net.tiled(net.reshape(rows, 1, height * n, width, 1, depth), 1, 1, 1, n, 1)
+    return net.moved(net.reshape(cols, 1, height * n, width * n, depth))
+
+
+def unpacked(data: st.DataObject, net: Sketch, x: int) -> int:
+    """Channels in another order, some of them twice, by UNPACK and PACK."""
+    parts = net.unpacked(x, 3)
+    order = [*range(len(parts)), *data.draw(st.lists(st.integers(0, len(parts) - 1), max_size=2))]
+    return net.moved(net.packed([parts[i] for i in data.draw(st.permutations(order))], 3))
+
+
+def part(data: st.DataObject, net: Sketch, x: int) -> int | None:
+    begins = [data.draw(st.integers(0, min(3, size - 1))) for size in net.shape(x)[1:]]
+    if data.draw(st.booleans()):
+        ends = [data.draw(st.integers(max(b + 1, size - 3), size)) for b, size in zip(begins, net.shape(x)[1:])]
+        return net.part(x, begins, [end - begin for begin, end in zip(begins, ends)])
+    strides = [data.draw(st.integers(1, 3)), data.draw(st.integers(1, 3)), data.draw(st.sampled_from([1, 2, -1]))]
+    return net.strided(x, begins, strides)
+
+
+def transpose_conv(data: st.DataObject, net: Sketch, x: int) -> int:
+    kernel, padding = data.draw(WINDOWS), data.draw(PADDINGS)
+    stride = (data.draw(st.integers(1, min(3, kernel[0]))), data.draw(st.integers(1, min(3, kernel[1]))))
+    return net.transpose_conv(x, data.draw(st.integers(1, 9)), kernel, stride, padding, data.draw(st.booleans()))
+
+
+def of_channels(data: st.DataObject, net: Sketch, x: int) -> int:
+    kinds = ["SOFTMAX", "LOG_SOFTMAX", "L2_NORMALIZATION", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2", "GATHER"]
+    if net.tensors[x].dtype != "float32" or engine.runtime().startswith("ai-edge-litert"):
+        kinds.append("MEAN")  # the others are refused by name: see test_ops
+    if net.tensors[x].dtype == "float32" and net.shape(x)[3] % 4 == 0:
+        kinds.append("LOCAL_RESPONSE_NORMALIZATION")
+    return net.of_channels(data.draw(st.sampled_from(kinds)), x)
+
+
+def dense(data: st.DataObject, net: Sketch, x: int) -> int:
+    return net.dense(x, data.draw(st.integers(1, 9)))
+
+
 def resize(data: st.DataObject, net: Sketch, x: int) -> int:
-    return net.resize(x, data.draw(st.sampled_from([2, 4])), data.draw(st.booleans()))
+    """To twice and more, to a half and less, to any size."""
+    kind = data.draw(st.sampled_from(["RESIZE_NEAREST_NEIGHBOR", "RESIZE_BILINEAR"]))
+    corners = data.draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    _, *sizes, _ = net.shape(x)
+    made = []
+    for size in sizes:
+        exact = [size * n for n in (2, 3, 4)] + [size // n for n in (2, 3) if size % n == 0]
+        made.append(data.draw(st.sampled_from([*exact, *(2 * size - 1, 3 * (size - 1) + 1)]) | st.integers(3, 30)))
+    return net.resized(x, (made[0], made[1]), *corners, kind)
 
 
 def requantize(data: st.DataObject, net: Sketch, x: int) -> int:
@@ -177,7 +234,8 @@ def requantize(data: st.DataObject, net: Sketch, x: int) -> int:
 
 STEPS: tuple[Step, ...] = (
     *(conv, conv, max_pool, average_pool, pad, activation, prelu, scale, residual, concat, split, blocks, resize),
-    *(requantize, shuffle, reorg, pixel_shuffle),
+    *(requantize, shuffle, reorg, pixel_shuffle, repeated, unpacked, part, resize, transpose_conv),
+    *(of_channels, dense),
 )
 
 

@@ -17,7 +17,8 @@ def test_edges_share_the_machine_s_cores_and_keep_what_they_write_to_themselves(
     started: dict[str, list[str]] = {}
     monkeypatch.setattr(cluster, "_spawn", lambda name, argv: started.update({name: argv}))
     monkeypatch.setattr(cluster, "_said", lambda *_: "mqtt://127.0.0.1:9")
-    monkeypatch.setattr("dt_cli.cluster.Verdicts", Mock())
+    for name in ("Verdicts", "TileRunner", "parse"):
+        monkeypatch.setattr(f"dt_cli.cluster.{name}", Mock())
     cluster._start_gateway("127.0.0.1:0", None)
     for n in range(edges):
         cluster._edge(f"edge{n + 1}", "mqtt://127.0.0.1:9")

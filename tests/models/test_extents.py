@@ -1,7 +1,7 @@
 """Regions of many tiles at once are those of each, and figures of large graphs cost few of them."""
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from models.extents import Tables, extents
@@ -9,6 +9,7 @@ from models.graph import Graph
 from models.ops import VALID
 from models.partition import Partition
 from schemas.plan import Region
+from tests.examples import examples
 from tests.models.sketch import RELU, Sketch
 from tests.models.test_random_graphs import draw_graph
 
@@ -20,7 +21,7 @@ def drawn_region(data: st.DataObject, shape: tuple[int, ...]) -> Region:
 
 @pytest.mark.parametrize("dtype", ["float32", "int8"])
 def test_many_regions_are_what_the_rules_give_one_by_one(dtype: str) -> None:
-    @settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+    @examples(150, suppress_health_check=list(HealthCheck))
     @given(st.data())
     def check(data: st.DataObject) -> None:
         partition = Partition(draw_graph(data, dtype))

@@ -1,9 +1,10 @@
 """One node has valid keys and says everything about everybody: no frame of another's is opened, numbered, ended or changed."""
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from schemas import messages as m
+from tests.examples import examples
 from tests.simulation.cluster import Cluster, Setup
 from tests.simulation.mole import EPOCH, KINDS, MOLE, Lie, Mole
 from tests.simulation.pictures import PLANS
@@ -32,7 +33,7 @@ def check(cluster: Cluster) -> None:
     assert {m.frame_source(frame)[0] for frame in cluster.truth.outcomes} <= {*cluster.names, MOLE}
 
 
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(setup=SETUPS, day=DAYS)
 def test_whatever_a_node_with_keys_says_all_frames_of_others_are_right(setup: Setup, day: list[tuple[float, Lie]]) -> None:
     cluster = Cluster(setup)

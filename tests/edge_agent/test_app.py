@@ -110,7 +110,7 @@ def test_the_next_picture_is_read_once_the_tiles_of_the_last_have_left_or_a_whil
     begun = time.monotonic()
     while not app._capture.ahead.called:
         app._step()
-    assert time.monotonic() < begun + 0.5
+    assert time.monotonic() < begun + 5.0
     app._inbox.put(None)
     app._step()
     assert app._capture.ahead.call_count == 1

@@ -416,7 +416,7 @@ def test_no_stream_makes_it_hold_more_than_one_picture() -> None:
 
 
 def test_a_picture_of_padding_alone_is_given_up_soon() -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     for filling in (b"\xff", b"\xff\x01\x00\x00"):
         assert jpeg.pixels(b"\xff\xd8" + filling * (jpeg.MOST_BYTES // len(filling))) == 0
-    assert time.perf_counter() - begin < 1
+    assert time.thread_time() - begin < 1

@@ -365,10 +365,10 @@ def test_scales_of_channels_are_applied_element_by_element() -> None:
 def test_a_crafted_card_is_refused_soon_and_in_one_line(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "card.toml"
     path.write_text(text)
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(PlanError, match=words) as caught:
         read_card(path)
-    assert time.perf_counter() - begin < 5 and "\n" not in str(caught.value)
+    assert time.thread_time() - begin < 5 and "\n" not in str(caught.value)
 
 
 def test_an_output_without_an_element_fits_no_decoder() -> None:

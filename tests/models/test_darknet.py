@@ -21,7 +21,7 @@ from models.darknet import import_darknet, parse_cfg
 from models.decode import decode
 from models.graph import Graph, parse
 from models.verify import Verifier
-from schemas.errors import PlanError
+from schemas.errors import DtError, PlanError
 from schemas.plan import Pixels
 from tests.examples import examples
 
@@ -683,6 +683,6 @@ def test_dt_import_darknet_leaves_nothing_behind_when_the_disk_fails(
     before = {p.name for p in tmp_path.iterdir()}
     monkeypatch.setattr(Path, "replace", fail)
     arguments = ["import", "darknet", str(files.cfg), str(files.weights), "--out", str(tmp_path / "a.tflite")]
-    with pytest.raises(PlanError, match="No space left on device"):
+    with pytest.raises(DtError, match="No space left on device"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert {p.name for p in tmp_path.iterdir()} == before

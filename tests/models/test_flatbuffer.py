@@ -313,10 +313,10 @@ def unfolding() -> bytes:
 def test_a_small_file_whose_references_all_lead_to_one_place_is_refused_soon_and_small() -> None:
     data = unfolding()
     tracemalloc.start()
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(PlanError, match="larger than the file"):
         parse(data)
-    assert time.perf_counter() - begin < 5
+    assert time.thread_time() - begin < 5
     assert tracemalloc.get_traced_memory()[1] < 64 * 2**20
     tracemalloc.stop()
 
@@ -329,19 +329,20 @@ def refused(change: Callable[[Any], None], words: str) -> None:
         parse(b"".join(flatbuffer.write(record)))
 
 
-def test_a_file_of_very_many_tables_is_refused_soon() -> None:
-    many: Any = {"buffers": [{}] * 200_001, "subgraphs": []}
-    begin = time.perf_counter()
-    with pytest.raises(PlanError, match="more than 200000 tables"):
-        flatbuffer.read(b"".join(flatbuffer.write(many)))
-    assert time.perf_counter() - begin < 10
+def test_a_file_of_very_many_tables_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flatbuffer, "_TABLES", 2_000)
+    for count, refusal in ((1_900, "no subgraph"), (2_000, "more than 2000 tables")):
+        many: Any = {"buffers": [{}] * count, "subgraphs": []}
+        with pytest.raises(PlanError, match=refusal):
+            parse(b"".join(flatbuffer.write(many)))
 
 
-def test_more_operators_than_can_be_planned_are_refused() -> None:
+def test_more_operators_than_can_be_planned_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     def multiply(record: Any) -> None:
-        record["subgraphs"][0]["operators"] *= 10_001
+        record["subgraphs"][0]["operators"] *= 101
 
-    refused(multiply, "operators: at most 10000")
+    monkeypatch.setattr("models.graph._MAX_OPS", 100)
+    refused(multiply, "operators: at most 100")
 
 
 def test_shapes_that_no_memory_holds_are_refused() -> None:

@@ -23,10 +23,10 @@ CRAFTED = {
 
 @pytest.mark.parametrize("text", CRAFTED, ids=CRAFTED.values())
 def test_a_crafted_document_is_refused_soon_and_named(text: str) -> None:
-    begin = time.perf_counter()
+    begin = time.thread_time()
     with pytest.raises(ValueError, match=CRAFTED[text]):
         parse(text)
-    assert time.perf_counter() - begin < 5
+    assert time.thread_time() - begin < 5
 
 
 def test_all_that_toml_holds_is_read() -> None:

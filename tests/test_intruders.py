@@ -30,6 +30,7 @@ from gateway_agent.access import packet_bytes
 from gateway_agent.app import bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.discovery import cluster_id
+from gateway_agent.registry import FILE, Registry
 from models.engine import kernels
 from schemas import messages as m
 from schemas import topics
@@ -389,6 +390,19 @@ def test_home_assistant_sees_plain_states_and_steers_and_a_node_and_a_reader_do_
     home.say("dt/bridge/request/fly", b"{}")
     home.hear("dt/bridge/response/fly")
     guarded.unharmed()
+
+
+def test_a_registry_that_is_spoilt_ends_nothing_and_is_repaired(guarded: Stage) -> None:
+    cluster, path = guarded.cluster, guarded.cluster.state / FILE
+    members = cluster.registry.read().nodes
+    for spoil in (lambda: path.write_bytes(b"{"), lambda: path.unlink()):
+        spoil()
+        cluster.until(lambda: path.exists() and path.read_bytes().startswith(b"{\n"), "the registry to be written anew")
+        assert Registry(cluster.state).read().nodes == members
+        guarded.unharmed()
+    assert cluster.log("gateway").count("it is written anew") == 2
+    done = cluster.dt("enroll", "--list", "--state", cluster.state)
+    assert done.returncode == 0 and "worker1: node" in done.stdout
 
 
 def test_a_packet_of_60_mb_ends_its_sender_s_connection_alone(guarded: Stage) -> None:

@@ -77,10 +77,10 @@ def addressed(data: bytes) -> tuple[str, bytes]:
         body = tensor_message(header, raw[: claimed or None].ljust(claimed, b"\0"))
         said = said.get("message") if isinstance(said, dict) else None
     levels = {"node": "n", "frame": "n-01234567-0", "digest": "0" * 32, "n": "0", "layer": "0", "tile": "0", "source": "n",
-              "verb": "v"}  # fmt: skip
+              "verb": "v", "permission": "0000000a"}  # fmt: skip
     if form == 3 and isinstance(said, dict):
         levels |= {name: str(said[name])[:100] for name in levels if isinstance(said.get(name), (str, int))}
-        levels["source"] = levels["frame"].partition(".")[0]
+        levels["source"] = levels["frame"].rsplit("-", 2)[0]
     return row.path(ROOT, **levels), body
 
 
@@ -303,11 +303,12 @@ def decoder(data: bytes) -> None:
 @cache
 def targets() -> dict[str, Target]:
     """All of them, by name."""
-    from bench.fuzz import agents, seeds
+    from bench.fuzz import agents, sealed, seeds
 
     return {
         "codec": Target(codec, seeds.messages),
         "agents": Target(agents.agents, agents.seeds, 16384),
+        "sealed": Target(sealed.sealed, sealed.seeds, 16384),
         "tflite": Target(tflite, seeds.models, 16384),
         "graph": Target(graph, seeds.changes, 256),
         "darknet": Target(darknet, seeds.networks),

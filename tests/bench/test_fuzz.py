@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.fuzz import sealed
 from bench.fuzz.commands import run, spoilt
+from bench.fuzz.sealed import END, EPOCH, NAME, happen, running
 from bench.fuzz.targets import targets
+from gateway_agent.registry import Registry
+from schemas import keyring
 from schemas.errors import DtError
 from tests.examples import examples
 
@@ -33,6 +37,16 @@ def test_bytes_that_once_broke_a_target_are_refused(case: str) -> None:
     name, data = BROKEN[case]
     with pytest.raises(DtError):
         targets()[name].run(data)
+
+
+def test_a_day_of_a_sealed_gateway_ends_with_its_registry_whole() -> None:
+    """Somebody registers and joins; the disk is full as another does, there is room again, the file is spoilt."""
+    day = SEEDS["sealed"][-1]
+    with running() as (gateway, page, folder):
+        seal = keyring.edge_seal(NAME, EPOCH, bytes.fromhex(sealed._SECRET))
+        for part in day.split(END):
+            happen(part[0], part[1:], gateway, page, folder, seal)
+        assert set(Registry(folder).read().nodes) == {"n", "t", "e1", "e3"} and gateway.board.nodes.keys() == {"n"}
 
 
 @pytest.mark.parametrize("name", SEEDS)

@@ -12,11 +12,13 @@ from pathlib import Path
 
 import pytest
 
+from dt_cli.main import app
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.journal import JOURNAL, Journal
 from models.build import build
 from models.engine import runtime
 from models.graph import Graph, Op, Tensor
+from schemas.errors import PlanError
 from tests.models.sketch import splitting
 from tests.nodes import ended_graph
 from tests.paths import shared
@@ -25,6 +27,13 @@ from tests.paths import shared
 def dt(*argv: object, timeout_s: float = 120.0, **env: str) -> "subprocess.CompletedProcess[str]":
     command = [sys.executable, "-m", "dt_cli.main", *map(str, argv)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **env})
+
+
+def refusal(*argv: object) -> str:
+    """What a command says that is refused before it starts anything, without a process of its own."""
+    with pytest.raises(PlanError) as caught:
+        app([*map(str, argv)], standalone_mode=False)
+    return str(caught.value)
 
 
 @pytest.fixture(scope="session")
@@ -243,9 +252,13 @@ USAGE = [
 def test_bad_input_is_one_line_that_names_the_value(argv: list[str], says: str, mini: Path, tmp_path: Path) -> None:
     (tmp_path / "text.tflite").write_text("no model")
     (tmp_path / "clip.mp4").write_text("no video")
-    done = dt(*(a.format(dir=tmp_path, mini=mini) for a in argv))
-    assert done.returncode == 2
-    assert says in done.stderr and done.stderr.startswith("dt: ") and len(done.stderr.splitlines()) == 1
+    told = refusal(*(a.format(dir=tmp_path, mini=mini) for a in argv))
+    assert says in told and "\n" not in told
+
+
+def test_a_refusal_ends_the_process_with_its_line_and_code() -> None:
+    done = dt("plan", "absent.tflite")
+    assert (done.returncode, done.stderr) == (2, "dt: cannot read the model absent.tflite: No such file or directory\n")
 
 
 def test_unreachable_gateway_exits_69_when_asked_once() -> None:

@@ -136,13 +136,14 @@ def test_a_threshold_above_every_score_leaves_no_detection(running: Running) -> 
     running.until(lambda outcome: outcome.result is not None and not outcome.result.detections)
 
 
-@pytest.mark.parametrize(
-    ("verb", "value"), [("detection", "on"), ("threshold", 1.5), ("threshold", True), ("grid", 3.0), ("grid", "3by2")]
-)
-def test_what_cannot_be_is_refused_with_its_value(running: Running, verb: Verb, value: Value) -> None:
+def test_what_cannot_be_is_refused_with_its_value(running: Running) -> None:
     before = running.gateway.controls
-    assert str(value) in running.ask(verb, value)
-    assert running.gateway.controls == before
+    asked: list[tuple[Verb, Value]] = [
+        ("detection", "on"), ("threshold", 1.5), ("threshold", True), ("grid", 3.0), ("grid", "3by2")
+    ]  # fmt: skip
+    for verb, value in asked:
+        assert str(value) in running.ask(verb, value)
+        assert running.gateway.controls == before
 
 
 def test_the_cluster_plans_again_for_the_nodes_that_are_here(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ import numpy as np
 from edge_agent.lanes import Lanes, Strip, Want, weights
 from edge_agent.outbox import Outbox
 from edge_agent.proofs import Proofs
+from edge_agent.sampling import Sampler
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
-from models.tensor import check, crop
+from models.tensor import check, crop, fingerprint
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
@@ -42,7 +43,8 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Compute:
-    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0.
+    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0;
+    ``check``: again, to see whether who computed it tells the truth.
 
     ``reuse``: what it makes may serve its neighbours here, or theirs serve it.
     """
@@ -51,6 +53,7 @@ class Compute:
     inputs: Tensors
     whole: bool = False
     reuse: bool = False
+    check: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,7 @@ class EdgeNode:
         self.camera = camera
         self.digest = plan.digest()
         self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
-        self.proofs = Proofs(name)
+        self.proofs, self.sampler = Proofs(name), Sampler(name, plan)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
@@ -206,10 +209,13 @@ class EdgeNode:
     ) -> list[Action]:
         """The engine is through with ``key``; ``error``: it failed, and so will the frame, if it is an own one."""
         whole = self._computing is not None and self._computing.whole
+        checks = self._computing is not None and self._computing.check
         self._computing = None
         self.compute_s += seconds
         said: list[Action] = []
-        if whole:
+        if checks:
+            said += self._judged(self.sampler.computed(key, outputs, seconds, now, error), now)
+        elif whole:
             self._whole_computed(key, outputs, seconds, now, error)
         else:
             tile_s = seconds / self._weights[key[1]]
@@ -220,6 +226,13 @@ class EdgeNode:
             if not passes or self.lanes.ends(key[2], key[1]):
                 said += self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error, passes)
         return said + self._settle(now)
+
+    def _judged(self, liars: list[str], now: float) -> list[Action]:
+        """Bits of these nodes were wrong: the gateway is told at once, which fails what is open and may hold more of them."""
+        for liar in liars:
+            self.counts["liars"] += 1
+            self._hands.pop(liar, None)
+        return [self._register(now)] if liars else []
 
     def _tile_computed(
         self, key: Key, outputs: Tensors, seconds: float, now: float, error: str, passed: bool = False
@@ -251,6 +264,8 @@ class EdgeNode:
             **self._head(), plan=self.digest, frame=frame, block=block, tile=max(tile, 0), error=error[:300], **about
         )
         self._results[key] = (header, {} if error else outputs)
+        if self._last and frame in self.tiles.frames and not header.whole and self.sampler.wants(frame, now):
+            self.sampler.answered(frame, tile, self.name, fingerprint(outputs))  # others' parts may have spoilt it
         for dropped in self.outbox.put(key, now):
             if self._results.pop(dropped)[0].whole:
                 self.tiles.restart(dropped[0])
@@ -343,7 +358,8 @@ class EdgeNode:
         self._hands.pop(steal.thief, None)
         self._speeds[steal.thief] = steal.flops_s
         said = self._lend(steal, now)
-        keeps = self._only_camera and not self._shares and steal.thief not in self._suspects
+        trusted = steal.thief not in self._suspects and steal.thief not in self.sampler.liars
+        keeps = self._only_camera and not self._shares and trusted
         if said is None and keeps and not steal.ahead:
             self._hands[steal.thief] = (steal, now)
             return []
@@ -367,7 +383,7 @@ class EdgeNode:
 
     def _lend(self, steal: m.Steal, now: float) -> list[Action] | None:
         """The tile for a thief; None: nothing is waiting."""
-        if now < self._suspects.get(steal.thief, now):
+        if now < self._suspects.get(steal.thief, now) or not self.sampler.may_lend(steal.thief):
             return None
         lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s()
         key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers, overdue_s)
@@ -381,6 +397,7 @@ class EdgeNode:
         if key is None:
             return None
         self._knows[steal.thief] = key[2]
+        self.sampler.lent(key[0], steal.thief)
         self.counts["lent"] += 1
         where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1],
                  "token": self.proofs.token(key[0])}  # fmt: skip
@@ -454,8 +471,12 @@ class EdgeNode:
             self.counts["accepted by another gateway"] += 1
             return
         self._came_back(accepted, now)
+        if accepted.worker and accepted.fingerprint and accepted.worker != self.name:
+            for tile in accepted.tiles:
+                self.sampler.answered(accepted.frame, tile, accepted.worker, accepted.fingerprint)
         if accepted.ended:
-            self._images.pop(accepted.frame, None)
+            if accepted.frame in self._images:
+                self.sampler.ended(accepted.frame, self._images.pop(accepted.frame)[0], now)
             self._expired.discard(accepted.frame)
             self.lanes.end(accepted.frame)
             for key in [k for k in self._stolen if k[0] == accepted.frame]:
@@ -475,7 +496,8 @@ class EdgeNode:
             said += self._next(now)
         free = not self.tiles.waiting and not self._stolen and not self.outbox.full
         hungry = bool(self._gateway) and free and not (self._alone and self.camera) and not self._shares
-        if ask := self.thief.poll(hungry, self._computing is not None or len(self.lanes) > 0, now):
+        busy = (self._computing is not None and not self._computing.check) or len(self.lanes) > 0
+        if ask := self.thief.poll(hungry, busy, now):
             # Before a result that may end the frame: of the next one this node gets its tile in the first round.
             request = m.VictimRequest(**self._head(), plan=self.digest, request=ask.request, ahead=ask.ahead)
             said.append(Publish(topics.VICTIM_REQ, request))
@@ -497,6 +519,8 @@ class EdgeNode:
     def _next(self, now: float) -> list[Action]:
         """The next tile for the engine: of a lane that is open, or a stolen one, since somebody waits for it under a
         lease; then the own."""
+        if (checked := self.sampler.take(False, now)) is not None:
+            return [self._checks(checked)]
         said: list[Action] = []
         work = self.lanes.take()
         if work is None:
@@ -511,7 +535,13 @@ class EdgeNode:
         if work is not None:
             self._computing = Compute(*work, reuse=self._reuses(work[0]))
             said.insert(0, self._computing)
+        elif (checked := self.sampler.take(True, now)) is not None:
+            said.append(self._checks(checked))
         return said
+
+    def _checks(self, work: tuple[Key, Tensors]) -> Compute:
+        self._computing = Compute(*work, check=True)
+        return self._computing
 
     def _reuses(self, key: Key) -> bool:
         """Whether a tile gives or takes overlaps: of the own frames, while there is somebody to give to."""
@@ -544,6 +574,7 @@ class EdgeNode:
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
             flops_s=self.flops_s, bytes_s=self.bytes_s, deadline_s=self.deadline_s, priority=self.priority,
+            distrusts=tuple(sorted(self.sampler.liars))[:64],
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

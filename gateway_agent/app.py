@@ -17,7 +17,7 @@ from gateway_agent.broker import BrokerProcess
 from gateway_agent.chosen import Memory
 from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, Journal
-from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Finish, GatewayNode, Keep, Reconnect
+from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.publishing import ModelUpload
 from gateway_agent.replan import Replanner, better
@@ -399,6 +399,10 @@ class Gateway:
                     self._act(self._node.failed(dropped, "too many frames wait for the gateway's tail", now), now)
             elif isinstance(action, Counted):
                 self.board.hear(action.header, now)
+            elif isinstance(action, Distrusted):
+                text = f"gave wrong bits: {action.source}, which has checked them, lends it no more tiles"
+                _log.warning("%s %s; take it out (dt revoke), or mend it and restart %s", action.node, text, action.source)
+                self.board.tell("refused", action.node, text, now)
             elif isinstance(action, Keep):
                 if self._journal is not None:
                     self._journal.keep(action.outcome)

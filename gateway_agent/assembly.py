@@ -11,7 +11,7 @@ but never fails, it is forgotten.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
@@ -178,6 +178,18 @@ class Assembly(Generic[P]):
         """The source is dead or has left: its frames that are not whole fail. Which epoch comes next is open again."""
         self._sources.pop(source, None)
         return self._give_up(now, reason, lambda f, state: state.announced and frame_source(f)[0] == source)
+
+    def distrust(self, source: str, workers: Collection[str], all_of_it: bool, now: float) -> list[Failed]:
+        """The source has found bits of ``workers`` wrong: its frames that hold a tile of theirs fail, for who knows.
+
+        ``all_of_it``: all that are not whole, for their tiles give each other parts.
+        """
+
+        def spoilt(frame: str, state: Open[P]) -> bool:
+            theirs = any(part.worker in workers for part in state.parts.values())
+            return state.announced and frame_source(frame)[0] == source and (all_of_it or theirs)
+
+        return self._give_up(now, f"bits of {', '.join(sorted(workers))} were wrong", spoilt)
 
     def deadline(self) -> float | None:
         """When the next frame fails."""

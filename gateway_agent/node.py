@@ -19,7 +19,7 @@ from gateway_agent.dealer import Dealer
 from gateway_agent.early import Early
 from gateway_agent.grants import Grants
 from gateway_agent.victims import Forward, VictimRing
-from models.tensor import check, check_whole, crop
+from models.tensor import check, check_whole, crop, fingerprint
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import LONG_BYTES, Incoming
@@ -70,7 +70,15 @@ class Counted:
     header: m.ResultHeader
 
 
-Action = Publish | Finish | Keep | Reconnect | Counted
+@dataclass(frozen=True)
+class Distrusted:
+    """A source has found bits of ``node`` wrong, which computed its tiles, and lends it no more of them."""
+
+    node: str
+    source: str
+
+
+Action = Publish | Finish | Keep | Reconnect | Counted | Distrusted
 NOTHING_BEFORE = Before()
 ALONE_S, LONGEST_ALONE_S = 15.0, 960.0
 STATES = 64  # sources whose state the tail of a recurrent model remembers
@@ -195,16 +203,18 @@ class GatewayNode:
         refused = "" if register.leaving else self._refusal(register)
         self._alone_s, self._alone_at = ALONE_S, float("inf")
         steals: list[Action] = []
+        said: list[Action] = []
         if not refused and not register.leaving and not stranger:
-            waiting, camera = register.waiting, register.camera
             self._speeds[register.node] = register.flops_s
-            steals = self._steals(self.ring.register(register.node, register.epoch, waiting, now, camera, register.priority))
+            said += self._distrusted(register, now)
+            about = (register.camera, register.priority, register.distrusts)
+            steals = self._steals(self.ring.register(register.node, register.epoch, register.waiting, now, *about))
         cameras = len(self.ring.cameras)
         echo = m.Echo(
             **self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused,
             cameras=cameras, helpers=len(self.ring.nodes) - cameras, paused=self.paused, pictures_s=self.pictures_s,
         )  # fmt: skip
-        said: list[Action] = [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
+        said += [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:
             self.counts["refused"] += 1
         if refused or stranger:
@@ -217,6 +227,14 @@ class GatewayNode:
             return said
         self._machines[register.node] = register.machine
         return said + self._announced(register, now)
+
+    def _distrusted(self, register: m.Register, now: float) -> list[Action]:
+        """A source's judgement of those who compute its frames; it is nobody else's."""
+        new = set(register.distrusts) - self.ring.distrusts(register.node) - {register.node}
+        if not new:
+            return []
+        failed = self.assembly.distrust(register.node, new, self._last > 0, now)
+        return [*(Distrusted(node, register.node) for node in sorted(new)), *self._failures(failed)]
 
     def _announced(self, register: m.Register, now: float) -> list[Action]:
         """A source's list of open frames: what has ended it hears again, and the others, if they never have."""
@@ -306,10 +324,11 @@ class GatewayNode:
         if not verdicts[-1].accepted:
             return []
         ended = verdicts[-1].ended
-        said: list[Action] = [
-            self._accepted(node, frame, ended, header.block, self._answered(header))
-            for node in dict.fromkeys((header.node, source))
-        ]
+        answered = self._answered(header)
+        said: list[Action] = [self._accepted(header.node, frame, ended, header.block, answered)]
+        if not is_own:
+            whose = (header.node, fingerprint(tensors))
+            said.append(self._accepted(source, frame, ended, header.block, answered, *whose))
         if not ended:
             self._pictures[frame] = header.picture
             said.append(Counted(header))
@@ -320,6 +339,8 @@ class GatewayNode:
         return said
 
     def _lent(self, header: m.ResultHeader) -> bool:
+        if header.node in self.ring.distrusts(m.frame_source(header.frame)[0]):
+            return False
         return self.grants.admits(header.node, header.request, (header.frame, header.block, header.tile))
 
     def _answered(self, header: m.ResultHeader) -> tuple[int, ...]:
@@ -365,8 +386,19 @@ class GatewayNode:
                 break
         return released
 
-    def _accepted(self, node: str, frame: str, ended: bool, block: int = 0, tiles: tuple[int, ...] = ()) -> Publish:
-        message = m.Accepted(**self._head(), frame=frame, block=block, tiles=tiles, ended=ended)
+    def _accepted(
+        self,
+        node: str,
+        frame: str,
+        ended: bool,
+        block: int = 0,
+        tiles: tuple[int, ...] = (),
+        worker: str | None = None,
+        fingerprint: str | None = None,
+    ) -> Publish:
+        message = m.Accepted(
+            **self._head(), frame=frame, block=block, tiles=tiles, ended=ended, worker=worker, fingerprint=fingerprint
+        )
         return Publish(topics.ACCEPTED, message, {"node": node})
 
     def _failures(self, failures: Iterable[Failed]) -> list[Action]:

@@ -8,6 +8,7 @@ an idle node's request need not wait here: it goes to that node, which answers w
 
 import itertools
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 
 DEAD_S = 6.0  # three missed heartbeats
@@ -45,7 +46,8 @@ class Forwarded:
 
 @dataclass(frozen=True)
 class Member:
-    """A node that is alive. ``before``: the epoch that this one replaced, whose late messages are stale."""
+    """A node that is alive. ``before``: the epoch that this one replaced, whose late messages are stale; ``distrusts``:
+    nodes that get none of its tiles."""
 
     epoch: str
     waiting: int
@@ -54,6 +56,7 @@ class Member:
     camera: bool = False
     request: Parked | Forwarded | None = None
     priority: int = 0
+    distrusts: frozenset[str] = frozenset()
 
 
 class VictimRing:
@@ -67,7 +70,14 @@ class VictimRing:
         self._order = itertools.count()
 
     def register(
-        self, node: str, epoch: str, waiting: int, now: float, camera: bool = False, priority: int = 0
+        self,
+        node: str,
+        epoch: str,
+        waiting: int,
+        now: float,
+        camera: bool = False,
+        priority: int = 0,
+        distrusts: Collection[str] = (),
     ) -> list[Forward]:
         """A heartbeat: ``node`` lives and has ``waiting`` tiles. A node with own tiles waiting wants no other: its
         parked request ends, as does that of an epoch before.
@@ -77,11 +87,12 @@ class VictimRing:
             self.ignored["register: stale epoch"] += 1
             return []
         if member is None or member.epoch != epoch:
-            before = member.epoch if member else ""
-            self._nodes[node] = Member(epoch, waiting, now, before, camera, priority=priority)
-        else:
-            request = None if waiting and isinstance(member.request, Parked) else member.request
-            self._nodes[node] = replace(member, waiting=waiting, seen=now, camera=camera, request=request, priority=priority)
+            member = Member(epoch, waiting, now, member.epoch if member else "")
+        request = None if waiting and isinstance(member.request, Parked) else member.request
+        self._nodes[node] = replace(
+            member, waiting=waiting, seen=now, camera=camera, request=request, priority=priority,
+            distrusts=frozenset(distrusts),
+        )  # fmt: skip
         return self._match(now)
 
     def request(self, node: str, epoch: str, request: str, ahead: bool, now: float) -> list[Forward]:
@@ -143,6 +154,11 @@ class VictimRing:
         member = self._nodes.get(node)
         return member.priority if member else 0
 
+    def distrusts(self, node: str) -> frozenset[str]:
+        """Whom it lends nothing, as it said last."""
+        member = self._nodes.get(node)
+        return member.distrusts if member else frozenset()
+
     @property
     def cameras(self) -> tuple[str, ...]:
         """The living that have a source."""
@@ -162,9 +178,10 @@ class VictimRing:
         assert isinstance(taker.request, Parked)
         request, ahead = taker.request.request, taker.request.ahead
         enough = 2 if ahead else 1  # the last tile is for a node that is idle
-        having = [n for n, m in self._nodes.items() if n != thief and m.waiting >= enough]
+        trusting = {n: m for n, m in self._nodes.items() if n != thief and thief not in m.distrusts}
+        having = [n for n, m in trusting.items() if m.waiting >= enough]
         victim = max(having, key=lambda n: self._nodes[n].priority, default=None)  # of equals the first in the ring
-        if victim is None and not ahead and len(self.cameras) == 1 and self.cameras != (thief,):
+        if victim is None and not ahead and len(self.cameras) == 1 and self.cameras[0] in trusting:
             victim = self.cameras[0]
         if victim is None:
             return None

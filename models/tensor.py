@@ -11,7 +11,16 @@ from typing import NamedTuple
 import numpy as np
 
 from schemas.errors import DecodeError, PlanError
-from schemas.plan import Pixels, Plan, Region, TensorSpec, Tile
+from schemas.plan import Pixels, Plan, Region, TensorSpec, Tile, hasher
+
+
+def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
+    """Digest of tensors' names and bits, in 32 hexadecimal digits: who computes the same has the same."""
+    hashed = hasher()
+    for name in sorted(tensors):
+        hashed.update(name.encode())
+        hashed.update(np.ascontiguousarray(tensors[name]).reshape(-1).view(np.uint8).data)
+    return hashed.hexdigest()
 
 
 def crop(array: np.ndarray, region: Region) -> np.ndarray:

@@ -71,7 +71,8 @@ class Register(Message):
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
     source. ``machine``: which machine it is, whatever it is called. ``flops_s`` is the effort a second of its engine,
-    ``bytes_s`` those of its link, as measured; 0: not known.
+    ``bytes_s`` those of its link, as measured; 0: not known. ``distrusts``: nodes whose bits of its own frames it has found
+    to be wrong; they get no more of its tiles.
     """
 
     seq: Count
@@ -86,6 +87,7 @@ class Register(Message):
     deadline_s: Seconds | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
+    distrusts: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
 
 
 class Echo(Message):
@@ -209,13 +211,16 @@ class OverlapRequest(Message):
 class Accepted(Message):
     """``dt/accepted/<node>``, gateway -> source and worker: these tiles of this frame are done.
 
-    ``ended``: the whole frame has its outcome (result or failure); nothing of it is needed any more.
+    ``ended``: the whole frame has its outcome (result or failure); nothing of it is needed any more. The source hears whose
+    result it was and its ``fingerprint``, as ``models.tensor`` has it, if it was not its own.
     """
 
     frame: FrameId
     block: Count = 0
     tiles: Annotated[tuple[Count, ...], Field(max_length=4096)] = ()
     ended: bool = False
+    worker: Name | None = None
+    fingerprint: Digest | None = None
 
 
 class Outcome(Message):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gateway_agent.early import BYTES, HELD_S, RESULTS
-from gateway_agent.node import Before, Counted, Finish, GatewayNode, Keep, Reconnect
+from gateway_agent.node import Before, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.victims import Forward
 from schemas import messages as m
 from schemas import topics
@@ -397,6 +397,26 @@ def test_what_waits_is_bounded_for_each_node_and_pushes_out_nobody_else_s() -> N
     for frame in (100, 101):
         node.early.put(header.model_copy(update={"frame": f"edge1-11111111-{frame}"}), {"x": big}, 2.0)
     assert node.early.nbytes < BYTES and len(node.early._held["edge3"]) == 1
+
+
+def test_what_a_source_distrusts_is_named_once_fails_its_open_frames_and_counts_for_it_no_more() -> None:
+    node = running()
+    register(node, "edge4", "44444444", 4, ("edge4-44444444-0",))
+    result(node, 1)
+    message = m.Register(node="edge1", epoch="11111111", seq=2, runtime="test kernels", plan=node.digest, waiting=4,
+                         frames=(FRAME,), distrusts=("edge2",))  # fmt: skip
+    said = node.hear(heard(topics.REGISTER, message), 2.0)
+    assert [a for a in said if isinstance(a, Distrusted)] == [Distrusted("edge2", "edge1")]
+    (outcome,) = published(said, topics.OUTCOME)
+    assert outcome.message.reason == "bits of edge2 were wrong with 1 of 4 tiles"
+    following = "edge1-11111111-1"
+    again = message.model_copy(update={"frames": (following,)})
+    assert not [a for a in node.hear(heard(topics.REGISTER, again), 3.0) if isinstance(a, Distrusted)]
+    result(node, 0, frame=following)
+    assert node.assembly.lacks(following, 0, 0) and node.counts["result of a tile that was not lent"] == 1
+    ask = m.VictimRequest(node="edge2", epoch="22222222", plan=node.digest, request="0000000a")
+    (steal,) = published(node.hear(heard(topics.VICTIM_REQ, ask), 3.1), topics.STEAL)
+    assert steal.levels == {"node": "edge4"}, "who has not judged it may lend to it"
 
 
 def test_how_a_frame_ends_is_kept_before_it_is_said() -> None:

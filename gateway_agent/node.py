@@ -327,6 +327,7 @@ class GatewayNode:
         answered = self._answered(header)
         said: list[Action] = [self._accepted(header.node, frame, ended, header.block, answered)]
         if not is_own:
+            self.ring.paid(source)
             whose = (header.node, fingerprint(tensors))
             said.append(self._accepted(source, frame, ended, header.block, answered, *whose))
         if not ended:

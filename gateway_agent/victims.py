@@ -1,9 +1,10 @@
 """Who has waiting tiles and who wants one: the victim ring of the paper (section IV.B.2), and the requests that wait.
 
 The paper's idle nodes poll; here a request that nobody can serve is parked and answered when somebody registers. Law: a
-request goes to one victim, never to its own sender, and each node has at most one. How many tiles a victim has waiting
-is an assumption: every forward lowers it by one, the next ``dt/register`` corrects it. Where one node alone has a camera,
-an idle node's request need not wait here: it goes to that node, which answers with its next frame.
+request goes to one victim, never to its own sender, and each node has at most one. How many tiles a victim has waiting is an
+assumption: every forward lowers it by one, the next ``dt/register`` corrects it. Who says that tiles are waiting and lends
+none of them is not believed for ``DOUBT_S``. Where one node alone has a camera, an idle node's request need not wait here: it
+goes to that node, which answers with its next frame.
 """
 
 import itertools
@@ -13,6 +14,8 @@ from dataclasses import dataclass, replace
 
 DEAD_S = 6.0  # three missed heartbeats
 FORWARD_S = 2.0
+DOUBT_S = 30.0
+OWING = 1024  # names that are remembered, whatever became of their nodes
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class VictimRing:
         self._forward_s = forward_s
         self._nodes: dict[str, Member] = {}
         self._order = itertools.count()
+        self._owes: dict[str, tuple[int, float]] = {}  # by name: forwards since its last result, and the time of the newest
 
     def register(
         self,
@@ -109,6 +113,15 @@ class VictimRing:
         order = had.order if again and isinstance(had, Parked) else next(self._order)
         self._nodes[node] = replace(member, request=Parked(request, ahead, order))
         return self._match(now)
+
+    def paid(self, victim: str) -> None:
+        """A result of one of its tiles has come."""
+        self._owes.pop(victim, None)
+
+    def _gives(self, node: str, now: float) -> bool:
+        """Whether to believe that it lends what it says is waiting: twice as many forwards as nodes may be under way."""
+        owes, since = self._owes.get(node, (0, now))
+        return owes < 2 * len(self._nodes) or now >= since + DOUBT_S
 
     def replaced(self, node: str, epoch: str) -> bool:
         """Whether ``epoch`` is one that another has taken the place of: two live under one name, or it is late."""
@@ -179,13 +192,17 @@ class VictimRing:
         request, ahead = taker.request.request, taker.request.ahead
         enough = 2 if ahead else 1  # the last tile is for a node that is idle
         trusting = {n: m for n, m in self._nodes.items() if n != thief and thief not in m.distrusts}
-        having = [n for n, m in trusting.items() if m.waiting >= enough]
+        having = [n for n, m in trusting.items() if m.waiting >= enough and self._gives(n, now)]
         victim = max(having, key=lambda n: self._nodes[n].priority, default=None)  # of equals the first in the ring
         if victim is None and not ahead and len(self.cameras) == 1 and self.cameras[0] in trusting:
             victim = self.cameras[0]
         if victim is None:
             return None
         giver = self._nodes.pop(victim)
+        if giver.waiting:
+            self._owes[victim] = (self._owes.pop(victim, (0, now))[0] + 1, now)
+            for old in list(self._owes)[:-OWING]:
+                del self._owes[old]
         self._nodes[victim] = replace(giver, waiting=max(giver.waiting - 1, 0))
         self._nodes[thief] = replace(taker, request=Forwarded(request, now))
         return Forward(victim, giver.epoch, thief, taker.epoch, request, ahead)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from gateway_agent.victims import Forward, VictimRing
+from gateway_agent.victims import DOUBT_S, Forward, VictimRing
 
 
 @pytest.fixture
@@ -24,6 +24,20 @@ def test_victims_are_picked_round_robin(ring: VictimRing) -> None:
     given = [pairs(ring.request("c", "ec", f"r{n}", False, 0.0)) for n in range(4)]
     assert given == [[("c", "a")], [("c", "b")], [("c", "a")], [("c", "b")]]
     assert ring.nodes["a"] == ring.nodes["b"] == 3
+
+
+def test_who_says_that_tiles_wait_and_lends_none_is_not_believed_for_a_while(ring: VictimRing) -> None:
+    given = []
+    for n in range(20):
+        ring.register("b", "eb", 999, float(n), priority=100)
+        given += pairs(ring.request("c", "ec", f"r{n}", False, float(n)))
+    assert given == [("c", "b")] * 6, "as many as may be under way"
+    assert pairs(ring.register("a", "ea", 1, 20.0)) == [("c", "a")], "whose tiles are real is not kept waiting"
+    ring.register("b", "fb", 999, 21.0, priority=100)  # a new epoch makes it no better
+    assert pairs(ring.request("c", "ec", "s", False, 21.0)) == []
+    assert pairs(ring.request("c", "ec", "t", False, 5.0 + DOUBT_S)) == [("c", "b")]
+    ring.paid("b")
+    assert pairs(ring.request("c", "ec", "u", False, 6.0 + DOUBT_S)) == [("c", "b")]
 
 
 def test_a_forward_names_both_ends_with_their_epochs(ring: VictimRing) -> None:

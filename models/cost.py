@@ -159,6 +159,13 @@ def _area(region: Region) -> int:
     return region.height * region.width
 
 
+def plan_bound_s(partition: Partition, plan: Plan, cluster: Cluster) -> float:
+    """What ``predict`` tells as the bound, without the prediction."""
+    tiler, cut = Tiler(partition), deepest(partition, plan.blocks)
+    work, spread = workload(tiler, plan.blocks, cut), sum(block.mode == "tiles" for block in plan.blocks)
+    return bound_s(partition, work, tiler.sums(cut)[0].effort, cluster, sum(map(sum, work.effort[spread:])))
+
+
 def bound_s(partition: Partition, work: Workload, effort: int, cluster: Cluster, whole_effort: int = 0) -> float:
     """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s.
 

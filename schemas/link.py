@@ -132,10 +132,11 @@ class _Outstanding:
             if mid not in self._waiting:
                 self._early.add(mid)
                 return
-            size = self._waiting.pop(mid)[1]
+            qos, size = self._waiting.pop(mid)
             self.bytes -= size
             self._moved += size
-            if not self._waiting and self._moved >= PACED_BYTES:
+            # What was only written may lie in this machine's buffer; what was acknowledged is there, and all before it.
+            if not self._waiting and self._moved >= PACED_BYTES and qos:
                 self.pace.moved(self._moved, time.monotonic() - self._busy_since)
             self._changed.notify_all()
 
@@ -201,8 +202,8 @@ class Link:
 
     @property
     def rate(self) -> float:
-        """Bytes a second that leave here, as measured; 0: not known."""
-        return self._publishes.pace.rate
+        """Bytes a second that can leave here, at least, as measured; 0: not known."""
+        return max(tuple(self._publishes.pace.recent), default=0.0)  # the network thread adds to it
 
     @property
     def outstanding(self) -> int:

@@ -70,6 +70,7 @@ class Snapshot:
     latencies: Mapping[str, Histogram]
     failures: Mapping[tuple[str, str], int]  # (source, class of reason)
     bundle: Bundle
+    best_s: float  # latency of the quickest frame by this plan and these nodes; infinite: there was none
 
 
 @dataclass
@@ -105,6 +106,8 @@ class Recorder:
         self._sizes: dict[Picture, None] = {}
         self._plan = Entry(0, "")
         self._plan_of: tuple[object, ...] = ()
+        self._best_s = float("inf")
+        self._best_of: tuple[object, ...] = ()
 
     def outcome(self, outcome: Outcome, now: float, wall: float) -> None:
         """A frame has ended; it is the board's newest timeline."""
@@ -115,6 +118,7 @@ class Recorder:
             self._failures[source, reason_class(outcome.reason)] += 1
             return
         self._latencies.setdefault(source, Latencies()).add(outcome.latency_s)
+        self._best_s = min(self._best_s, outcome.latency_s)
         for thief, tiles in outcome.stolen.items():
             flow = self._flows.setdefault((source, thief), _Flow())
             flow.tiles += tiles
@@ -142,6 +146,10 @@ class Recorder:
         for gone in [name for name in self._pictures if name not in board.sources]:
             del self._pictures[gone]
         self._renew_plan(bundle)
+        here = (bundle, *sorted(name for name, view in board.nodes.items() if view.online))
+        if self._best_of and here != self._best_of:
+            self._best_s = float("inf")
+        self._best_of = here
         state = {
             "at": now + wall,
             "gateway": {"name": board.name, **about, **status_view(board.status)},
@@ -161,7 +169,7 @@ class Recorder:
         latencies = {name: Histogram(tuple(one.counts), one.sum_s) for name, one in self._latencies.items()}
         return Snapshot(
             self._snapshots, now, state, tuple(self._frames), tuple(self._events), self._plan, dict(self._pictures),
-            latencies, dict(self._failures), bundle,
+            latencies, dict(self._failures), bundle, self._best_s,
         )  # fmt: skip
 
     def _source_view(self, view: SourceView, now: float) -> dict[str, Any]:

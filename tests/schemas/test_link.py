@@ -20,7 +20,7 @@ from gateway_agent.broker import BrokerProcess
 from schemas import topics
 from schemas.codec import decode
 from schemas.errors import PlanError, UnreachableError
-from schemas.link import Address, Arrived, Connected, Disconnected, Link, client_id
+from schemas.link import PACED_BYTES, Address, Arrived, Connected, Disconnected, Link, _Outstanding, client_id
 from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
 from schemas.topics import Publish, Topic
 
@@ -379,3 +379,14 @@ def test_a_bad_address_hides_its_password() -> None:
     with pytest.raises(PlanError) as caught:
         Address.parse("mqtt://me:secret@gw:port")
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("last_qos", "is_known"), [(1, True), (0, False)])
+def test_only_what_was_acknowledged_tells_the_link_s_rate(last_qos: int, is_known: bool) -> None:
+    """What is only written may lie in a buffer here: that is as fast as memory."""
+    outstanding = _Outstanding()
+    outstanding.sent(1, 0, PACED_BYTES)
+    outstanding.sent(2, last_qos, 100)
+    outstanding.done(1)
+    outstanding.done(2)
+    assert bool(outstanding.pace.recent) == is_known

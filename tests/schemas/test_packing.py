@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from schemas.errors import DecodeError
-from schemas.packing import PROBE, Pace, pack, unpack
+from schemas.packing import PROBE, RECENT, Pace, pack, unpack
 
 DTYPES = ("uint8", "int8", "int32", "int64", "float32", "float16", "bool")
 arrays = st.sampled_from(DTYPES).flatmap(
@@ -66,3 +66,14 @@ def test_packing_pays_on_a_slow_link_and_not_on_a_fast_one() -> None:
         pace.moved(int(rate), 1.0)
     assert slow.pays()
     assert [fast.pays() for _ in range(2 * PROBE)].count(True) == 2
+
+
+def test_a_link_is_as_fast_as_the_best_of_what_has_moved_lately() -> None:
+    """Each measures the waiting as well: crowded or idle it is less than the link can do."""
+    pace = Pace()
+    for rate in (8e6, 1e6, 2e6):
+        pace.moved(int(rate), 1.0)
+    assert max(pace.recent) == 8e6 > pace.rate
+    for _ in range(RECENT):
+        pace.moved(3_000_000, 1.0)
+    assert max(pace.recent) == 3e6

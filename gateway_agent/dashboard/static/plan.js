@@ -98,13 +98,13 @@ function newTile(tile) {
 }
 
 function figures(one) {
-  ask();
   const frames = store.frames.filter((each) => each.status === "ok" && (!one || each.source === one.name)).map((each) => each.latency_s).sort((a, b) => a - b);
   const median = frames.length ? frames[Math.floor(frames.length / 2)] : null;
+  ask(frames[0] < expected?.bound_s);
   const told = expected?.latency_s == null ? {} : expected;
   const rows = [
     ["latency", seconds(told.latency_s), seconds(median), "Predicted for a frame alone; measured: median of the last frames"],
-    ["best latency", `${seconds(told.bound_s)} (bound)`, seconds(frames[0] ?? null), "No plan of these tiles can be faster than the bound"],
+    ["best latency", told.bound_s == null ? "not known" : `${seconds(told.bound_s)} (bound)`, seconds(frames[0] ?? null), "No plan of these tiles can be faster than the bound"],
     ["frames/s", number(told.fps, 2), number(store.state.totals.fps, 2), "A slow camera gives fewer frames than the cluster could take"],
     ["redundant work", told.redundancy == null ? "–" : `${number((told.redundancy - 1) * 100, 1)} %`, "", "Operations of all tiles beyond those of the undivided network; reuse on a node saves some of them"],
     ["bytes a frame", bytes(told.wire_bytes), bytes(perFrame()), "Over all nodes"],
@@ -121,11 +121,12 @@ function perFrame() {
   return totals.frames ? sent / totals.frames : null;
 }
 
-// The prediction is asked for again where the plan, the nodes or the rate have changed; speeds drift, so now and then, too.
-async function ask() {
+// The prediction is asked for again where the plan, the nodes or the rate have changed, or a frame was quicker than its bound;
+// speeds drift, so now and then, too.
+async function ask(quicker) {
   const here = store.state.nodes.filter((one) => one.online && one.flops_s > 0);
   const rate = byId("rate").value;
-  const key = [store.plan?.digest, here.map((one) => one.name), rate, Math.floor(Date.now() / 20000)].join();
+  const key = [store.plan?.digest, here.map((one) => one.name), rate, quicker, Math.floor(Date.now() / 20000)].join();
   if (key === asked || !here.length) return;
   asked = key;
   try {
@@ -133,7 +134,7 @@ async function ask() {
     const told = await answer.json();
     if (key !== asked) return;
     expected = answer.ok ? told : null;
-    say(byId("expected-hint"), answer.ok ? `Predicted for ${told.nodes} node${told.nodes === 1 ? "" : "s"} at the speed that they tell, and ${number(told.rate_mbit, 0)} Mbit/s.` : told.error);
+    say(byId("expected-hint"), answer.ok ? told.says : told.error);
     changed();
   } catch {
     asked = "";

@@ -41,6 +41,19 @@ def test_an_empty_board_is_shown_as_empty(scene: Scene) -> None:
     assert json.loads(json.dumps(state)) == state
 
 
+def test_the_quickest_frame_is_that_of_this_plan_and_these_nodes(scene: Scene) -> None:
+    scene.played.join(1.0)
+    for latency_s in (0.3, 0.2, 0.4):
+        scene.frame(2.0, latency_s)
+    assert scene.look(3.0).best_s == 0.2
+    scene.frame(4.0, 0.1)
+    assert scene.look(5.0).best_s == 0.1
+    scene.played.board.forget("edge3")
+    assert scene.look(6.0).best_s == float("inf")
+    scene.frame(7.0, 0.5)
+    assert scene.look(8.0).best_s == 0.5
+
+
 def test_stolen_tiles_flow_from_their_camera_to_each_thief(scene: Scene) -> None:
     scene.played.join(1.0)
     for i in range(4):

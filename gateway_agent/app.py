@@ -16,7 +16,7 @@ from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.chosen import Memory
 from gateway_agent.controls import AUTO, VERBS, Request, State
-from gateway_agent.journal import JOURNAL, Journal
+from gateway_agent.journal import JOURNAL, KEEP, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.publishing import ModelUpload
@@ -413,7 +413,7 @@ class Gateway:
                 self._send(action)
                 if isinstance(action.message, m.Outcome):
                     if self._journal is not None:
-                        self._saying.append(action.message.frame)
+                        self._saying = [*self._saying[1 - KEEP :], action.message.frame]  # the journal knows no more, either
                     self._tell(action.message, now)
 
     def _tell(self, outcome: m.Outcome, now: float) -> None:
@@ -569,7 +569,7 @@ class Gateway:
                 self._inbox.put(Planned(request, made))
             except DtError as error:
                 self._inbox.put(Planned(request, None, str(error)))
-            except (OSError, MemoryError, ValueError) as error:  # the asker must hear of it, and others may ask again
+            except (OSError, MemoryError, ValueError, ArithmeticError) as error:  # the asker must hear, and others ask
                 self._inbox.put(Planned(request, None, f"it cannot be planned: {type(error).__name__} {error}".strip()))
 
         threading.Thread(target=work, name="planner", daemon=True).start()

@@ -71,8 +71,8 @@ class Journal:
         self._append(Line(ended=outcome.frame, outcome=outcome))
 
     def heard(self, frames: tuple[str, ...]) -> None:
-        """The broker has the outcomes of these frames."""
-        self._append(Line(heard=frames))
+        """The broker has the outcomes of these frames; of more than ``KEEP`` the first are forgotten already."""
+        self._append(Line(heard=frames[-KEEP:]))
 
     def _found(self) -> bytes:
         """What is there; nothing in place of what is no journal."""

@@ -200,7 +200,7 @@ class GatewayNode:
         return {"node": self.name, "epoch": self.epoch}
 
     def _register(self, register: m.Register, now: float, stranger: bool = False) -> list[Action]:
-        refused = "" if register.leaving else self._refusal(register)
+        refused = "" if register.leaving else self._refusal(register)[:500]
         self._alone_s, self._alone_at = ALONE_S, float("inf")
         steals: list[Action] = []
         said: list[Action] = []

@@ -18,6 +18,7 @@ SETTLE_S = 10.0
 AGAIN_S = 60.0
 DRIFT = 1.5  # a speed that has changed by less is the same
 GAIN = 0.9  # of the present plan's price
+FLOPS_S, BYTES_S = (1e6, 1e14), (1e3, 1e12)  # what a node may claim; what is beyond counts as that
 RATE_MBIT = 100.0  # of links that nobody has measured yet
 
 
@@ -45,8 +46,8 @@ class Replanner:
     def hear(self, register: Register) -> None:
         """A node's heartbeat."""
         known = self._members.get(register.node)
-        bytes_s = register.bytes_s or (known.bytes_s if known else 0.0)
-        self._members[register.node] = Member(register.node, register.camera, register.flops_s, bytes_s)
+        bytes_s = _within(register.bytes_s, BYTES_S) or (known.bytes_s if known else 0.0)
+        self._members[register.node] = Member(register.node, register.camera, _within(register.flops_s, FLOPS_S), bytes_s)
 
     def due(self, nodes: Collection[str], now: float) -> tuple[Member, ...] | None:
         """The members to plan for, cameras first; None: the plan fits, or it is too early. ``nodes``: who is here."""
@@ -64,6 +65,11 @@ class Replanner:
     def planned(self, members: tuple[Member, ...], now: float) -> None:
         """A plan was made for these members, or the present one found to be good enough."""
         self._planned, self._wanted, self._earliest = members, (), now + self._again_s
+
+
+def _within(claimed: float, limits: tuple[float, float]) -> float:
+    """0 stays: it is not known."""
+    return min(max(claimed, limits[0]), limits[1]) if claimed else 0.0
 
 
 def _alike(some: tuple[Member, ...], others: tuple[Member, ...]) -> bool:

@@ -121,3 +121,10 @@ def test_what_is_no_journal_is_passed_over(tmp_path: Path, caplog: pytest.LogCap
     journal = Journal(tmp_path / "ended.jsonl")
     journal.keep(outcome(0))
     assert list(reopened(journal).before.ended) == [outcome(0).frame] and "is damaged" in caplog.text
+
+
+def test_more_outcomes_at_once_than_it_remembers_are_heard_all_the_same(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "ended.jsonl")
+    journal.keep(outcome(LINES))
+    journal.heard(tuple(outcome(number).frame for number in range(LINES + 1)))
+    assert reopened(journal).before.ended == {outcome(LINES).frame: None}

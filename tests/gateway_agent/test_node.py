@@ -146,6 +146,14 @@ def test_a_node_with_other_kernels_is_refused_and_gets_no_tile() -> None:
     assert node.ring.nodes == {}
 
 
+def test_a_refusal_in_the_longest_words_is_a_message() -> None:
+    words = " ".join(f"{kind}={'f' * 60}" for kind in ("a", "b", "c"))
+    node = GatewayNode("gateway", "aaaaaaaa", PLAN.model_copy(update={"runtime": f"test kernels {words}"}))
+    for runtime in ("r" * 200, "test kernels " + words.replace("f", "0")[:180]):
+        (echo,) = published(register(node, "e" * 64, "22222222", runtime=runtime), topics.ECHO)
+        assert 200 < len(echo.message.refused) <= 500
+
+
 def test_a_node_is_refused_for_the_arithmetic_of_the_model_alone_and_told_by_name() -> None:
     """A Pi 3 among Pi 4s: it computes another uint8."""
     pi3 = "test kernels float32=02f8515f uint8=955d0941"

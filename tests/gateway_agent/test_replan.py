@@ -129,3 +129,17 @@ def test_as_many_cameras_as_nodes_are_judged_by_frames_a_second(tmp_path: Path) 
     cameras = tuple(Member(f"edge{i}", True, 1e9, 10e6) for i in range(3))
     plan = (better(make_bundle(model, (5, 5)), cameras, "latency", SPEED) or make_bundle(model, (5, 5))).plan
     assert plan.undivided
+
+
+@pytest.mark.parametrize("claim", [5e-324, 1e15])
+def test_a_node_that_claims_a_speed_beyond_all_machines_is_planned_for_without_a_fault(claim: float, tmp_path: Path) -> None:
+    model = tmp_path / "mini.tflite"
+    model.write_bytes(build("mini", size=32, layers=4).to_bytes())
+    replanner, bundle = Replanner(), make_bundle(model, (2, 2))
+    hear(replanner, "a*")
+    hear(replanner, "b", flops_s=claim, bytes_s=claim)
+    assert replanner.due({"a", "b"}, 0.0) is None
+    members = replanner.due({"a", "b"}, SETTLE_S)
+    assert members is not None
+    for objective in ("latency", "throughput", "traffic"):
+        better(bundle, members, objective, SPEED)

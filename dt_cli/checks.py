@@ -11,6 +11,7 @@ from typing import Literal
 
 from schemas.discovery import Found
 from schemas.kernels import difference
+from schemas.packages import install
 
 Level = Literal["good", "note", "bad"]
 Holder = Literal["nobody", "gateway", "other"]
@@ -50,6 +51,14 @@ def runtime(kernels: str | None, cluster: str | None) -> Finding:
     if reason:
         return Finding("runtime", "bad", f"the gateway refuses this node: {reason}", remedy)
     return Finding("runtime", "good", kernels)
+
+
+def packages(untested: Sequence[str]) -> Finding:
+    """``untested``: what is installed in another version than was tested."""
+    if not untested:
+        return Finding("packages", "good", "as they were tested")
+    text = ", ".join(untested[:5]) + (" ..." if len(untested) > 5 else "")
+    return Finding("packages", "note", text, install())
 
 
 def memory(root: Path) -> Finding:
@@ -165,7 +174,7 @@ def interface(root: Path, name: str | None, own_address: str | None) -> Finding:
 
 def mdns(installed: bool, found: Sequence[Found]) -> Finding:
     if not installed:
-        return Finding("mDNS", "note", "zeroconf is missing: addresses must be given", "pip install 'deepthings-mqtt[mdns]'")
+        return Finding("mDNS", "note", "zeroconf is missing: addresses must be given", install("mdns"))
     if not found:
         return Finding("mDNS", "good", "no gateway answers")
     return Finding("mDNS", "good", ", ".join(f"cluster {f.root} at {f.urls[0]}" for f in found))

@@ -30,6 +30,7 @@ from schemas.discovery import Found, Search, reachable
 from schemas.errors import DecodeError, DtError
 from schemas.link import Address, Arrived, Link
 from schemas.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
+from schemas.packages import untested
 from schemas.seal import bare
 
 SEARCH_S, PLAN_S = 2.0, 3.0
@@ -72,6 +73,7 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     address, cluster, refused = _entrance(settings, found)
     visit = _visit(address, cluster) if address else Visit(refused)
     yield checks.runtime(_kernels(), visit.plan.plan.runtime if visit.plan else None)
+    yield checks.packages(untested())
     yield checks.memory(root)
     yield checks.memory_limits(root)
     yield checks.throttling(root)

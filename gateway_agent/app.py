@@ -40,6 +40,7 @@ from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.packages import install
 from schemas.process import log_to_stderr, on_end, version
 from schemas.rights import GATEWAY as NAME
 from schemas.service import Service
@@ -147,7 +148,7 @@ def serve_dashboard(app: "Gateway", http: str, root: str, state: Path | None = N
     try:
         from gateway_agent.dashboard.watcher import PICTURES_S, Dashboard
     except ModuleNotFoundError as error:
-        raise PlanError(f"--http needs {error.name}: pip install 'deepthings-mqtt[dashboard]'") from None
+        raise PlanError(f"--http needs {error.name}: {install('dashboard')}") from None
     dashboard = Dashboard(app, *parse_listen(http), root, state)
     app.watch(dashboard, PICTURES_S)
     print(f"dashboard at {dashboard.url}{dashboard.hint}", flush=True)

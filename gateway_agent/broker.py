@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from schemas.errors import DtError
+from schemas.packages import install
 
 START_S = 10.0
 STOP_S = 3.0
@@ -170,7 +171,7 @@ async def _serve(bind: str) -> int:
         )
         await broker.start()
     except ImportError as error:
-        return _say({"error": f"the embedded broker needs amqtt ({error}): pip install 'deepthings-mqtt[gateway]'"}, 1)
+        return _say({"error": f"the embedded broker needs amqtt ({error}): {install('gateway')}"}, 1)
     except Exception as error:  # amqtt wraps the OSError; the parent gets one line whatever it was
         return _say({"error": explain(bind, error)}, 1)
     _say({"port": broker._servers["default"].instance.sockets[0].getsockname()[1]}, 0)

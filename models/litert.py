@@ -27,8 +27,9 @@ import numpy as np
 from models.graph import Graph
 from schemas.errors import EngineError, PlanError
 
-# Checked to compute the interpreter's bits, on x86-64. 2.0.3 has no such library, 2.1.0 has other arguments: patches change
-# the interface too, so that a version is here by its whole name.
+# Checked to compute the interpreter's bits on x86-64, 2.3.0 on emulated Arm (make test-arm64: Cortex-A53, A72, A76), too; each
+# node checks it again, for each arithmetic. 2.0.3 has no such library, 2.1.0 has other arguments: patches change the
+# interface too, so that a version is here by its whole name.
 VERSIONS = ("2.1.6", "2.2.0", "2.3.0")
 ELEMENTS = {"float32": 1, "uint8": 3, "int8": 9}  # dtype -> LiteRtElementType
 _CPU = 1  # LiteRtHwAccelerators

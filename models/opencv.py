@@ -8,6 +8,7 @@ import os
 from types import ModuleType
 
 from schemas.errors import PlanError
+from schemas.packages import install
 
 MOST_SIDE = 65535  # as in schemas.messages.Picture
 MOST_PIXELS = 1 << 27  # 400 MB as RGB; OpenCV's own limit is 3 GB
@@ -28,7 +29,7 @@ def load(purpose: str) -> ModuleType:
     except ModuleNotFoundError as error:
         if error.name != "cv2":
             raise _refusal(purpose, error) from error
-        raise PlanError(f"{purpose} needs OpenCV: pip install 'deepthings-mqtt[camera]'") from error
+        raise PlanError(f"{purpose} needs OpenCV: {install('camera')}") from error
     except ImportError as error:
         raise _refusal(purpose, error) from error
     module: ModuleType = cv2
@@ -39,4 +40,4 @@ def load(purpose: str) -> ModuleType:
 
 def _refusal(purpose: str, error: ImportError) -> PlanError:
     reason = str(error).partition("\n")[0]
-    return PlanError(f"{purpose} needs OpenCV, which does not load ({reason}): pip install 'deepthings-mqtt[camera]'")
+    return PlanError(f"{purpose} needs OpenCV, which does not load ({reason}): {install('camera')}")

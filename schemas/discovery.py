@@ -15,6 +15,7 @@ from typing import Any
 
 from schemas.errors import DtError, PlanError
 from schemas.messages import as_name, is_name
+from schemas.packages import install
 
 SERVICE = "_deepthings._tcp.local."
 SEARCH_S = 5.0
@@ -160,7 +161,7 @@ def _zeroconf(interfaces: Sequence[str] | None) -> Any:
     try:
         from zeroconf import InterfaceChoice, Zeroconf
     except ImportError:
-        raise PlanError("mDNS needs zeroconf: pip install 'deepthings-mqtt[mdns]', or name the address") from None
+        raise PlanError(f"mDNS needs zeroconf: {install('mdns')}, or name the address") from None
     try:
         return Zeroconf(interfaces=list(interfaces) if interfaces else InterfaceChoice.All)
     except OSError as error:

@@ -25,6 +25,7 @@ def test_every_finding_that_is_not_good_says_what_to_do(tmp_path: Path) -> None:
     put(tmp_path, THROTTLED, "50005\n")
     found = [
         checks.python((3, 9, 2), 64), checks.python((3, 12, 0), 32), checks.runtime(None, None), checks.runtime("a", "b"),
+        checks.packages(["numpy 9 (tested: 2)"]),
         checks.memory(tmp_path), checks.memory_limits(tmp_path), checks.throttling(tmp_path),
         checks.cameras(tmp_path, lambda path: False), checks.clock(False, 2.0, 1.0), checks.clock(None, 1.0, 2.0),
         checks.disk(tmp_path, 1000, True), checks.disk(tmp_path, None, True), checks.disk(tmp_path, 10**12, False),
@@ -49,6 +50,7 @@ def test_a_sound_machine_has_nothing_to_remedy(tmp_path: Path) -> None:
     put(tmp_path, THROTTLED, "0\n")
     found = [
         checks.python((3, 11, 2), 64), checks.runtime("a", None), checks.runtime("a", "a"), checks.memory(tmp_path),
+        checks.packages([]),
         checks.memory_limits(tmp_path), checks.throttling(tmp_path), checks.cameras(tmp_path),
         checks.clock(True, 2.0, 1.0), checks.clock(None, 2.0, 1.0), checks.disk(tmp_path, 10**12, True),
         checks.mosquitto("/usr/sbin/mosquitto"), checks.port("127.0.0.1:1883", "nobody"),

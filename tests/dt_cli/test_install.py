@@ -174,10 +174,10 @@ def test_a_path_that_the_service_cannot_see_is_refused(tmp_path: Path) -> None:
     require_visible([Path("/usr/bin/env")])
 
 
-def test_the_units_are_in_the_wheel(tmp_path: Path) -> None:
+def test_the_units_and_what_was_tested_are_in_the_wheel(tmp_path: Path) -> None:
     pytest.importorskip("setuptools", "70.1")  # which makes wheels by itself
     root = Path(__file__).parents[2]
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "README.md", "LICENSE", "constraints.txt"):
         shutil.copy(root / name, tmp_path)
     shutil.copytree(root / "systemd", tmp_path / "systemd")
     code = "from setuptools import build_meta; print(build_meta.build_wheel('.'))"
@@ -185,8 +185,9 @@ def test_the_units_are_in_the_wheel(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     [wheel] = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    for unit in ("edge-agent@.service", "gateway-agent.service", "mosquitto-deepthings.conf"):
-        assert any(name.endswith(f".data/data/share/deepthings/systemd/{unit}") for name in names), names
+    units = "edge-agent@.service", "gateway-agent.service", "mosquitto-deepthings.conf"
+    for file in ("constraints.txt", *(f"systemd/{unit}" for unit in units)):
+        assert any(name.endswith(f".data/data/share/deepthings/{file}") for name in names), names
 
 
 def test_mosquitto_as_a_service_gets_the_limits_that_the_gateway_gives_its_own() -> None:

@@ -77,5 +77,5 @@ def test_no_loopback_address_is_told_to_others() -> None:
 
 def test_without_zeroconf_it_is_said_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "zeroconf", None)
-    with pytest.raises(PlanError, match=r"pip install 'deepthings-mqtt\[mdns\]', or name the address"):
+    with pytest.raises(PlanError, match=r"pip install 'deepthings-mqtt\[mdns\]'.*, or name the address"):
         Search()

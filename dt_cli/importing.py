@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from dt_cli.output import console, size
+from models import fixing
 from models.card import describe, load_card
 from models.darknet import import_darknet
 from models.files import write_files
@@ -21,3 +22,13 @@ def darknet(cfg: Path, weights: Path, out: Path, names: Path | None) -> None:
         f"{out}: {len(graph.ops)} operators, {size(out.stat().st_size)}, outputs {outputs}, digest {file_digest(out)}"
     )
     console.print(f"{beside}: {describe(load_card(out, graph)[0])}")
+
+
+def fixed(model: Path, image: str, out: Path) -> None:
+    height, _, width = image.lower().partition("x")
+    if not (height.isdecimal() and width.isdecimal() and min(int(height), int(width)) >= 1):
+        raise PlanError(f"--size {image!r}: give height x width in pixels, such as 320x640")
+    graph = fixing.fixed(model, int(height), int(width))
+    write_files({out: graph.pieces()})
+    shapes = ", ".join("x".join(map(str, graph.tensors[t].shape)) for t in graph.inputs)
+    console.print(f"{out}: input {shapes}, {size(out.stat().st_size)}, digest {file_digest(out)}")

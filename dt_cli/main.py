@@ -112,6 +112,18 @@ def darknet(
     importing.darknet(cfg, weights, out, names)
 
 
+@importer.command()
+def fixed(
+    model: Model,
+    size: Annotated[str, typer.Option(help="Height and width of its image, as 320x640.", show_default=False)],
+    out: Annotated[Path, typer.Option(help="The .tflite file to write.", show_default=False)],
+) -> None:
+    """A .tflite whose image may have any size, for images of one size."""
+    from dt_cli import importing
+
+    importing.fixed(model, size, out)
+
+
 @app.command()
 def inspect(model: Model, json: Json = None) -> None:
     """List a model's operators and its legal cuts, with what each would cost."""

@@ -17,6 +17,7 @@ from models.files import read_file, write_files
 from models.graph import Graph, Tensor, file_digest, load
 from models.partition import Cut, Partition
 from models.planner import BlockChoices, make_plan
+from models.prepare import folded
 from schemas.errors import PlanError, unwritable
 from schemas.plan import Plan, Record, digest
 from schemas.text import one_line
@@ -184,7 +185,9 @@ def _blocked(graph: Graph) -> Graph:
 class Reference:
     """The unpartitioned model on one node: what every answer of a cluster is compared with.
 
-    ``cuts`` names the tensors that are given besides the outputs; the deepest cut's unless told otherwise.
+    ``cuts`` names the tensors that are given besides the outputs; the deepest cut's unless told otherwise. A file that works
+    with shapes (its batch may be open) gives the runtime tensors of unknown sizes, which other kernels compute: compared is
+    the model with its shapes fixed.
     """
 
     def __init__(self, bundle: Bundle, threads: int = 1, cuts: Iterable[str] | None = None) -> None:
@@ -194,9 +197,12 @@ class Reference:
         self._names = [graph.tensors[t].name for t in graph.outputs]
         names = [graph.tensors[t].name for t in bundle.cut.tensors]
         self._cut_names = names if cuts is None else list(dict.fromkeys(cuts))
-        self._whole = engine.load(bundle.path.read_bytes(), threads)
+        file = load(bundle.path)
+        is_open = folded(file) is not file
+        self._whole = engine.load(bundle.graph.to_bytes() if is_open else bundle.path.read_bytes(), threads)
         self._prefix = engine.load(self._prefix_model(bundle, names), threads)
         self._image_name = graph.tensors[self._image].name
+        self._is_nchw = not is_open and file.tensors[self._image].shape != graph.tensors[self._image].shape
 
     def _prefix_model(self, bundle: Bundle, deepest: list[str]) -> bytes:
         if self._cut_names == deepest:
@@ -208,7 +214,8 @@ class Reference:
         self, image: np.ndarray, state: Mapping[str, np.ndarray] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
         """The model's input values -> (cut tensors, outputs) by name. ``state`` as in ``Tail.run``."""
-        known = {self._image_name: image, **(state or {})}
+        whole = np.ascontiguousarray(image.transpose(0, 3, 1, 2)) if self._is_nchw else image
+        known = {self._image_name: whole, **(state or {})}
         given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
         cut = dict(zip(self._cut_names, self._prefix.run([image]), strict=True))
         return cut, dict(zip(self._names, self._whole.run(given), strict=True))

@@ -7,6 +7,7 @@ from typing import Any, Final
 from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, Card, Input, describe, read_card
 from models.graph import Graph, Op, Tensor, load
 from models.partition import image_input
+from models.prepare import prepared
 from schemas.errors import PlanError
 
 __all__ = ["Card", "Input", "check_card", "complete", "describe", "guess", "load_card", "read_card"]
@@ -23,7 +24,7 @@ def load_card(model: Path, graph: Graph | None = None) -> tuple[Card, bool]:
     Raises:
         PlanError: no model, a broken card, or a card that does not fit the graph.
     """
-    graph = graph or load(model)
+    graph = graph or prepared(load(model))
     path = model.with_suffix(".toml")
     guessed = not path.is_file()
     card = guess(graph) if guessed else read_card(path)

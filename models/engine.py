@@ -192,6 +192,26 @@ class _Interpreter:
             raise EngineError(f"{runtime()} failed: {_first_line(error)}") from error
 
 
+def shapes(model: bytes, image: int, shape: Sequence[int]) -> dict[int, tuple[int, ...]]:
+    """The shape of each tensor, by its number, if the input at place ``image`` has ``shape``; found by running it on zeros.
+
+    Raises:
+        EngineError: the runtime refuses the model, or this shape.
+    """
+    try:
+        module = _runtime()[1]
+        plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES  # XNNPACK does not tell of what is inside
+        interpreter = module.Interpreter(model_content=model, experimental_op_resolver_type=plain)
+        interpreter.resize_tensor_input(interpreter.get_input_details()[image]["index"], list(shape))
+        interpreter.allocate_tensors()
+        for given in interpreter.get_input_details():
+            interpreter.set_tensor(given["index"], np.zeros(given["shape"], given["dtype"]))
+        interpreter.invoke()
+        return {d["index"]: tuple(map(int, d["shape"])) for d in interpreter.get_tensor_details()}
+    except (RuntimeError, ValueError) as error:
+        raise EngineError(f"{runtime()} refuses the model with an input of {tuple(shape)}: {_first_line(error)}") from error
+
+
 def silence_runtime() -> None:
     """Sends what the runtime's C++ code writes to file descriptor 2 nowhere; Python's own stderr goes on as before.
 

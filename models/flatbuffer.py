@@ -14,14 +14,14 @@ from typing import Any
 
 import numpy as np
 
-from models.tflite_schema import OPTIONS, TABLES, Field
+from models.tflite_schema import TABLES, UNIONS, Field
 from schemas.errors import PlanError
 
 Record = dict[str, Any]
 _IDENTIFIER = b"TFL3"
 _SHARING = 2  # what is read may be so many times the file: references to one place are honest, without end they are not
 _TABLES = 200_000  # in one file: 2 s to read; the largest real models have some thousands
-_NUMPY = {"B": np.uint8, "i": np.int32, "f": np.float32, "q": np.int64}
+_NUMPY = {"B": np.uint8, "H": np.uint16, "i": np.int32, "f": np.float32, "q": np.int64}
 
 
 def read(data: bytes | memoryview) -> Record:
@@ -79,10 +79,10 @@ class _Reader:
         if kind == "s":
             return bytes(self.vector("B", self.offset(at))).decode("utf-8", "replace")
         if kind == "u":
-            union = int(record.get("builtin_options_type", 0))
-            if union >= len(OPTIONS):
-                raise ValueError(f"operator options of unknown type {union}")
-            return self.table(OPTIONS[union], self.offset(at)) if union else {}
+            union, known = int(record.get(f"{field.name}_type", 0)), UNIONS[field.name]
+            if union >= len(known):
+                raise ValueError(f"{field.name} of unknown type {union}")
+            return self.table(known[union], self.offset(at)) if union else {}
         if kind[0] != "[":
             return self.table(kind, self.offset(at)) if kind in TABLES else self.scalar(kind, at)
         if kind[1:] in TABLES:
@@ -203,7 +203,7 @@ class _Writer:
         if field.kind in "bBhHiIqQf?":
             struct.pack_into("<" + field.kind, self.out, position, value)
         elif field.kind == "u":
-            self.queue.append((position, OPTIONS[record["builtin_options_type"]], value))
+            self.queue.append((position, UNIONS[field.name][record[f"{field.name}_type"]], value))
         elif field.name == "data":
             self.data.append((position, value))
         else:

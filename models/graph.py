@@ -1,7 +1,7 @@
 """A .tflite as a small graph: tensors, operators in execution order, inputs and outputs. Reads and writes the file.
 
 Only what a runtime needs is kept: the first subgraph, constants as views of the file, operator options as plain dicts.
-What we could not carry over unchanged (sparse weights, control flow, StableHLO operators) is refused by name.
+Sparse weights become dense. What we could not carry over unchanged (control flow, StableHLO operators) is refused by name.
 """
 
 import functools
@@ -16,6 +16,7 @@ import numpy as np
 
 from models import flatbuffer
 from models.files import check_file
+from models.sparse import densified
 from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
 from schemas.errors import PlanError
 from schemas.plan import hasher
@@ -23,6 +24,8 @@ from schemas.text import one_line
 
 _MAX_RANK, _MAX_BYTES = 16, 2**31  # of a tensor
 _MAX_OPS = 10_000
+_SPARSEST = 64  # elements of a sparse tensor for each value that it stores
+_EDGE_TPU = "edgetpu-custom-op"
 _PIECE_BYTES = 1 << 20
 _MAX_NAME = 200  # exporters join the names of all that they fused
 MOVES = "MOVES"  # see Op.parts
@@ -187,8 +190,8 @@ class Graph:
         return b"".join(self.pieces())
 
 
-def load(path: str | Path) -> Graph:
-    """Reads a .tflite file; its weights stay mapped, not copied.
+def load(path: str | Path, is_open: bool = False) -> Graph:
+    """Reads a .tflite file; its weights stay mapped, not copied. ``is_open``: heights and widths may be left open, as 1.
 
     Raises:
         PlanError: no such file, no TFLite flatbuffer, damaged, or with something that we do not carry over.
@@ -202,7 +205,7 @@ def load(path: str | Path) -> Graph:
         reason = error.strerror if isinstance(error, OSError) else "the file is empty"
         raise PlanError(f"cannot read the model {path}: {reason}") from error
     try:
-        return parse(memoryview(data))
+        return parse(memoryview(data), is_open)
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 
@@ -216,7 +219,7 @@ def file_digest(path: str | Path) -> str:
     return found.hexdigest()
 
 
-def parse(data: bytes | memoryview) -> Graph:
+def parse(data: bytes | memoryview, is_open: bool = False) -> Graph:
     """The graph of a .tflite flatbuffer; constants are views of ``data``.
 
     Raises:
@@ -229,17 +232,49 @@ def parse(data: bytes | memoryview) -> Graph:
     sub = subgraphs[0]
     codes = [_kind(code) for code in model.get("operator_codes", [])]
     buffers = [_buffer(b, data) for b in model.get("buffers", [])]
-    tensors = _unique([_tensor(t, buffers) for t in sub.get("tensors", [])])
+    records = sub.get("tensors", [])
+    tensors = _unique([_tensor(t, buffers) for t in records])
     if len(sub.get("operators", [])) > _MAX_OPS:
         raise PlanError(f"the model has {len(sub['operators'])} operators: at most {_MAX_OPS} are planned")
     ops = [_op(i, o, codes, len(tensors)) for i, o in enumerate(sub.get("operators", []))]
     if len(subgraphs) > 1 and any(op.kind in ("IF", "WHILE", "CALL", "CALL_ONCE") for op in ops):
         raise PlanError("the model has control flow (IF, WHILE, CALL): convert it without, or run it on one machine")
-    graph = Graph(
-        tensors, ops, _indices(sub.get("inputs", ()), len(tensors)), _indices(sub.get("outputs", ()), len(tensors))
-    )
+    for op in ops:
+        if op.kind in ("VAR_HANDLE", "READ_VARIABLE", "ASSIGN_VARIABLE"):
+            raise PlanError(f"the model has variables that were never frozen ({op.kind}): convert it again, from a SavedModel")
+        if op.custom_code == _EDGE_TPU:
+            raise PlanError("the model is compiled for an Edge TPU: take the file from before, without _edgetpu in its name")
+    tensors, ops = _densified(tensors, ops, {i for i, record in enumerate(records) if "sparsity" in record})
+    inputs, outputs = (_indices(sub.get(end, ()), len(tensors)) for end in ("inputs", "outputs"))
+    for t in () if is_open else inputs:
+        _check_signature(tensors[t].name, records[t].get("shape_signature", ()) if t >= 0 else ())
+    graph = Graph(tensors, ops, inputs, outputs)
     _check(graph)
     return graph
+
+
+def _densified(tensors: Sequence[Tensor], ops: Sequence[Op], sparse: set[int]) -> tuple[list[Tensor], list[Op]]:
+    """With what DENSIFY makes of sparse constants, which ``_tensor`` has read as dense ones, as constants."""
+    made, kept = list(tensors), list[Op]()
+    for op in ops:
+        if op.kind == "DENSIFY" and op.inputs[:1] and op.inputs[0] in sparse and op.outputs[:1]:
+            given, spec = tensors[op.inputs[0]], tensors[op.outputs[0]]
+            if (given.shape, given.dtype) != (spec.shape, spec.dtype):
+                raise PlanError(f"damaged .tflite file: DENSIFY of {given.name!r} makes another shape")
+            made[op.outputs[0]] = replace(spec, data=given.data)
+        elif sparse.intersection(op.inputs):
+            name = next(tensors[t].name for t in op.inputs if t in sparse)
+            raise PlanError(f"{op.label} reads the sparse tensor {name!r}: convert the model without sparsity")
+        else:
+            kept.append(op)
+    return made, kept
+
+
+def _check_signature(name: str, signature: Sequence[int]) -> None:
+    """Whether all of an input's shape is fixed but for the batch, which counts as 1."""
+    if any(int(n) < 0 for n in signature[1:]):
+        told = "x".join("?" if n < 0 else str(n) for n in map(int, signature))
+        raise PlanError(f"the size of {name!r} is open ({told}): fix it by 'dt import fixed MODEL --size HxW --out FILE'")
 
 
 def _kind(code: dict[str, Any]) -> tuple[str, int, str | None]:
@@ -274,19 +309,31 @@ def _tensor(record: dict[str, Any], buffers: list[np.ndarray | None]) -> Tensor:
         raise PlanError(f"damaged .tflite file: tensor {name[:_MAX_NAME]!r} has type {kind} and shape {shape[:_MAX_RANK]}")
     if math.prod(max(n, 1) for n in shape) * _itemsize(TYPES[kind]) > _MAX_BYTES:
         raise PlanError(f"tensor {name[:_MAX_NAME]!r} of {shape} is larger than {_MAX_BYTES} bytes")
-    if "sparsity" in record:
-        raise PlanError(f"tensor {name!r} is sparse: convert the model without sparsity")
     if record.get("buffer", 0) >= len(buffers):
         raise PlanError(f"damaged .tflite file: tensor {name!r} has buffer {record.get('buffer')} of {len(buffers)}")
     data = buffers[record.get("buffer", 0)]
     data = data if data is not None and data.size else None
     number = record.get("buffer", 0) if data is not None else 0
+    if "sparsity" in record:
+        data, number = _dense(name, TYPES[kind], shape, data, record["sparsity"]), 0
     tensor = Tensor(name, shape, TYPES[kind], _quantization(record), data, bool(record.get("is_variable", False)), number)
     if tensor.quantization and not np.isfinite(tensor.quantization.scale).all():
         raise PlanError(f"damaged .tflite file: tensor {name[:_MAX_NAME]!r} has a scale that is not finite")
     if data is not None and kind != TYPES.index("string") and _stored(tensor) != data.size:
         raise PlanError(f"damaged .tflite file: tensor {name!r} {shape} has {data.size} bytes, not {_stored(tensor)}")
     return tensor
+
+
+def _dense(name: str, dtype: str, shape: tuple[int, ...], data: np.ndarray | None, record: dict[str, Any]) -> np.ndarray:
+    if data is None or dtype not in ("float32", "float16", "int8") or data.size % _itemsize(dtype):
+        raise PlanError(f"tensor {name!r} is sparse and {dtype}: convert the model without sparsity")
+    values = data.view(dtype)
+    if math.prod(shape) > _SPARSEST * max(len(values), 1):
+        raise PlanError(f"tensor {name!r} of {shape} is sparse with {len(values)} values: convert the model without sparsity")
+    try:
+        return densified(values, shape, record).reshape(-1).view(np.uint8)
+    except (ValueError, IndexError) as error:
+        raise PlanError(f"damaged .tflite file: {name!r}: {error}") from error
 
 
 def _stored(tensor: Tensor) -> int:

@@ -17,6 +17,7 @@ from models.extents import Extents, Tables, areas, extents
 from models.graph import Graph
 from models.moves import joined
 from models.ops import RULES, blocker, flops_of
+from models.prepare import prepared
 from schemas.errors import PlanError
 from schemas.plan import MAPS, Region, TensorSpec
 
@@ -47,10 +48,12 @@ class Blocker:
 class Partition:
     """A model seen as a tileable prefix and a tail. ``image`` is the input that tiles are cropped from.
 
-    ``graph`` is the model's, with operators joined that can be tiled only together (``models.moves``).
+    ``graph`` is the model's, prepared (``models.prepare``) and with operators joined that can be tiled only together
+    (``models.moves``).
     """
 
     def __init__(self, graph: Graph) -> None:
+        graph = prepared(graph)
         self.graph = joined(graph)
         self.image = image_input(graph)
         self.blockers: list[Blocker] = []
@@ -394,17 +397,23 @@ def _cheapest(divisions: Sequence[tuple[int, ...]], price: Mapping[tuple[int, in
 
 
 def image_input(graph: Graph) -> int:
-    """The model's input that takes the picture: the first of rank 4 with three channels (or one).
+    """The model's input that takes the picture: the first of rank 4 with three channels (or grey alone, or with opacity).
 
     Raises:
         PlanError: there is none.
     """
     maps = [t for t in graph.inputs if len(graph.tensors[t].shape) == 4 and graph.tensors[t].shape[0] == 1]
-    for channels in (3, 1):
+    for channels in (3, 1, 4):
         for t in maps:
             if graph.tensors[t].shape[3] == channels and graph.tensors[t].dtype in MAPS:
                 if max(graph.tensors[t].shape) > _MAX_SIDE:
                     raise PlanError(f"the model's image is {graph.tensors[t].shape}: at most {_MAX_SIDE} pixels a side")
                 return t
-    shapes = ", ".join(f"{graph.tensors[t].name} {graph.tensors[t].shape}" for t in graph.inputs)
-    raise PlanError(f"the model has no image input (1 x H x W x 3 of float32, uint8 or int8), only {shapes}")
+    specs = [graph.tensors[t] for t in graph.inputs]
+    shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
+    told = f"the model has no image input (1 x H x W x 3, 1 or 4 of float32, uint8 or int8), only {shapes}"
+    if any(len(spec.shape) in (4, 5) and spec.shape[0] > 1 for spec in specs):
+        told += ": convert it with a batch of 1"
+    elif any(len(spec.shape) == 5 for spec in specs):
+        told += ": a clip of several pictures, and sources give one at a time"
+    raise PlanError(told)

@@ -59,7 +59,9 @@ def make_plan(
     cut, graph = chosen[-1][0], partition.graph
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
-    _, height, width, _ = graph.tensors[partition.image].shape
+    _, height, width, depth = graph.tensors[partition.image].shape
+    if depth != 3 and any(isinstance(pixels.get(name), tuple) for name in ("scale", "offset")):
+        raise PlanError(f"the card scales three channels of colour, and the model's image has {depth}: give one number for all")
     whole = _whole(partition, chosen)
     divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1], shares=shares, whole=whole)
     reuse = reuse and len(chosen) == 1 and not shares
@@ -70,6 +72,7 @@ def make_plan(
             tensor=graph.tensors[partition.image].name,
             height=height,
             width=width,
+            channels=depth,  # type: ignore[arg-type]
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),

@@ -22,7 +22,10 @@ Model version:I=3 operator_codes:[OperatorCode subgraphs:[SubGraph description:s
 signature_defs:[SignatureDef;
 OperatorCode deprecated_builtin_code:b custom_code:s version:i=1 builtin_code:i;
 SubGraph tensors:[Tensor inputs:[i outputs:[i operators:[Operator name:s;
-Tensor shape:[i type:b buffer:I name:s quantization:Quantization is_variable:? sparsity:Opaque - has_rank:?;
+Tensor shape:[i type:b buffer:I name:s quantization:Quantization is_variable:? sparsity:Sparsity shape_signature:[i has_rank:?;
+Sparsity traversal_order:[i block_map:[i dim_metadata:[DimensionMetadata;
+DimensionMetadata format:b dense_size:i array_segments_type:B array_segments:u array_indices_type:B array_indices:u;
+Int32Vector values:[i; Uint16Vector values:[H; Uint8Vector values:[B;
 Quantization min:[f max:[f scale:[f zero_point:[q details_type:B details:Opaque quantized_dimension:i;
 Operator opcode_index:I inputs:[i outputs:[i builtin_options_type:B builtin_options:u custom_options:[B \
 custom_options_format:b - intermediates:[i - - builtin_options_2_type:B;
@@ -122,3 +125,5 @@ def _tables(text: str) -> dict[str, tuple[Field, ...]]:
 _options = _tables(_OPTIONS)
 OPTIONS = ("", *_options)  # BuiltinOptions: the union's type number -> table
 TABLES = _tables(_CORE) | _options
+_INDICES = ("", "Int32Vector", "Uint16Vector", "Uint8Vector")
+UNIONS = {"builtin_options": OPTIONS, "array_segments": _INDICES, "array_indices": _INDICES}  # field -> table by its type

@@ -202,7 +202,7 @@ def _edges(plan: Plan, whole: Graph) -> Graph:
 def _try_whole(plan: Plan, whole: Graph, model: Path, threads: int) -> None:
     partition = Partition(whole)
     edges, tail = (make(partition, _cut(plan, partition)) for make in (rewrite.edge_graph, rewrite.tail_graph))
-    _run(partition.graph, model.read_bytes(), threads)
+    _run(whole, model.read_bytes(), threads)
     for part in (edges, tail):
         if part is not None:
             _run(part, part.to_bytes(), threads)

@@ -169,12 +169,14 @@ class Pixels(Record):
     """How an image becomes the model's input: uint8 of ``height x width`` until the worker maps it.
 
     float32: ``pixel * scale + offset``, in the model's own order of channels; uint8: the pixel; int8: the pixel minus
-    128. ``fit`` says how a frame of another size is brought to this one, ``colour`` in which order channels travel.
+    128. ``channels``: of colour, grey alone, or colour and an opacity that is full everywhere. ``fit`` says how a frame of
+    another size is brought to this one, ``colour`` in which order channels travel.
     """
 
     tensor: str
     height: Annotated[int, Field(ge=1, le=16384)]
     width: Annotated[int, Field(ge=1, le=16384)]
+    channels: Literal[1, 3, 4] = 3
     dtype: Literal["float32", "uint8", "int8"]
     scale: Channels = 1.0 / 255.0
     offset: Channels = 0.0
@@ -206,8 +208,8 @@ class Plan(Record):
     def _joined(self) -> "Plan":
         """The first block reads the image alone, and every other what the one before it gives."""
         given = self.blocks[0].inputs
-        image = (1, self.pixels.height, self.pixels.width)
-        if [spec.name for spec in given] != [self.pixels.tensor] or given[0].shape[:3] != image:
+        image = (1, self.pixels.height, self.pixels.width, self.pixels.channels)
+        if [spec.name for spec in given] != [self.pixels.tensor] or given[0].shape != image:
             raise ValueError(f"the first block must read the image {self.pixels.tensor[:200]!r} of {image}, and no more")
         for before, block in zip(self.blocks, self.blocks[1:]):
             if not set(block.inputs) <= set(before.cut):

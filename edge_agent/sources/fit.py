@@ -11,25 +11,30 @@ from models.geometry import placed
 from schemas.plan import Pixels
 
 BORDER = 114  # the grey of YOLO's letterbox
+_LUMINANCE = np.array([299, 587, 114], np.uint32)  # of red, green and blue, in thousandths
+_OPAQUE = 255
 
 
 def fit(image: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.uint8]:
-    """``image`` (any height, any width, 3; uint8 RGB) as (1, pixels.height, pixels.width, 3), channels in the model's order.
+    """``image`` (any height, any width, 3; uint8 RGB) as (1, pixels.height, pixels.width, pixels.channels).
 
-    ``letterbox`` keeps the aspect and centres the picture on grey, ``stretch`` does not. A view of ``image`` if it fits
-    as it is.
+    Channels are in the model's order; grey is the luminance of ITU-R BT.601, a fourth channel full opacity. ``letterbox``
+    keeps the aspect and centres the picture on grey, ``stretch`` does not. A view of ``image`` if it fits as it is.
 
     Raises:
         PlanError: it must be resized and OpenCV is missing.
     """
     where = placed(image.shape[0], image.shape[1], pixels)
     image = _resize(image, where.height, where.width)
-    if pixels.colour == "bgr":
+    if pixels.channels == 1:
+        image = ((image @ _LUMINANCE + 500) // 1000).astype(np.uint8)[..., None]
+    elif pixels.colour == "bgr":
         image = np.ascontiguousarray(image[..., ::-1])
-    if image.shape[:2] == (pixels.height, pixels.width):
+    if image.shape[:2] == (pixels.height, pixels.width) and pixels.channels != 4:
         return image[None]
-    canvas = np.full((1, pixels.height, pixels.width, 3), BORDER, np.uint8)
-    canvas[0, where.y0 : where.y1, where.x0 : where.x1] = image
+    canvas = np.full((1, pixels.height, pixels.width, pixels.channels), BORDER, np.uint8)
+    canvas[0, where.y0 : where.y1, where.x0 : where.x1, :3] = image
+    canvas[..., 3:] = _OPAQUE
     return canvas
 
 

@@ -85,3 +85,15 @@ def test_shrinking_averages_areas() -> None:
     image = np.zeros((8, 8, 3), np.uint8)
     image[::4, ::4] = 160
     assert (fit(image, pixels(2, 2))[0] == 10).all()
+
+
+def test_a_model_of_grey_pictures_gets_the_luminance_and_one_of_rgba_full_opacity() -> None:
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[0, 0], image[1, 1], image[2, 2] = (255, 0, 0), (10, 200, 30), (255, 255, 255)
+    grey = fit(image, Pixels(tensor="image", height=4, width=6, channels=1, dtype="uint8"))
+    assert grey.shape == (1, 4, 6, 1) and [grey[0, i, i, 0] for i in range(4)] == [76, 124, 255, 0]
+    for height in (4, 6):  # without a border, and with one
+        rgba = fit(image, Pixels(tensor="image", height=height, width=6, channels=4, dtype="uint8", colour="bgr"))
+        assert rgba.shape == (1, height, 6, 4) and (rgba[..., 3] == 255).all()
+        top = (height - 4) // 2
+        assert np.array_equal(rgba[0, top : top + 4, :, :3], image[..., ::-1])

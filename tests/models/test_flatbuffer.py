@@ -27,10 +27,10 @@ from tests.models.sketch import Sketch
 from tests.paths import SHARED, shared
 
 MODELS = sorted((SHARED / "data" / "models").glob("*.tflite"))
-KINDS = {"Int8": "b", "Uint8": "B", "Int32": "i", "Uint32": "I", "Int64": "q", "Uint64": "Q", "Bool": "?"}
+KINDS = {"Int8": "b", "Uint8": "B", "Uint16": "H", "Int32": "i", "Uint32": "I", "Int64": "q", "Uint64": "Q", "Bool": "?"}
 KINDS |= {"Float32": "f"}
 # Tables whose names in the schema are not ours, or are ours plus "Options".
-NAMES = {"Quantization": "QuantizationParameters", "Tensor": "Tensor", "Opaque": None}
+NAMES = {"Quantization": "QuantizationParameters", "Tensor": "Tensor", "Opaque": None, "Sparsity": "SparsityParameters"}
 
 
 @pytest.fixture(scope="module")

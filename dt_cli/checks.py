@@ -191,6 +191,15 @@ def gateway(url: str | None, error: str, plan: bool) -> Finding:
     return Finding("gateway", "good", f"{url} has a plan")
 
 
+def messages(ready: bool, trouble: str, remedy: str) -> Finding:
+    """Whether the plan's messages went to the broker and back; ``trouble``: which did not."""
+    if ready:
+        return Finding("messages", "good", "tiles and results of this plan come through the broker in their size")
+    if not trouble:
+        return Finding("messages", "note", "the broker passes them on too slowly to say", "try again; look at the network")
+    return Finding("messages", "bad", trouble, remedy)
+
+
 def worst(findings: Sequence[Finding]) -> int:
     """The exit code: 1 if something is broken."""
     return int(any(finding.level == "bad" for finding in findings))

@@ -10,7 +10,7 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,22 +28,31 @@ from schemas.codec import decode
 from schemas.config import ROOT, Settings, is_loopback, parse_listen
 from schemas.discovery import Found, Search, reachable
 from schemas.errors import DecodeError, DtError
-from schemas.link import Address, Arrived, Link
+from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
 from schemas.packages import untested
+from schemas.readiness import MARK, Probe, Readiness, kinds
 from schemas.seal import bare
 
-SEARCH_S, PLAN_S = 2.0, 3.0
+SEARCH_S, PLAN_S, PROOF_S = 2.0, 3.0, 30.0
 _ADJTIMEX_ERROR = 5  # TIME_ERROR: the clock is not synchronised (adjtimex(2))
 
 
 @dataclass
 class Visit:
-    """What was found at a gateway's broker. ``behind_s``: how far this machine's clock is behind the gateway's."""
+    """What was found at a gateway's broker. ``behind_s``: how far this machine's clock is behind the gateway's; ``readiness``:
+    whether the broker carries what the plan needs, if this user may find out."""
 
     error: str = ""
     plan: PlanMessage | None = None
     behind_s: float | None = None
+    readiness: Readiness | None = None
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no more to hear."""
+        proved = self.readiness is None or self.readiness.ready or bool(self.readiness.trouble)
+        return self.plan is not None and self.behind_s is not None and proved
 
     def hear(self, message: Message) -> None:
         if isinstance(message, PlanMessage):
@@ -70,8 +79,8 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     """Every finding; takes some seconds, for gateways are listened for."""
     yield checks.python(sys.version_info[:3], struct.calcsize("P") * 8)
     found, has_mdns = _gateways()
-    address, cluster, refused = _entrance(settings, found)
-    visit = _visit(address, cluster) if address else Visit(refused)
+    address, cluster, refused, member = _entrance(settings, found)
+    visit = _visit(address, cluster, member) if address else Visit(refused)
     yield checks.runtime(_kernels(), visit.plan.plan.runtime if visit.plan else None)
     yield checks.packages(untested())
     yield checks.memory(root)
@@ -84,6 +93,8 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     yield checks.port(settings.gateway.listen, _holder(settings.gateway.listen, found, address if visit.plan else None))
     yield checks.mdns(has_mdns, found)
     yield checks.gateway(str(address) if address else None, visit.error, visit.plan is not None)
+    if visit.readiness is not None:
+        yield checks.messages(visit.readiness.ready, visit.readiness.finding, visit.readiness.remedy)
     if address and not visit.error and not is_loopback(address.host):
         yield checks.interface(root, *_way(address))
 
@@ -100,19 +111,20 @@ def _gateways() -> tuple[list[Found], bool]:
     return [], True
 
 
-def _entrance(settings: Settings, found: list[Found]) -> tuple[Address | None, str, str]:
-    """The gateway's broker, with what lets in the edge that joined from here, or this user; its cluster; or why nobody is."""
+def _entrance(settings: Settings, found: list[Found]) -> tuple[Address | None, str, str, bool]:
+    """The gateway's broker, with what lets in the edge that joined from here, or this user; its cluster; or why nobody is; and
+    whether it is an edge."""
     try:
         member = enter(settings.edge.model_copy(update={"join": None}))
         if member is not None:
-            return member.address(settings.edge.gateway), member.root, ""
+            return member.address(settings.edge.gateway), member.root, "", True
         url, root = _address(settings, found)
         if url is None:
-            return *(looking.login(settings) or (None, root)), ""
+            return *(looking.login(settings) or (None, root)), "", False
         edge = settings.edge.model_copy(update={"gateway": url, "root": root})
-        return *looking.enter(settings.model_copy(update={"edge": edge})), ""
+        return *looking.enter(settings.model_copy(update={"edge": edge})), "", False
     except DtError as error:
-        return None, ROOT, str(error)
+        return None, ROOT, str(error), False
 
 
 def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
@@ -129,10 +141,21 @@ def _address(settings: Settings, found: list[Found]) -> tuple[str | None, str]:
     return None, root or ROOT
 
 
-def _visit(address: Address, root: str) -> Visit:
-    """Look at the gateway's broker: the plan that it keeps there, and what it says of its machine when asked."""
+def _proved(readiness: Readiness, event: object) -> Sequence[Probe]:
+    now = time.monotonic()
+    if isinstance(event, Arrived):
+        return readiness.came(event.topic, event.payload, now)
+    if isinstance(event, Disconnected):
+        readiness.lost(now)
+    return readiness.connected(now) if isinstance(event, Connected) else []
+
+
+def _visit(address: Address, root: str, member: bool = False) -> Visit:
+    """Look at the gateway's broker: the plan that it keeps there, what it says of its machine when asked, and whether the
+    messages of that plan come through. In a sealed cluster only a ``member`` may try that, under its name."""
     inbox: queue.Queue[object] = queue.Queue(64)
     visit, name = Visit(), f"doctor-{new_epoch()}"
+    prover = (address.user if member else "") if address.authority else name
     try:
         with Link(address, root, name, inbox) as link:
             link.subscribe(topics.PLAN)
@@ -140,11 +163,19 @@ def _visit(address: Address, root: str) -> Visit:
             link.connect(PLAN_S)
             link.publish(topics.STATUS_REQ, StatusRequest(node=name, epoch=new_epoch()))
             deadline = time.monotonic() + PLAN_S
-            while (left := deadline - time.monotonic()) > 0 and (visit.plan is None or visit.behind_s is None):
+            while not visit.over and (left := deadline - time.monotonic()) > 0:
                 with contextlib.suppress(queue.Empty, DecodeError):
-                    event = inbox.get(timeout=left)
-                    if isinstance(event, Arrived):
+                    event = inbox.get(timeout=min(left, 0.5))
+                    if isinstance(event, Arrived) and not event.payload.startswith(MARK):
                         visit.hear(decode(root, event.topic, bare(event.payload)).message)
+                    elif visit.readiness is not None:
+                        link.probe(_proved(visit.readiness, event))
+                if visit.readiness is not None:
+                    link.probe(visit.readiness.tick(time.monotonic()))
+                elif visit.plan is not None and prover:
+                    visit.readiness = Readiness(kinds(visit.plan.plan, root, prover), str(address))
+                    link.probe(visit.readiness.connected(time.monotonic()))
+                    deadline += PROOF_S
     except DtError as error:
         visit.error = str(error)
     return visit

@@ -35,6 +35,7 @@ from schemas.identity import machine_id
 from schemas.kernels import difference
 from schemas.link import Arrived, Connected, Disconnected, Link
 from schemas.process import log_to_stderr, on_end, return_memory, version
+from schemas.readiness import MARK, Readiness, kinds
 from schemas.redact import redact
 from schemas.service import Service
 from schemas.topics import Publish
@@ -102,6 +103,8 @@ class Edge:
         self._model = Path()  # of the plan, once it is here
         self._download: ModelDownload | None = None
         self._progress_at = 0.0
+        self._readiness: Readiness | None = None
+        self._waiting: TileRunner | None = None  # to begin once the broker has shown that it carries what it needs
         self._trial: Trial | None = None
         self._runner: TileRunner | None = None  # of the plan that is tried
         self._worker: Worker | None = None
@@ -181,6 +184,8 @@ class Edge:
             self._await_model(now)
         if now >= self._status_at + STATUS_S:
             self._publish_status(now)
+        if self._readiness is not None:
+            self._watch_broker(self._readiness, now)
         self._check_known(now - self._unknown_at)
         self._service.feed(now)
 
@@ -199,7 +204,10 @@ class Edge:
                 self._link.send(action)
 
     def _handle(self, event: object, now: float) -> Sequence[Action]:
-        if isinstance(event, Arrived):
+        if isinstance(event, Arrived) and event.payload.startswith(MARK):
+            if self._readiness is not None:
+                self._link.probe(self._readiness.came(event.topic, event.payload, now))
+        elif isinstance(event, Arrived):
             try:
                 admitted = self._guard.admit(self._root, event.topic, event.payload, self._digest)
                 return [action for incoming in admitted for action in self._hear(incoming, now)]
@@ -210,10 +218,15 @@ class Edge:
             self._hello_at = now
             if self._download is not None:
                 self._download.reconnected()
+            if self._readiness is not None:
+                self._link.probe(self._readiness.connected(now))
             if self._node is not None:
                 return self._node.connected(now)
         elif isinstance(event, Disconnected):
-            _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
+            if self._readiness is not None:
+                self._readiness.lost(now)
+            if self._readiness is None or not self._readiness.trouble:
+                _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
             self._warn_at = now + WARN_S
             self._unknown_at = now if event.unknown else float("inf")
         elif self._node is not None:
@@ -278,6 +291,9 @@ class Edge:
         check_count(len(message.chunks), message.model_bytes)  # first: it may refuse the message
         self._end_plan()
         self._plan = message
+        self._readiness = Readiness(kinds(message.plan, self._root, self._name), str(self._link.address))
+        if self._link.connected:
+            self._link.probe(self._readiness.connected(now))
         model = self._cache.load(message.plan.edge_model)
         if model is not None:
             self._model = model
@@ -383,8 +399,23 @@ class Edge:
             self._trial.close()
         self._trial = self._runner = None
 
+    def _watch_broker(self, readiness: Readiness, now: float) -> None:
+        """Whether it carries what the plan needs. What does not come back is said once, and tried again now and then."""
+        self._link.probe(readiness.tick(now))
+        if complaint := readiness.complaint():
+            if self._options.once:
+                raise UnreachableError(complaint)
+            _log.error("%s", complaint)
+            self._service.status(complaint)
+        if self._waiting is not None and readiness.ready:
+            runner, self._waiting = self._waiting, None
+            self._act(self._begin(runner, now))
+
     def _begin(self, runner: TileRunner, now: float) -> Sequence[Action]:
-        """Plan and model are here, and good: engine, source and node start."""
+        """Plan and model are here, and good: engine, source and node start, once the broker is known to carry what they say."""
+        if self._readiness is not None and not self._readiness.ready:
+            self._waiting = runner
+            return []
         plan, is_source = runner.plan, self._source is not None
         self._speed = self._speed or Speed(self._weights(), threads(self._options.threads))
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
@@ -413,6 +444,7 @@ class Edge:
         self._read_at = float("inf")
         self._end_trial()
         self._end_download()
+        self._waiting = None
 
     def _publish_status(self, now: float) -> None:
         """Counters, when what people look at has changed."""

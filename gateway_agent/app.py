@@ -42,6 +42,7 @@ from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.packages import install
 from schemas.process import log_to_stderr, on_end, version
+from schemas.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
 from schemas.rights import GATEWAY as NAME
 from schemas.service import Service
 from schemas.state import state_folder
@@ -214,6 +215,8 @@ class Gateway:
         self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, threads(options.threads))
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
+        self._readiness, self._has_plan, self._said_ready = self._new_readiness(), False, False
+        self._kept_by = float("inf")  # a plan that the broker keeps has come back by then
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
@@ -301,7 +304,22 @@ class Gateway:
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
-        self._enter()
+        try:
+            self._enter()
+            while not self._stopping and not self._readiness.ready:
+                self._step()
+                if self._readiness.trouble:
+                    raise UnreachableError(self._readiness.trouble)
+            if not self._stopping:
+                self._say_ready()
+            while not self._stopping:
+                self._step()
+        finally:
+            self._close()
+        return 0
+
+    def _say_ready(self) -> None:
+        self._said_ready = True
         plan = self._bundle.plan
         block = plan.blocks[0]
         scheme = "mqtts" if self._link.address.tls else "mqtt"
@@ -313,12 +331,6 @@ class Gateway:
         )
         self._service.ready()
         self._service.status(f"{self._bundle.name} at {self._link.address}")
-        try:
-            while not self._stopping:
-                self._step()
-        finally:
-            self._close()
-        return 0
 
     def _enter(self) -> None:
         """Connect; a broker of our own that has died since it was started is started again."""
@@ -345,6 +357,7 @@ class Gateway:
         now = time.monotonic()
         heard = self._handle(event, now)
         self._act([*self._settle(now), *heard, *self._node.tick(now)], now)
+        self._watch_broker(now)
         while self._upload and self._link.connected and self._link.outstanding < SENDING_BYTES:
             self._distribute(self._upload.next(self._node.epoch))
         if self._saying and self._journal is not None and self._link.flush(0.0):
@@ -432,6 +445,13 @@ class Gateway:
             if event.topic == topics.STATUS.path(self._root, node=NAME):  # our own words: the subscriptions live
                 self._node.connected(now)
                 return []
+            if event.payload.startswith(MARK):
+                self._prove(self._readiness.came(event.topic, event.payload, now))
+                return []
+            if event.topic == topics.PLAN.path(self._root):  # our own, which the broker keeps
+                self._link.unhear([(event.topic, topics.PLAN.qos)])
+                self._kept_by = float("inf")
+                return []
             try:
                 admitted = self._guard.admit(self._root, event.topic, event.payload, self._node.digest)
                 return [action for incoming in admitted for action in self._hear(incoming, now)]
@@ -453,10 +473,13 @@ class Gateway:
             self._watchers.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._node.connected(now)
-            self._publish_plan()
+            self._prove(self._readiness.connected(now))
             self._bridge.connected()
         elif isinstance(event, Disconnected):
-            _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
+            self._readiness.lost(now)
+            self._has_plan = False
+            if not self._readiness.trouble:
+                _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
         return []
 
     def _hear(self, incoming: Incoming, now: float) -> list[Action]:
@@ -612,8 +635,10 @@ class Gateway:
         self._tail = tail
         self._tail.threshold = threshold
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
-        self._publish_plan()
         self._keep()
+        self._readiness, self._has_plan = self._new_readiness(), False
+        if self._link.connected:
+            self._prove(self._readiness.connected(now))
         _log.info("plan %s replaces the one before", self._node.digest[:8])
 
     def _keep(self) -> None:
@@ -636,6 +661,32 @@ class Gateway:
             model_bytes=len(self._bundle.edge_model),
         )  # fmt: skip
         self._distribute(Publish(topics.PLAN, plan))
+        self._link.hear([(topics.PLAN.path(self._root), topics.PLAN.qos)])
+        self._kept_by = time.monotonic() + PATIENCE_S
+
+    def _new_readiness(self) -> Readiness:
+        needs = kinds(self._bundle.plan, self._root, NAME, gateway=True, outputs=self._options.outputs)
+        return Readiness(needs, str(self._link.address))
+
+    def _prove(self, probes: Sequence[Probe]) -> None:
+        """The broker shows that it carries what the plan needs; then it gets the plan."""
+        readiness = self._readiness
+        self._link.probe(probes)
+        if readiness.ready and not self._has_plan:
+            self._has_plan = True
+            self._link.unhear(readiness.paths)
+            self._publish_plan()
+
+    def _watch_broker(self, now: float) -> None:
+        """What does not come back is said once; it is tried again now and then."""
+        self._prove(self._readiness.tick(now))
+        trouble = self._readiness.complaint()
+        if trouble and self._said_ready:
+            _log.error("%s", trouble)
+            self._service.status(trouble)
+        if now >= self._kept_by:
+            self._kept_by = float("inf")
+            _log.error("the broker at %s keeps no retained messages: nodes that come later get no plan", self._link.address)
 
     def _revive_broker(self) -> None:
         """A broker that has died is started again, and again as long as it does not start, which is told once."""

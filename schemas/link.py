@@ -17,7 +17,7 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from random import uniform
 from typing import Any
@@ -31,6 +31,7 @@ from schemas.errors import DecodeError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.messages import Message
 from schemas.packing import Pace
+from schemas.readiness import Probe
 from schemas.topics import MODEL, Publish, Topic, find
 
 KEEPALIVE_S = 20
@@ -182,6 +183,7 @@ class Link:
         self._inbox = inbox
         self._backlog_bytes = backlog_bytes
         self._filters: dict[str, int] = {}
+        self._asked: dict[int, list[str]] = {}  # of subscriptions without an answer, by message id
         self._lock = threading.Lock()
         self._publishes = _Outstanding()
         self._subscribes = _Outstanding()
@@ -260,6 +262,31 @@ class Link:
         payload = encode(topic, message, tensors, packed=True)
         pace.packed(raw_bytes, len(payload), time.thread_time() - start)
         return payload
+
+    def hear(self, paths: Iterable[tuple[str, int]]) -> None:
+        """Subscribe to these paths at this QoS, on this connection only, as far as no other subscription covers them."""
+        with self._lock:
+            new = [(path, qos) for path, qos in paths if not self._covers(path)]
+        if new:
+            self._send_subscribe(new)
+
+    def _covers(self, path: str) -> bool:
+        return any(paho.topic_matches_sub(pattern, path) for pattern in self._filters)
+
+    def unhear(self, paths: Iterable[tuple[str, int]]) -> None:
+        """Undo ``hear``."""
+        with self._lock:
+            old = [path for path, _ in paths if path not in self._filters]
+        if old:
+            self._client.unsubscribe(old)
+
+    def probe(self, probes: Iterable[Probe]) -> None:
+        """Send what is no message and comes back, for which it is subscribed to before."""
+        for probe in probes:
+            self.hear([(probe.path, probe.qos)])
+            info = self._client.publish(probe.path, probe.payload, probe.qos)
+            if info.rc == paho.MQTT_ERR_SUCCESS:
+                self._publishes.sent(info.mid, probe.qos, len(probe.payload))
 
     def clear(self, topic: Topic, **levels: str | int) -> None:
         """Remove what the broker retains on a topic."""
@@ -353,6 +380,7 @@ class Link:
     def _send_subscribe(self, filters: list[tuple[str, int]]) -> None:
         code, mid = self._client.subscribe(filters)
         if code == paho.MQTT_ERR_SUCCESS:
+            self._asked[mid] = [pattern for pattern, _ in filters]
             self._subscribes.sent(mid, 1, 0)
 
     # What follows runs on the network thread, where an exception would end it unheard.
@@ -371,8 +399,11 @@ class Link:
 
     def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
         self._subscribes.done(mid)
+        asked = self._asked.pop(mid, [])
+        refused = [pattern for pattern, reason in zip(asked, reasons) if reason.is_failure]
         if any(reason.is_failure for reason in reasons):
-            self._refuse("the broker refused a subscription")
+            what = ", ".join(refused[:3]) or "what it was asked for"
+            self._refuse(f"the broker refused to subscribe this client to {what}: its rules must let it read {self.root}/#")
         elif not self._subscribes:
             self._become_ready()
 

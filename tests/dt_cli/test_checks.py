@@ -28,6 +28,7 @@ def test_every_finding_that_is_not_good_says_what_to_do(tmp_path: Path) -> None:
         checks.packages(["numpy 9 (tested: 2)"]),
         checks.memory(tmp_path), checks.memory_limits(tmp_path), checks.throttling(tmp_path),
         checks.cameras(tmp_path, lambda path: False), checks.clock(False, 2.0, 1.0), checks.clock(None, 1.0, 2.0),
+        checks.messages(False, "dropped", "raise it"), checks.messages(False, "", ""),
         checks.disk(tmp_path, 1000, True), checks.disk(tmp_path, None, True), checks.disk(tmp_path, 10**12, False),
         checks.mosquitto(None), checks.port("127.0.0.1:1883", "other"), checks.interface(tmp_path, "wlan0", "10.0.0.2"),
         checks.interface(tmp_path, None, None), checks.mdns(False, []), checks.gateway(None, "", False),
@@ -113,3 +114,9 @@ def test_a_clock_that_differs_from_the_gateway_s_is_noticed() -> None:
     assert checks.clock(True, 9.0, 1.0, 1.5).level == checks.clock(True, 9.0, 1.0, -1.5).level == "good"
     assert checks.clock(True, 9.0, 1.0, 61.0).text.startswith("61 s behind the gateway's")
     assert checks.clock(True, 9.0, 1.0, -61.0).text.startswith("61 s ahead of the gateway's")
+
+
+def test_messages_that_do_not_come_through_are_broken_and_slow_ones_are_noticed() -> None:
+    found = [checks.messages(*said) for said in ((True, "", ""), (False, "it drops a tile", "raise it"), (False, "", ""))]
+    assert [one.level for one in found] == ["good", "bad", "note"]
+    assert (found[1].text, found[1].remedy) == ("it drops a tile", "raise it")

@@ -255,3 +255,23 @@ def children(pid: int) -> list[int]:
 def _answers(port: int) -> bool:
     with socket.socket() as line:
         return line.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.mark.parametrize("ready", [False, True])
+def test_a_gateway_says_at_once_which_message_its_broker_does_not_carry(ready: bool, tmp_path: Path) -> None:
+    (tmp_path / "model.tflite").write_bytes(build("mini", 256).to_bytes())
+    with MosquittoProcess(packet_bytes=PACKET_BYTES if ready else 60_000) as small:
+        words = ["--model", str(tmp_path / "model.tflite"), "--grid", "2x2", "--broker", small.url, "--state", str(tmp_path)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "dt_cli.main", "gateway", *words],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        ) as gateway:  # fmt: skip
+            assert gateway.stdout is not None
+            said = gateway.stdout.readline()
+            gateway.terminate()
+            trouble = gateway.communicate(timeout=30)[1].splitlines()
+    assert said.startswith("gateway ready") is ready
+    assert gateway.returncode == (0 if ready else 69)
+    if not ready:
+        assert "ends the connection at a" in trouble[-1] and "but passes 1024: raise its limit" in trouble[-1]
+        assert "Traceback" not in "".join(trouble) and len(trouble) <= 3

@@ -32,6 +32,7 @@ from schemas.codec import decode
 from schemas.errors import DecodeError, DtError
 from schemas.link import Arrived, Link
 from schemas.process import STDIN_ENDS
+from schemas.redact import redact
 from schemas.settings import without_ours
 
 START_S = 60.0
@@ -184,7 +185,7 @@ class Cluster:
         gateway = self._spawn("gateway", [*argv, *setup.gateway])
         own = self._said(gateway, r"gateway ready at (mqtts?://[^\s:]+:\d+)")
         self._url = setup.broker if setup.broker and setup.broker not in OWN_BROKERS else own
-        self.dashboard = self._said(gateway, r"dashboard at (\S+)") if http else ""
+        self.dashboard = self._said(gateway, r"dashboard at (.+)") if http else ""
 
     def serve(self, sources: Mapping[str, str]) -> None:
         """Goes on until this process is interrupted; edges of ``sources`` (name -> URI) begin anew with these.
@@ -252,6 +253,7 @@ class Cluster:
         self._children.clear()
 
     def _spawn(self, name: str, argv: list[str]) -> Child:
+        argv, secrets = _apart(argv)
         log = self.room / f"{name}.log"
         with log.open("wb") as sink:
             process = subprocess.Popen(
@@ -260,7 +262,7 @@ class Cluster:
                 stdout=sink,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C is for this process, which ends the others in order
-                env={**without_ours(os.environ), STDIN_ENDS: "1"},
+                env={**without_ours(os.environ), **secrets, STDIN_ENDS: "1"},
             )
         child = Child(name, process, log)
         self._children.append(child)
@@ -355,3 +357,11 @@ class Cluster:
             "wire_bytes": sum(s.bytes_out for s in self.nodes.values()),
             "latency_ms": {f"p{q}": round(float(np.percentile(latency, q)), 2) for q in (50, 95)},
         }
+
+
+def _apart(argv: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """The arguments of a command, and as variables those options that hold a secret: a process list shows arguments."""
+    hidden = {at for at, value in enumerate(argv) if argv[at - 1].startswith("--") and redact(value) != value}
+    names = {at: f"DT_{argv[0]}_{argv[at - 1][2:]}".upper().replace("-", "_") for at in hidden}
+    shown = [value for at, value in enumerate(argv) if at not in hidden and at + 1 not in hidden]
+    return shown, {name: argv[at] for at, name in names.items()}

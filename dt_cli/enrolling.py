@@ -96,7 +96,8 @@ def _guarded(given: str | None, registry: Registry) -> str:
     """The address for those who have a user of their own, on the gateway's own mosquitto."""
     address = _address(given, registry.read())
     if "://" in address:
-        raise PlanError(f"{address} is no mosquitto of the gateway's, so this lets nobody in: see that broker's own users")
+        at = Address.parse(address)
+        raise PlanError(f"{at} is no mosquitto of the gateway's, so this lets nobody in: see that broker's own users")
     return address
 
 

@@ -10,7 +10,8 @@ import typer
 from dt_cli import streams
 from dt_cli.options import ConfigFile, takes
 from schemas.errors import FULL, DtError, PlanError
-from schemas.process import complain
+from schemas.process import blank_arguments, complain
+from schemas.redact import redact
 from schemas.settings import Loaded
 
 app = typer.Typer(
@@ -411,6 +412,7 @@ def install_edge(loaded: Loaded, dry_run: bool, uninstall: bool, prefix: Path | 
 
 def main() -> None:
     """Entry point: one line for a failure that a user can act on, with its exit code."""
+    blank_arguments()
     streams.open_missing()
     if not os.environ.get("DT_DEBUG"):
         from models.engine import silence_runtime
@@ -435,6 +437,7 @@ def main() -> None:
             sys.exit(1)
         if not hasattr(error, "show"):  # a usage error: typer ships its own click, so its class has no public name
             raise
+        vars(error)["message"] = redact(str(vars(error).get("message", "")))  # it may quote an argument
         error.show(file=sys.stderr)
         sys.exit(2)
 

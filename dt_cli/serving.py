@@ -1,6 +1,7 @@
 """What keeps a cluster of this machine alive for people to look at: sources without end, and whether there is a page."""
 
 from importlib.util import find_spec
+from urllib.parse import quote
 
 from edge_agent.sources.folder import SUFFIXES
 from edge_agent.sources.uri import parse
@@ -23,6 +24,8 @@ def endless(uri: str) -> str:
         more["realtime"] = "1"
     query = {name: value for name, value in where.query.items() if name != "frames"}
     base = uri.partition("?")[0] if where.query else uri
+    if where.path.exists() and not where.scheme:  # its name may hold what means something in a URI
+        base = f"{kind}://{quote(str(where.path.absolute()))}"
     joined = "&".join(f"{name}={value}" for name, value in {**more, **query}.items())
     return f"{base}?{joined}"
 

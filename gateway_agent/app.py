@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import queue
+import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
@@ -152,7 +153,7 @@ def serve_dashboard(app: "Gateway", http: str, root: str, state: Path | None = N
         raise PlanError(f"--http needs {error.name}: {install('dashboard')}") from None
     dashboard = Dashboard(app, *parse_listen(http), root, state)
     app.watch(dashboard, PICTURES_S)
-    print(f"dashboard at {dashboard.url}{dashboard.hint}", flush=True)
+    print(f"dashboard at {dashboard.told(sys.stdout.isatty())}", flush=True)
 
 
 def find_models(folder: Path) -> dict[str, Path]:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from schemas import address
 from schemas.messages import is_name
 from schemas.plan import Record
 
@@ -61,10 +62,17 @@ def _prefix(text: str) -> str:
     return text
 
 
+def _broker(text: str) -> str:
+    if text:
+        address.broker(text)  # the words for a broker of the gateway's own have the form of a host's name
+    return text
+
+
 NodeName = Annotated[str, AfterValidator(_name)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Grid = Annotated[str, AfterValidator(_grid)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
+Broker = Annotated[str, AfterValidator(_broker)]
 Level = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
@@ -85,7 +93,7 @@ class GatewayOptions(Record):
     grid: Grid | None = option(None, "Tiles, rows x columns. [default: 3x3]")
     cut: str = option("auto", "Where to cut: a tensor's name, an operator's index, or auto.")
     listen: Listen = option("127.0.0.1:1883", "HOST:PORT of the broker that the gateway hosts.")
-    broker: str | None = option(
+    broker: Broker | None = option(
         None,
         "amqtt (embedded), mosquitto (installed), auto (mosquitto if installed), or yours: mqtt://HOST:PORT "
         "[default: amqtt on loopback, auto beyond]",
@@ -108,7 +116,7 @@ class GatewayOptions(Record):
     )
     models: Path | None = option(None, "A folder of .tflite files to choose from while it runs.")
     ha: bool = option(False, "Show the cluster in Home Assistant, by MQTT discovery.")
-    ha_broker: str | None = option(
+    ha_broker: Broker | None = option(
         None, "Home Assistant's broker, mqtt://USER:PASSWORD@HOST; implies --ha. [default: the cluster's]"
     )
     ha_prefix: Prefix = option("homeassistant", "Home Assistant's discovery prefix.")
@@ -123,7 +131,7 @@ class GatewayOptions(Record):
 class EdgeOptions(Record):
     """``dt edge``."""
 
-    gateway: str | None = option(None, "HOST[:PORT] of the gateway's broker. [default: found by mDNS]")
+    gateway: Broker | None = option(None, "HOST[:PORT] of the gateway's broker. [default: found by mDNS]")
     name: NodeName | None = option(None, "This node's name. [default: the host's]")
     source: str | None = option(None, "Frames: file:///clip.mp4, dir:///images, synthetic://")
     frames: int | None = option(None, "Stop the source after so many frames.", ge=1)

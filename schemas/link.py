@@ -10,7 +10,6 @@ not at all. Leases, echoes and resends stand on top of this.
 
 import contextlib
 import queue
-import re
 import secrets
 import socket
 import ssl
@@ -18,16 +17,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import uniform
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
+from schemas.address import Address as Address
 from schemas.codec import Tensor, encode
-from schemas.errors import DecodeError, PlanError, UnreachableError
+from schemas.errors import DecodeError, UnreachableError
 from schemas.guard import Open
 from schemas.messages import Message
 from schemas.packing import Pace
@@ -66,45 +65,6 @@ class Arrived:
 
 
 Event = Connected | Disconnected | Arrived
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a broker is and how to enter. ``str`` and ``repr`` hide the password.
-
-    ``authority``: the only certificate authority to believe, as PEM; it signs this broker alone, so that no name in its
-    certificate is compared, and the broker may change its address. Without one, those of the system and the name count.
-    """
-
-    host: str
-    port: int
-    tls: bool = False
-    user: str | None = None
-    password: str | None = field(default=None, repr=False)
-    authority: str | None = field(default=None, repr=False)
-
-    def __str__(self) -> str:
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
-
-    @classmethod
-    def parse(cls, url: str) -> "Address":
-        """From ``mqtt://[user:password@]host[:port]``, ``mqtts://...`` or a bare ``host[:port]``.
-
-        Raises:
-            PlanError: it is none of these.
-        """
-        shown = re.sub(r"//[^/]*@", "//...@", url)  # no password in a message
-        try:
-            parts = urlsplit(url if "://" in url else f"mqtt://{url}")
-            port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
-            host = parts.hostname or ""
-            host.encode("idna")  # paho's thread dies of the UnicodeError that a bad name gives
-        except (ValueError, UnicodeError) as error:
-            raise PlanError(f"broker address {shown!r}: {error}: write mqtt://host:port") from None
-        if not host or parts.scheme not in ("mqtt", "mqtts") or parts.path.strip("/") or parts.query or parts.fragment:
-            raise PlanError(f"broker address {shown!r} is not of the form mqtt://[user:password@]host[:port]")
-        user, password = (None if text is None else unquote(text) for text in (parts.username, parts.password))
-        return cls(host, port, parts.scheme == "mqtts", user, password)
 
 
 class _Outstanding:

@@ -10,8 +10,10 @@ import threading
 from collections.abc import Callable
 from functools import cache
 from importlib import metadata
+from pathlib import Path
 from typing import TextIO
 
+from schemas.redact import redact
 from schemas.text import one_line
 
 STDIN_ENDS = "DT_END_WITH_STDIN"  # set by a parent that holds our stdin: its death closes the pipe
@@ -46,6 +48,25 @@ def log_to_stderr(level: str = "info") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Format(in_journal(sys.stderr), colours))
     logging.basicConfig(handlers=[handler], level=level.upper())
+
+
+def blank_arguments() -> None:
+    """From now on the process list shows this process's arguments without their secrets; what Python has of them stays.
+
+    Where the kernel does not tell where they lie, it goes on showing them.
+    """
+    try:
+        stat = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        at, end = (int(field) for field in stat[45:47])  # arg_start and arg_end in proc(5), which counts from 1, two before
+    except (OSError, ValueError):
+        return
+    if not 0 < at < end:
+        return
+    for argument in ctypes.string_at(at, end - at).split(b"\0"):
+        shown = os.fsencode(redact(os.fsdecode(argument)))
+        if shown != argument:
+            ctypes.memmove(at, shown[: len(argument)].ljust(len(argument)), len(argument))
+        at += len(argument) + 1
 
 
 def complain(text: str) -> None:

@@ -43,6 +43,20 @@ def mini(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def test_no_secret_is_in_the_process_list_or_in_an_error_of_usage(tmp_path: Path) -> None:
+    assert "hunter2" not in (said := dt("edge", "rtsp://me:hunter2@cam/live")).stderr and said.returncode == 2
+    secret = f"mqtt://{tmp_path.name}:hunter2@127.0.0.1:1"
+    command = [sys.executable, "-m", "dt_cli.main", "edge", "--gateway", secret, "--state", str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as edge:
+        try:
+            assert edge.stderr is not None and "127.0.0.1:1" in (line := edge.stderr.readline()) and "hunter2" not in line
+            (shown,) = running(tmp_path.name)
+            assert "hunter2" not in shown and f"mqtt://{tmp_path.name}:***@127.0.0.1:1" in shown
+        finally:
+            edge.terminate()
+            assert "hunter2" not in edge.communicate(timeout=20)[1]
+
+
 def running(token: str) -> list[str]:
     """Command lines of processes that mention ``token``."""
     found = []

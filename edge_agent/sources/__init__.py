@@ -8,11 +8,13 @@ password. OpenCV is imported by the kinds that need it, when they are opened, an
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.uri import Uri, parse
 from schemas.config import Drop
 from schemas.errors import PlanError
+from schemas.redact import redact
 
 if TYPE_CHECKING:
     from edge_agent.sources.synthetic import Drawn
@@ -101,7 +103,7 @@ def _synthetic(where: Uri) -> Source:
 
 def _folder(where: Uri) -> Source:
     if not where.path.is_dir():
-        raise PlanError(f"source {where.text!r}: {str(where.path)!r} is not a folder; name one that exists")
+        raise PlanError(f"source {where.text!r}: {redact(str(where.path))!r} is not a folder; name one that exists")
     from edge_agent.sources.folder import Folder, pictures_in
 
     pattern = where.word("glob", "")
@@ -126,9 +128,11 @@ def _file(where: Uri) -> Source:
 
 def _expect_file(text: str, path: Path) -> None:
     if path.is_dir():
-        raise PlanError(f"source {text!r} is a folder; use dir://{path}")
+        raise PlanError(f"source {text!r} is a folder; use dir://{quote(str(path))}")
+    if path.is_char_device():
+        raise PlanError(f"source {text!r} is a device; use v4l2://{quote(str(path.absolute()))}")
     if not path.is_file():
-        raise PlanError(f"source {text!r}: there is no file {str(path)!r}; check the path")
+        raise PlanError(f"source {text!r}: there is no file {redact(str(path))!r}; check the path")
 
 
 def _paced(where: Uri, clip: "Video | Drawn", rate: float) -> Source:

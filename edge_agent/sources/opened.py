@@ -16,6 +16,7 @@ from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.live import EndOfClip
 from models import opencv
 from schemas.errors import PlanError
+from schemas.redact import redact
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _opening = threading.Lock()
@@ -50,15 +51,15 @@ def open_device(path: Path, name: str, width: int, height: int, fps: int) -> Ope
     Raises:
         PlanError: there is no such device, it may not be opened or is in use, no OpenCV.
     """
-    cv2 = opencv.load(f"the camera {str(path)!r}")
+    cv2 = opencv.load(f"the camera {name!r}")
     try:
         is_device = stat.S_ISCHR(path.stat().st_mode)
     except OSError as error:
         raise PlanError(
-            f"source {name!r}: no device {str(path)!r} ({error.strerror}); see v4l2-ctl --list-devices"
+            f"source {name!r}: no device {redact(str(path))!r} ({error.strerror}); see v4l2-ctl --list-devices"
         ) from None
     if not is_device:
-        raise PlanError(f"source {name!r}: {str(path)!r} is no device; see v4l2-ctl --list-devices")
+        raise PlanError(f"source {name!r}: {redact(str(path))!r} is no device; see v4l2-ctl --list-devices")
     if not os.access(path, os.R_OK | os.W_OK):
         raise PlanError(
             f"source {name!r} may not be opened by this user: sudo usermod -aG video USER, and log in again"

@@ -3,8 +3,9 @@
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, unquote
 
+from schemas import address
 from schemas.errors import PlanError
 from schemas.redact import redact
 
@@ -53,7 +54,7 @@ class Uri:
 
 
 def parse(text: str) -> Uri:
-    """Split a URI, or a bare path: that is taken literally if it exists, else up to the ``?`` of its parameters.
+    """A path that exists, whatever is in its name; else a URI, or a bare path up to the ``?`` of its parameters.
 
     Raises:
         PlanError: an empty or malformed URI, a parameter without value or given twice, a path or host out of place.
@@ -61,30 +62,33 @@ def parse(text: str) -> Uri:
     name = redact(text)
     if not text or "\0" in unquote(text):
         raise PlanError(f"source {name!r} is no path and no URI: use file://, dir://, synthetic:// or a path")
-    if "://" not in text:
-        bare, _, query = (text, "", "") if _exists(text, Path(text)) else text.partition("?")
+    scheme, mark, rest = text.partition("://")
+    scheme = scheme.lower()
+    if _exists(name, Path(text), mark):
+        return Uri(text, "", Path(text), {})
+    if not mark:
+        bare, _, query = text.partition("?")
         return _checked(Uri(name, "", Path(bare), _parameters(name, query)))
-    parts = _split(text)
-    if parts.scheme in NETWORK:
-        return _network(name, parts)
-    host = "" if parts.netloc == "localhost" else parts.netloc
-    path = unquote(host + parts.path)
-    if parts.scheme in ("file", "dir", "v4l2") and not path:
-        example = "v4l2:///dev/video0" if parts.scheme == "v4l2" else f"{parts.scheme}:///home/me/clips"
+    if scheme in NETWORK:
+        return _network(name, text)
+    if "#" in rest:
+        raise PlanError(f"source {name!r} has a # in it, which means nothing here: write %23 for it")
+    path, _, query = rest.partition("?")
+    path = unquote(path.removeprefix("localhost") if path.startswith("localhost/") else path)
+    if scheme in ("file", "dir", "v4l2") and not path:
+        example = "v4l2:///dev/video0" if scheme == "v4l2" else f"{scheme}:///home/me/clips"
         raise PlanError(f"source {name!r} needs a path, as in {example}")
-    if parts.scheme == "synthetic" and path:
+    if scheme == "synthetic" and path:
         raise PlanError(f"source {name!r}: synthetic:// takes no path, only parameters after '?'")
-    return _checked(Uri(name, parts.scheme, Path(path), _parameters(name, parts.query)))
+    return _checked(Uri(name, scheme, Path(path), _parameters(name, query)))
 
 
-def _network(name: str, parts: SplitResult) -> Uri:
+def _network(name: str, text: str) -> Uri:
     """A camera's URL has parameters of its own: ours are taken out, the others stay in it untouched."""
     try:
-        host, _ = parts.hostname, parts.port
-    except ValueError:
-        host = None
-    if not host or re.search(r"[\s\x00-\x1f]", parts.geturl()):
-        raise PlanError(f"source {name!r} needs a host, as in {parts.scheme}://user:password@camera:port/path")
+        parts = address.split(text, f"{text.partition(':')[0].lower()}://user:password@camera:port/path")
+    except ValueError as error:
+        raise PlanError(f"source {name!r}: {error}") from None
     pairs = parts.query.split("&") if parts.query else []
     known = _WEB if parts.scheme.startswith("http") else _OURS
     ours = [pair for pair in pairs if pair.partition("=")[0] in known]
@@ -97,18 +101,14 @@ def _checked(uri: Uri) -> Uri:
     return uri
 
 
-def _exists(text: str, path: Path) -> bool:
+def _exists(name: str, path: Path, doubt: str = "") -> bool:
+    """``doubt``: it may be no path at all, so that what cannot be looked up does not exist."""
     try:
         return path.exists()
     except OSError as error:  # too long, or in a folder that this user may not enter
-        raise PlanError(f"source {redact(text)!r} cannot be looked up: {error.strerror}") from error
-
-
-def _split(text: str) -> SplitResult:
-    try:
-        return urlsplit(text)
-    except ValueError:  # whose text may quote a password
-        raise PlanError(f"source {redact(text)!r} is not a URI: check its host") from None
+        if doubt:
+            return False
+        raise PlanError(f"source {name!r} cannot be looked up: {error.strerror}") from error
 
 
 def _parameters(text: str, query: str) -> dict[str, str]:

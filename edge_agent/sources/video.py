@@ -34,7 +34,8 @@ class Video:
         self._closed = True
 
     def _play(self) -> Iterator[NDArray[np.uint8]]:
-        capture = self._cv2.VideoCapture(str(self._path), self._cv2.CAP_FFMPEG)
+        path = str(self._path.absolute())  # FFmpeg takes what stands before a colon for a scheme
+        capture = self._cv2.VideoCapture(path, self._cv2.CAP_FFMPEG)
         try:
             image = self._read(capture)
             if image is None:

@@ -47,11 +47,12 @@ class Dashboard:
 
     def __init__(self, gateway: Watched, host: str, port: int, root: str, state: Path | None = None) -> None:
         """Raises PlanError if the port cannot be had, DtError if the token cannot be kept."""
-        token, is_new, self.hint = None, False, ""
+        token, is_new, self.hint, self._place = None, False, "", ""
         if not is_loopback(host):
             folder = state_folder(state, root)
             token, is_new = kept_token(folder)
-            self.hint = "" if is_new else f" (token: {folder / TOKEN_FILE})"
+            self._place = f" (token: {folder / TOKEN_FILE})"
+            self.hint = "" if is_new else self._place
         self._gateway, self._root = gateway, root
         self.recorder = Recorder(gateway.board)
         self.hub = Hub()
@@ -65,6 +66,10 @@ class Dashboard:
         if shown in ("0.0.0.0", "::"):
             shown = socket.gethostname()
         self.url = f"http://{f'[{shown}]' if ':' in shown else shown}:{number}/" + (f"#token={token}" if is_new else "")
+
+    def told(self, terminal: bool) -> str:
+        """Where it is, for people. A token is shown on a ``terminal`` alone: what goes elsewhere, a journal keeps."""
+        return f"{self.url}{self.hint}" if terminal else f"{self.url.partition('#')[0]}{self._place}"
 
     def outcome(self, outcome: Outcome, now: float) -> None:
         """A frame has ended; the board knows."""

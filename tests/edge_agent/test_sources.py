@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from dt_cli.serving import endless
 from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
 from edge_agent.sources.synthetic import Synthetic
@@ -90,6 +92,23 @@ def test_a_relative_uri_and_an_escaped_path_are_understood(pictures: Path, monke
     (pictures / "b.png").rename(pictures / "50% off?.png")
     assert len(frames("file://50%25%20off%3F.png")) == len(frames("50% off?.png")) == 1
     assert len(frames("dir://.?glob=*.png")) == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["2026-12-01T10:00:00.avi", "rtsp:a.avi", "50%41#1?loop=1&x.avi", "me:pw@cam.avi", "tcp:127.0.0.1:1.avi", "-a.avi"]
+)
+def test_a_path_that_exists_is_a_file_whatever_is_in_its_name(
+    name: str, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(clip.parent)
+    for folder in (Path(), Path("rtsp:/me:pw@cam"), Path("dir:/#2")):
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / name
+        path.write_bytes(clip.read_bytes())
+        for text in (str(path), str(path.absolute()), str(path).replace(":/", "://", 1) if folder.parts else str(path)):
+            assert len(frames(text)) == 5
+        assert len(frames(endless(str(path)).replace("&realtime=1", ""), 7)) == 7
+        assert len(frames(f"file://{quote(str(path))}")) == 5
 
 
 def test_a_video_yields_every_frame_in_order_and_again_for_a_loop(clip: Path) -> None:
@@ -181,7 +200,11 @@ def test_synthetic_frames_need_no_opencv() -> None:
         ("dir:///nowhere", "'/nowhere' is not a folder"),
         ("file://", "needs a path"),
         ("file:///a%00b", "no path and no URI"),
-        ("file://[", "is not a URI"),
+        ("file://[", "there is no file '['"),
+        ("dir://folder/pics#2?glob=*.jpg", "has a # in it, which means nothing here: write %23 for it"),
+        ("file:///clip.mp4#t=10", "write %23 for it"),
+        ("synthetic://#?frames=1", "write %23 for it"),
+        ("/dev/null", "is a device; use v4l2:///dev/null"),
         ("x" * 300, "cannot be looked up: File name too long"),
         ("file:///" + "x" * 300, "cannot be looked up: File name too long"),
         ("synthetic:///clip", "takes no path"),

@@ -1,5 +1,6 @@
 """What a command writes to its stderr: for people, for a terminal, for systemd's journal."""
 
+import ast
 import os
 import pty
 import subprocess
@@ -104,3 +105,21 @@ def test_a_thread_computes_on_where_a_sandbox_forbids_it_to_give_way(monkeypatch
 
     monkeypatch.setattr(os, "setpriority", forbidden)
     give_way()
+
+
+def test_the_process_list_shows_no_secret_and_the_process_keeps_it() -> None:
+    given = [
+        "--ha-broker", "mqtt://me:hunter2@pi", "--source=rtsp://hunter2@cam/live?a=1", "--join", "dtjoin1-hunter2_-",
+        "http://cam/?token=hunter2&x=\u00e9", "--name", "kitchen", "", "me:hunter2@pi",
+    ]  # fmt: skip
+    code = (
+        "import sys; from schemas.process import blank_arguments; blank_arguments(); print(ascii(sys.argv[1:]))\n"
+        "print(ascii(open('/proc/self/cmdline', 'rb').read().split(bytes(1))))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *given], stdout=subprocess.PIPE, text=True, check=True)
+    own, listed = (ast.literal_eval(line) for line in done.stdout.splitlines())
+    assert own == given
+    shown = [argument.decode().rstrip() for argument in listed[3:-1]]
+    assert "hunter2" not in str(shown)
+    assert shown[:3] == ["--ha-broker", "mqtt://me:***@pi", "--source=rtsp://***@cam/live?a=1"]
+    assert shown[3:] == ["--join", "dtjoin1-***", "http://cam/?token=***&x=\u00e9", "--name", "kitchen", "", "me:***@pi"]

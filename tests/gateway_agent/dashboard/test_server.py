@@ -53,7 +53,7 @@ def test_page_json_picture_and_metrics_are_served_under_a_strict_policy(site: Si
         assert "default-src 'none'" in policy and "script-src 'self';" in policy and "unsafe" not in policy
         assert headers["x-content-type-options"] == "nosniff" and "server" not in headers
     assert b"dt_frames_total" in site.ask("/metrics")[2]
-    assert site.ask("/picture/edge1")[1]["x-frame"].startswith("edge1.")
+    assert site.ask("/picture/edge1")[1]["x-frame"].startswith("edge1-")
     assert site.ask("/picture/edge2")[0] == site.ask("/static/../server.py")[0] == site.ask("/none")[0] == 404
 
 
@@ -137,11 +137,15 @@ def test_beyond_loopback_the_token_is_asked_for(closed_site: Site) -> None:
     assert site.ask("/metrics", headers={"authorization": f"Bearer {token}"})[0] == 200
 
 
-def test_the_token_is_told_once_and_then_where_it_is(closed_site: Site, tmp_path: Path) -> None:
+def test_the_token_is_told_once_on_a_terminal_and_else_where_it_is(closed_site: Site, tmp_path: Path) -> None:
     again = Dashboard(Played(), "0.0.0.0", 0, "dt", tmp_path)
     try:
         assert "token" in closed_site.dashboard.url and closed_site.dashboard.hint == ""
         assert "token" not in again.url and str(tmp_path / "dashboard-token") in again.hint
+        token = closed_site.dashboard.url.partition("#token=")[2]
+        assert closed_site.dashboard.told(terminal=True) == closed_site.dashboard.url
+        for told in (closed_site.dashboard.told(terminal=False), again.told(True), again.told(False)):
+            assert token not in told and told.endswith(f"/ (token: {tmp_path / 'dashboard-token'})")
     finally:
         again.close()
 

@@ -66,8 +66,9 @@ class Gate(Guard):
         said += self._due
         self._due = []
         here = {name: self.keys.epoch_of(name) for name in self.keys.peers}
-        if here != self._rung:
-            self._rung = here
+        news = any(epoch and epoch != self._rung.get(name) for name, epoch in here.items())  # who has not come yet is none
+        before, self._rung = self._rung, here
+        if news or not before.keys() <= here.keys():
             self._edition += 1
             said += [self._ring(name, epoch) for name, epoch in here.items() if epoch]
         return said

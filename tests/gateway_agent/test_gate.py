@@ -370,6 +370,21 @@ def test_a_line_is_used_and_lines_are_open_so_often_at_most(tmp_path: Path, monk
     assert len(Registry(tmp_path).read().permissions) == PERMISSIONS
 
 
+def test_who_is_enrolled_but_not_here_costs_nobody_a_ring(world: World) -> None:
+    for name, epoch in (("e1", "00000001"), ("e2", "00000002")):
+        world.edge(name, epoch)
+    world.here("e1", "e2")
+    for change in (lambda: world.registry.enroll("e3", NOW), lambda: None):
+        change()
+        assert [item for item in world.gate.tick() if isinstance(item, Publish) and item.topic is topics.KEYS] == []
+    world.edge("e3", "00000003")
+    world.here("e3")
+    assert world.lend("e3", "e1") and world.lend("e2", "e3")
+    world.edge("e4", "00000004")
+    world.registry.revoke("e4")
+    assert len([item for item in world.gate.tick() if isinstance(item, Publish) and item.topic is topics.KEYS]) == 3
+
+
 def test_a_file_with_more_members_than_may_be_still_lets_them_out(world: World) -> None:
     full(world.registry, MEMBERS + 9)
     world.edge(long(0), "00000001")

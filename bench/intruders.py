@@ -1,10 +1,11 @@
-"""What ten intruders cost a sealed cluster: ``python -m bench.intruders``.
+"""What twelve intruders cost a sealed cluster: ``python -m bench.intruders``.
 
 A sealed gateway on loopback with its own mosquitto, two workers and a camera, joined by their lines, the small network.
 Frames a second without and with intruders, in turns. The intruders, all at once, each again every ``--every`` s: no
 password, a wrong one, another's client id, a forged result, a replayed one, a register as another, ``dt/#``, a tampered
-plan; a packet of 60 MB every 5 s; 50 connections that never get done. The goal: at least 0.9 of the rate. They share the
-processor with the cluster here; elsewhere they bring their own.
+plan, a newcomer by an open line until no more fit and then as often; a packet of 60 MB and a spoilt registry every 5 s; 50
+connections that never get done. The goal: at least 0.9 of the rate. They share the processor with the cluster here; elsewhere
+they bring their own.
 """
 
 import argparse
@@ -20,12 +21,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from bench.processes import OUTCOMES, Cluster
 from gateway_agent.certificates import fingerprint
-from gateway_agent.registry import Registry
+from gateway_agent.registry import FILE, Permission, Registry
 from models.build import build
 from schemas import keyring, topics
 from schemas import messages as m
@@ -33,8 +35,8 @@ from schemas.codec import encode
 from schemas.errors import DtError
 from schemas.guard import Open
 from schemas.link import Address, Link
-from schemas.messages import frame_id
-from schemas.permission import Line
+from schemas.messages import frame_id, new_epoch
+from schemas.permission import Line, joiner, joiner_password
 
 GOAL = 0.9
 BIG = 60_000_000
@@ -47,6 +49,11 @@ class SealedCluster(Cluster):
         super().__init__(model, "3x3", "auto", room, OUTCOMES)
         self.registry = Registry(room / "gateway")
         self.room = room
+
+    @cached_property
+    def open_line(self) -> tuple[str, Permission]:
+        """By which anybody may join."""
+        return self.registry.permit(None, time.time() + 6000, time.time())
 
     def gateway_options(self) -> list[str]:
         (self.room / "gateway").mkdir(mode=0o700, exist_ok=True)
@@ -101,7 +108,7 @@ def compare(cluster: SealedCluster, seconds: float, turns: int, every: float) ->
     failed, deeds = 0, 0
     for _ in range(turns):
         for kind in rates:
-            intruders = Intruders(cluster.address("mole"), every) if kind == "attacked" else None
+            intruders = Intruders(cluster, every) if kind == "attacked" else None
             frames, bad = _count(cluster, seconds)
             rates[kind].append(frames / seconds)
             failed += bad
@@ -126,13 +133,19 @@ def _count(cluster: Cluster, seconds: float) -> tuple[int, int]:
 class Intruders:
     """Threads that try; ``stop`` tells how often they did."""
 
-    def __init__(self, mole: Address, every: float) -> None:
-        self._mole, self._every = mole, every
+    def __init__(self, cluster: SealedCluster, every: float) -> None:
+        mole = cluster.address("mole")
+        self._mole, self._every, self._registry = mole, every, cluster.room / "gateway" / FILE
+        self._permission, granted = cluster.open_line
+        self._secret, user = bytes.fromhex(granted.secret), joiner(self._permission)
+        newcomer = replace(mole, user=user, password=joiner_password(granted.secret))
+        self._newcomer = Link(newcomer, "dt", "newcomer", queue.Queue(1000), guard=Open())
+        self._newcomer.start()
         self._done, self._counts = threading.Event(), 0
         self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=Open())
         self._link.start()
         self._half = [socket.create_connection((mole.host, mole.port)) for _ in range(50)]
-        deeds = ((self._strangers, every), (self._forge, every), (self._big, 5.0))
+        deeds = ((self._strangers, every), (self._forge, every), (self._join, every), (self._big, 5.0), (self._spoil, 5.0))
         self._threads = [threading.Thread(target=self._again, args=deed, daemon=True) for deed in deeds]
         for thread in self._threads:
             thread.start()
@@ -142,6 +155,7 @@ class Intruders:
         for thread in self._threads:
             thread.join()
         self._link.close(0.0)
+        self._newcomer.close(0.0)
         for line in self._half:
             line.close()
         return self._counts
@@ -169,6 +183,17 @@ class Intruders:
             self._link.publish(topics.REGISTER, register)
         self._link._client.subscribe("dt/#", 1)
         self._link._client.publish("dt/plan", encode(topics.REGISTER, register), 1, True)
+
+    def _join(self) -> None:
+        """One more member with a long name."""
+        name, public = new_epoch().ljust(64, "x"), keyring.Attempt().public
+        proof = keyring.ask_proof(self._secret, name, "0" * 8, self._permission, public)
+        ask = m.JoinRequest(node=name, epoch="0" * 8, permission=self._permission, public=public, proof=proof)
+        self._newcomer.publish(topics.JOIN, ask, permission=self._permission)
+
+    def _spoil(self) -> None:
+        """What becomes of the registry on a bad disk."""
+        self._registry.write_bytes(b"{")
 
     def _big(self) -> None:
         """60 MB by nobody."""

@@ -350,6 +350,9 @@ def run(
         Path | None, typer.Option("--json", help="Write one JSON line a frame.", show_default=False)
     ] = None,
     pictures: PicturesFolder = None,
+    write_card: Annotated[
+        Path | None, typer.Option(help="Write the card that is used to this file.", show_default=False)
+    ] = None,
     broker: Broker = None,
 ) -> None:
     """Try any model on any picture, folder or video, by a cluster on this machine, and say what it sees."""
@@ -357,7 +360,7 @@ def run(
 
     if not source:
         raise PlanError("dt run needs --source: a picture, a video, a folder or a URI such as synthetic://?frames=8")
-    raise typer.Exit(command.run(model, source, edges, frames, grid, cut, json, pictures, broker))
+    raise typer.Exit(command.run(model, source, edges, frames, grid, cut, json, pictures, broker, write_card))
 
 
 @configurer.command()

@@ -36,7 +36,7 @@ class Pictures:
             DrawnTile(box, node, i in outcome.stolen_tiles) for i, (box, node) in enumerate(zip(boxes, outcome.workers))
         ]
         mask = None
-        if outcome.result.task == "segment" and outputs:
+        if outputs:
             mask = segmentation_map(self._bundle.card, outputs, self._quantization, size, plan.pixels)
         drawn = draw(image, outcome.result, tiles=tiles, mask=mask)
         source, _, number = frame_source(outcome.frame)

@@ -14,11 +14,12 @@ from dt_cli.output import console
 from dt_cli.pictures import Pictures
 from dt_cli.streams import reader_is_gone
 from models.bundle import Bundle, open_bundle
-from models.card import describe
+from models.card import check_inputs, describe
+from models.card_file import card_text
 from models.planner import parse_grid
 from models.trial import try_bundle
 from schemas import messages as m
-from schemas.errors import unwritable
+from schemas.errors import PlanError, unwritable
 from schemas.process import interrupt_on_end
 from schemas.results import sentence
 
@@ -33,6 +34,7 @@ def run(
     json: Path | None,
     pictures: Path | None,
     broker: str | None,
+    write_card: Path | None = None,
 ) -> int:
     """Exit code 0 if no frame failed."""
     interrupt_on_end()
@@ -40,8 +42,11 @@ def run(
     check_sources(sources, edges)
     with tempfile.TemporaryDirectory(prefix="dt-run-") as folder, ExitStack() as stack:
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
+        check_inputs(bundle.card, bundle.graph, bundle.path.with_suffix(".toml"))
         try_bundle(bundle)
         console.print(f"{'guessed' if bundle.card_guessed else 'card'}: {describe(bundle.card)}")
+        if write_card is not None:
+            save_card(bundle, write_card)
         report = Report(bundle, sources, json, pictures, stack)
         setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
         cluster = report.cluster = stack.enter_context(Cluster(setup, bundle, Path(folder), report.tell))
@@ -53,6 +58,22 @@ def run(
     summary = cluster.summary()
     print_totals(summary)
     return 0 if not summary["failed"] else 1
+
+
+def save_card(bundle: Bundle, path: Path) -> None:
+    """Writes the card that is used, to be changed by hand; beside the model, with its stem, it counts.
+
+    Raises:
+        PlanError: there is such a file, or it cannot be written.
+    """
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(card_text(bundle.card))
+    except FileExistsError:
+        raise PlanError(f"{path} is there already: name another file for --write-card, or remove it") from None
+    except OSError as error:
+        raise unwritable(path, error) from error
+    console.print(f"written to {path}")
 
 
 class Report:

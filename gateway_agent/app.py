@@ -25,6 +25,7 @@ from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle, open_bundle
+from models.card import check_inputs
 from models.cost import measure_speed
 from models.effort import arithmetic
 from models.engine import kernels, threads
@@ -61,6 +62,16 @@ VITALS_S = 10.0  # without news, so often
 LABELS, LONGEST = 200, 200  # that the bridge names, and letters of each
 DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
 _log = logging.getLogger(__name__)
+
+
+def _complete(bundle: Bundle) -> Bundle:
+    """A model of which all inputs are known.
+
+    Raises:
+        PlanError: the card says nothing of one.
+    """
+    check_inputs(bundle.card, bundle.graph, bundle.path.with_suffix(".toml"))
+    return bundle
 
 
 def main(settings: Settings) -> int:
@@ -122,7 +133,7 @@ def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Pat
             _log.info("the plan that was chosen before runs on; --grid, --cut, --model or --objective chooses anew")
             return bundle, automatic
     assert options.model is not None
-    bundle = bind(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut))
+    bundle = bind(_complete(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut)))
     try_bundle(bundle, threads(options.threads))
     return bundle, None
 
@@ -544,7 +555,7 @@ class Gateway:
             if value not in self.models:
                 return f"there is no model {value[:100]!r}; there are: {', '.join(self.models) or 'none'} (--models DIR)"
             chosen, now_grid = self.models[value], parse_grid(self.controls.grid)
-            return self.plan_anew(lambda: make_bundle(chosen, now_grid), request)
+            return self.plan_anew(lambda: _complete(make_bundle(chosen, now_grid)), request)
         elif verb == "remove" and isinstance(value, str):
             return self._remove(value)
         elif verb == "restart":

@@ -5,6 +5,7 @@ Digests tie them together: a plan is never used with another model than the one 
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -147,6 +148,22 @@ def first_state(tensor: Tensor) -> np.ndarray:
     return np.full(tensor.shape, zero, tensor.dtype)
 
 
+def first_value(card: Card, tensor: Tensor) -> np.ndarray:
+    """What an input beside the image gets before anything was fed back: what the card gives it, else zero."""
+    if tensor.name not in card.inputs:
+        return first_state(tensor)
+    values = np.broadcast_to(np.asarray(card.inputs[tensor.name], np.float64).reshape(-1), (prod(tensor.shape),))
+    if tensor.quantization and tensor.dtype != "float32":
+        zero = tensor.quantization.zero_point[0] if tensor.quantization.zero_point else 0
+        values = np.clip(np.round(values / tensor.quantization.scale[0]) + zero, *_range(tensor.dtype))
+    return values.reshape(tensor.shape).astype(tensor.dtype)
+
+
+def _range(dtype: str) -> tuple[int, int]:
+    kind = np.iinfo(dtype)
+    return int(kind.min), int(kind.max)
+
+
 def next_state(card: Card, outputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What the outputs of one frame feed into the next one of the same source, by input."""
     return {given: outputs[made] for made, given in card.state.items()}
@@ -160,12 +177,14 @@ class Tail:
         self._outputs = [spec.name for spec in bundle.plan.outputs]
         self._engine = None if graph is None else engine.load(_blocked(graph).to_bytes(), threads)
         self._inputs = [] if graph is None else [graph.tensors[t] for t in graph.inputs]
+        self._card = bundle.card
         self._made = [] if graph is None else [graph.tensors[t].name for t in graph.outputs]
 
     def run(
         self, cut: Mapping[str, np.ndarray], state: Mapping[str, np.ndarray] | None = None
     ) -> dict[str, np.ndarray]:
-        """Merged maps by name -> all outputs of the model by name. ``state`` gives its other inputs; the rest is zero.
+        """Merged maps by name -> all outputs of the model by name. ``state`` gives its other inputs, or the card does; what is
+        left is zero.
 
         Raises:
             EngineError: the runtime failed.
@@ -173,7 +192,7 @@ class Tail:
         made: dict[str, np.ndarray] = dict(cut)
         known = {**cut, **(state or {})}
         if self._engine is not None:
-            given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
+            given = [known[t.name] if t.name in known else first_value(self._card, t) for t in self._inputs]
             made.update(zip(self._made, self._engine.run(given), strict=True))
         return {name: made[name] for name in self._outputs}
 
@@ -192,7 +211,7 @@ class Reference:
 
     def __init__(self, bundle: Bundle, threads: int = 1, cuts: Iterable[str] | None = None) -> None:
         graph = bundle.graph
-        self._image = bundle.partition.image
+        self._image, self._card = bundle.partition.image, bundle.card
         self._inputs = [graph.tensors[t] for t in graph.inputs]
         self._names = [graph.tensors[t].name for t in graph.outputs]
         names = [graph.tensors[t].name for t in bundle.cut.tensors]
@@ -216,6 +235,6 @@ class Reference:
         """The model's input values -> (cut tensors, outputs) by name. ``state`` as in ``Tail.run``."""
         whole = np.ascontiguousarray(image.transpose(0, 3, 1, 2)) if self._is_nchw else image
         known = {self._image_name: whole, **(state or {})}
-        given = [known[t.name] if t.name in known else first_state(t) for t in self._inputs]
+        given = [known[t.name] if t.name in known else first_value(self._card, t) for t in self._inputs]
         cut = dict(zip(self._cut_names, self._prefix.run([image]), strict=True))
         return cut, dict(zip(self._names, self._whole.run(given), strict=True))

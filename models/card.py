@@ -1,25 +1,33 @@
 """A model's card and its graph: the card is read or guessed, completed by the graph, or refused because it does not fit."""
 
+import contextlib
 from collections.abc import Callable, Mapping
+from math import prod
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, Card, Input, describe, read_card
-from models.graph import Graph, Op, Tensor, load
+from models.decoders.pose import points_of
+from models.decoders.ssd import anchor_scale, blaze_anchors, grid_anchors, pyramid_anchors
+from models.decoders.yolo import classes_of, extra_of
+from models.graph import Graph, Tensor, load
+from models.guess import POST_PROCESS, guess, kind_of, made_by, pair_of, post_process, rows_of
+from models.metadata import about
 from models.partition import image_input
 from models.prepare import prepared
 from schemas.errors import PlanError
 
 __all__ = ["Card", "Input", "check_card", "complete", "describe", "guess", "load_card", "read_card"]
 
-_POST_PROCESS = "TFLite_Detection_PostProcess"
-_PASSING = ("QUANTIZE", "DEQUANTIZE", "RESHAPE", "SQUEEZE", "CAST")  # the meaning of a tensor goes through these
-_RESCALING = ("MUL", "DIV", "SUB", "ADD")
 _MAX_CLASSES = 256  # of a segmentation: a map of classes is uint8
+_ANCHORED = ("ssd_anchors", "efficientdet", "blaze")  # that read boxes and scores
+_SCORED = (*_ANCHORED, "top_k", "heatmaps", "segmentation")  # whose scores may be logits
 
 
 def load_card(model: Path, graph: Graph | None = None) -> tuple[Card, bool]:
     """The card of a model file: the TOML beside it (same stem), or else a guess (then True). Checked and completed.
+
+    Labels that the file holds are those of a card without any, if they are as many as the model's classes.
 
     Raises:
         PlanError: no model, a broken card, or a card that does not fit the graph.
@@ -27,105 +35,15 @@ def load_card(model: Path, graph: Graph | None = None) -> tuple[Card, bool]:
     graph = graph or prepared(load(model))
     path = model.with_suffix(".toml")
     guessed = not path.is_file()
-    card = guess(graph) if guessed else read_card(path)
-    card = complete(card, graph)
+    known = about(model)
+    card = complete(guess(graph, known) if guessed else read_card(path), graph)
     check_card(card, graph, str(path))
+    if known.labels and not card.labels:
+        named = card.model_copy(update={"labels": known.labels})
+        with contextlib.suppress(PlanError):  # they are of something else
+            check_card(named, graph)
+            card = named
     return card, guessed
-
-
-# --- guess -----------------------------------------------------------------------------------------------------------
-
-
-def guess(graph: Graph) -> Card:
-    """A sensible card from shapes and last operators; ``raw`` where they tell nothing.
-
-    Raises:
-        PlanError: the model has no image input.
-    """
-    image = graph.tensors[image_input(graph)]
-    state = _guess_state(graph)
-    outputs = [graph.tensors[t] for t in graph.outputs if graph.tensors[t].name not in state]
-    inside = _rescales(graph, image_input(graph))
-    values: dict[str, Any] = {"decoder": "raw"}
-    if _post_process(graph):
-        values = {"decoder": "ssd"}
-    elif outputs:
-        values = _guess_output(graph, outputs[0], image)
-    return Card(**values, input=Input(scale=1.0) if inside else Input(), state=state)
-
-
-def _guess_output(graph: Graph, output: Tensor, image: Tensor) -> dict[str, Any]:
-    shape, (maker, _) = output.shape, _made(graph, graph.by_name[output.name])
-    height, width = image.shape[1:3]
-    cells = (height // 8) * (width // 8) + (height // 16) * (width // 16) + (height // 32) * (width // 32)
-    if len(shape) >= 2 and max(shape[:-1]) == 1 and (maker == "SOFTMAX" or shape[-1] >= 100):
-        return {"decoder": "top_k"}
-    if shape == (1, 1, 17, 3):
-        return {"decoder": "movenet"}
-    if len(shape) == 3 and shape[1] == 3 * cells and shape[2] > 5:
-        return {"decoder": "yolov5"}
-    if len(shape) == 3 and cells in shape[1:] and min(shape[1:]) > 4:
-        return {"decoder": "yolov8"}
-    if len(shape) in (3, 4) and shape[0] == 1 and shape[1] * 4 >= height and shape[2] * 4 >= width:
-        if len(shape) == 4 or "int" in output.dtype:
-            return {"decoder": "segmentation"}
-    elif len(shape) == 4 and shape[1] * 8 <= height and shape[3] % 5 == 0 and shape[3] // 5 > 5:
-        return {"decoder": "yolov2", "anchors": COCO_ANCHORS}
-    elif len(shape) == 3 and shape[0] == 1 and min(shape[1:]) > 5 and max(shape[1:]) >= 10 * min(shape[1:]):
-        return {"decoder": "yolov5" if shape[2] < shape[1] else "yolov8"}
-    return {"decoder": "raw"}
-
-
-def _guess_state(graph: Graph) -> dict[str, str]:
-    """Outputs that are as some input beside the image, paired by their names' ends (lstm_c -> init_lstm_c)."""
-    state: dict[str, str] = {}
-    outputs = [graph.tensors[t] for t in graph.outputs]
-    for t in graph.inputs:
-        given = graph.tensors[t]
-        alike = [out for out in outputs if _kind(out) == _kind(given)]
-        named = [out for out in alike if given.name.endswith(out.name.rpartition("/")[2])]
-        if t != image_input(graph) and (alike if len(alike) == 1 else len(named) == 1):
-            state[(alike if len(alike) == 1 else named)[0].name] = given.name
-    return state
-
-
-def _kind(tensor: Tensor) -> tuple[Any, ...]:
-    return tensor.shape, tensor.dtype, tensor.quantization
-
-
-def _rescales(graph: Graph, image: int) -> bool:
-    """Whether the model scales its pixels itself: a float input whose only reader is arithmetic with a constant."""
-    readers = [graph.ops[i] for i in graph.consumers.get(image, [])]
-    return len(readers) == 1 and readers[0].kind in _RESCALING and len(graph.data_inputs(readers[0])) == 1
-
-
-def _made(graph: Graph, t: int) -> tuple[str, int]:
-    """The operator that gives a tensor its meaning, and the first tensor that it reads (-1: none)."""
-    t = _source(graph, t)
-    if t not in graph.producer:
-        return "", t
-    op = graph.ops[graph.producer[t]]
-    return op.label, op.inputs[0] if op.inputs else -1
-
-
-def _post_process(graph: Graph) -> tuple[str, ...]:
-    """Names of the outputs boxes, classes, scores, count, in that order; empty if the model has no such operator."""
-    for op in graph.ops:
-        if op.custom_code == _POST_PROCESS:
-            sources = {_source(graph, t): graph.tensors[t].name for t in graph.outputs}
-            return tuple(sources[t] for t in op.outputs) if set(op.outputs) <= set(sources) else ()
-    return ()
-
-
-def _source(graph: Graph, t: int) -> int:
-    """The tensor whose meaning ``t`` has: what it was before operators that only change its form."""
-    while t in graph.producer and _passes(op := graph.ops[graph.producer[t]]) and op.inputs and op.inputs[0] >= 0:
-        t = op.inputs[0]
-    return t
-
-
-def _passes(op: Op) -> bool:
-    return all(part.kind in _PASSING for part in op.parts or (op,))
 
 
 # --- complete and check ----------------------------------------------------------------------------------------------
@@ -135,16 +53,24 @@ def complete(card: Card, graph: Graph) -> Card:
     """The card with what only the graph knows: which outputs the decoder reads, and whether they are logits."""
     outputs = card.outputs or _outputs(card, graph)
     logits = card.logits
-    if logits is None and outputs and outputs[0] in graph.by_name:
-        maker, _ = _made(graph, graph.by_name[outputs[0]])
-        logits = card.decoder in ("top_k", "heatmaps", "segmentation") and maker not in ("SOFTMAX", "LOGISTIC")
+    scores = outputs[1:2] if card.decoder in _ANCHORED else outputs[:1]
+    if logits is None and scores and scores[0] in graph.by_name:
+        maker, _ = made_by(graph, graph.by_name[scores[0]])
+        logits = card.decoder in _SCORED and maker not in ("SOFTMAX", "LOGISTIC")
     return card.model_copy(update={"outputs": outputs, "logits": logits})
 
 
 def _outputs(card: Card, graph: Graph) -> tuple[str, ...]:
     tensors = [graph.tensors[t] for t in graph.outputs if graph.tensors[t].name not in card.state]
     if card.decoder == "ssd":
-        return _post_process(graph) or tuple(t.name for t in tensors[:4])
+        return post_process(graph) or tuple(t.name for t in tensors[:4])
+    if card.decoder in _ANCHORED:
+        return tuple(t.name for t in pair_of(tensors) or tensors[:2])
+    if card.decoder in ("yolov8", "yolo_end_to_end"):
+        return tuple(t.name for t in rows_of(tensors, graph.tensors[image_input(graph)]) or tensors[:1])
+    if card.decoder == "landmarks":
+        places = [t for t in tensors if prod(t.shape) > 1][:1]
+        return tuple(t.name for t in (*places, *[t for t in tensors if prod(t.shape) == 1][:1]))
     if card.decoder == "yolov3":
         return tuple(t.name for t in tensors if len(t.shape) == 4)
     if card.decoder == "heatmaps":
@@ -208,17 +134,44 @@ def _check_state(card: Card, graph: Graph, made: Mapping[str, Tensor], image: Te
             raise PlanError(
                 f"{name}: state: the model has no input {input_!r}, its inputs beside the image are {others}"
             )
-        if _kind(made[output]) != _kind(given[input_]):
+        if kind_of(made[output]) != kind_of(given[input_]):
             raise PlanError(
                 f"{name}: state: output {output!r} is {made[output].dtype}{made[output].shape}, not as input {input_!r} "
                 f"{given[input_].dtype}{given[input_].shape} (or its quantization differs)"
             )
     if len(set(card.state.values())) != len(card.state):
         raise PlanError(f"{name}: state: two outputs lead to the same input")
+    for input_, value in card.inputs.items():
+        if input_ not in given:
+            others = _names(given) or "none"
+            raise PlanError(f"{name}: inputs: the model has no input {input_!r}, its inputs beside the image are {others}")
+        if input_ in card.state.values():
+            raise PlanError(f"{name}: inputs: {input_!r} is a state, which starts at zero")
+        if isinstance(value, tuple) and len(value) != prod(given[input_].shape):
+            needed = f"give one, or {prod(given[input_].shape)}"
+            raise PlanError(f"{name}: inputs: {len(value)} values for {input_!r} {given[input_].shape}: {needed}")
+
+
+def check_inputs(card: Card, graph: Graph, path: Path) -> None:
+    """Whether the card says what every input of a model gets that is not its image.
+
+    Raises:
+        PlanError: it does not; the line says what to write where.
+    """
+    image, known = image_input(graph), {*card.state.values(), *card.inputs}
+    missing = [graph.tensors[t] for t in graph.inputs if t != image and graph.tensors[t].name not in known]
+    needed = [tensor for tensor in missing if graph.consumers.get(graph.by_name[tensor.name])]
+    if needed:
+        tensor = needed[0]
+        raise PlanError(
+            f"the model needs {tensor.name!r} {tensor.dtype}{tensor.shape} beside its image: give it in {path}, as "
+            f"[inputs] \"{tensor.name}\" = 0.0 (one number, or {prod(tensor.shape)}), or under [state] if it is what an output "
+            "gave for the frame before"
+        )
 
 
 def _argmax_classes(graph: Graph, tensor: Tensor) -> int | None:
-    maker, source = _made(graph, graph.by_name[tensor.name])
+    maker, source = made_by(graph, graph.by_name[tensor.name])
     return graph.tensors[source].shape[-1] if maker == "ARG_MAX" and source >= 0 and graph.tensors[source].shape else None
 
 
@@ -266,17 +219,65 @@ def _yolov5(card: Card, tensors: list[Tensor], image: Tensor) -> int:
 
 
 def _yolov8(card: Card, tensors: list[Tensor], image: Tensor) -> int:
-    shape = tensors[0].shape
-    fits = len(shape) == 3 and shape[0] == 1 and min(shape[1:]) > 4
+    shapes = [tensor.shape for tensor in tensors]
+    fits = len(shapes[0]) == 3 and shapes[0][0] == 1 and min(shapes[0][1:]) > 4
     _need(fits, card, tensors[0], "1 x (4 + classes) x boxes")
-    return min(shape[1:]) - 4
+    _check_prototypes(card, tensors)
+    _need(classes_of(card, shapes) > 0, card, tensors[0], f"4 values, classes, and {extra_of(card, shapes)} more in a row")
+    return classes_of(card, shapes)
+
+
+def _end_to_end(card: Card, tensors: list[Tensor], image: Tensor) -> None:
+    shapes = [tensor.shape for tensor in tensors]
+    _check_prototypes(card, tensors)
+    fits = len(shapes[0]) == 3 and shapes[0][0] == 1 and shapes[0][2] == 6 + extra_of(card, shapes[:2])
+    _need(fits, card, tensors[0], "1 x boxes x (x0, y0, x1, y1, score, class), and what keypoints and masks add")
+
+
+def _check_prototypes(card: Card, tensors: list[Tensor]) -> None:
+    if len(tensors) > 1:
+        _need(len(tensors[1].shape) == 4, card, tensors[1], "prototypes of masks, 1 x H x W x K")
+
+
+def _ssd_anchors(card: Card, tensors: list[Tensor], image: Tensor) -> int:
+    return _paired(card, tensors, 4, len(grid_anchors(_size(image)))) - 1
+
+
+def _efficientdet(card: Card, tensors: list[Tensor], image: Tensor) -> int:
+    return _paired(card, tensors, 4, len(pyramid_anchors(_size(image), anchor_scale(card, image.shape[2]))))
+
+
+def _blaze(card: Card, tensors: list[Tensor], image: Tensor) -> int:
+    if not card.strides:
+        raise _Misfit("decoder 'blaze' needs the strides of its layers, such as strides = [8, 16, 16, 16]")
+    points = len(card.keypoints) or (tensors[0].shape[-1] - 4) // 2 if tensors[0].shape else 0
+    return _paired(card, tensors, 4 + 2 * points, len(blaze_anchors(card.strides, _size(image))))
+
+
+def _size(image: Tensor) -> tuple[int, int]:
+    return image.shape[1], image.shape[2]
+
+
+def _paired(card: Card, tensors: list[Tensor], each: int, anchors: int) -> int:
+    """The classes of a pair of boxes and scores."""
+    if len(tensors) != 2:
+        raise _Misfit(f"decoder {card.decoder!r} does not fit {len(tensors)} outputs: it needs boxes and scores")
+    _need(tensors[0].shape == (1, anchors, each), card, tensors[0], f"1 x {anchors} x {each}, a row for each anchor")
+    shape = tensors[1].shape
+    _need(len(shape) == 3 and shape[:2] == (1, anchors), card, tensors[1], f"1 x {anchors} x classes")
+    return shape[2]
+
+
+def _landmarks(card: Card, tensors: list[Tensor], image: Tensor) -> None:
+    fits = points_of(card, prod(tensors[0].shape)) > 0
+    _need(fits, card, tensors[0], f"2 to 5 values for each of {len(card.keypoints) or 'its'} keypoints")
 
 
 def _ssd(card: Card, tensors: list[Tensor], image: Tensor) -> None:
     if len(tensors) != 4:
         raise _Misfit(f"decoder 'ssd' does not fit {len(tensors)} outputs: it needs boxes, classes, scores and count")
     for tensor in tensors:
-        _need(tensor.dtype in ("float32", "float16"), card, tensor, f"the four float outputs of {_POST_PROCESS}")
+        _need(tensor.dtype in ("float32", "float16"), card, tensor, f"the four float outputs of {POST_PROCESS}")
 
 
 def _grid(card: Card, tensors: list[Tensor], image: Tensor) -> int:
@@ -332,7 +333,12 @@ _FORMS: Final[dict[str, Callable[[Card, list[Tensor], Tensor], int | None]]] = {
     "yolov3": _yolov3,
     "yolov5": _yolov5,
     "yolov8": _yolov8,
+    "yolo_end_to_end": _end_to_end,
     "ssd": _ssd,
+    "ssd_anchors": _ssd_anchors,
+    "efficientdet": _efficientdet,
+    "blaze": _blaze,
+    "landmarks": _landmarks,
     "grid": _grid,
     "top_k": _top_k,
     "segmentation": _segmentation,

@@ -14,6 +14,7 @@ when it is loaded, so that a decoder may rely on shapes. Everything in a card is
     fit = "letterbox"
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
@@ -28,21 +29,17 @@ from schemas.text import Line
 from schemas.toml import parse
 
 Decoder: TypeAlias = Literal[
-    "yolov2", "yolov3", "yolov5", "yolov8", "ssd", "grid", "top_k", "segmentation", "movenet", "heatmaps", "raw"
-]
+    "yolov2", "yolov3", "yolov5", "yolov8", "yolo_end_to_end", "grid", "ssd", "ssd_anchors", "efficientdet", "blaze",
+    "top_k", "segmentation", "movenet", "heatmaps", "landmarks", "raw",
+]  # fmt: skip
 Positive = Annotated[float, Field(gt=0.0, le=1e6)]
 
-TASKS: Final[dict[Decoder, Task]] = {
-    "yolov2": "detect",
-    "yolov3": "detect",
-    "yolov5": "detect",
-    "yolov8": "detect",
-    "ssd": "detect",
-    "grid": "detect",
+TASKS: Final[dict[str, Task]] = {
+    **dict.fromkeys(("yolov2", "yolov3", "yolov5", "yolov8", "yolo_end_to_end", "grid"), "detect"),
+    **dict.fromkeys(("ssd", "ssd_anchors", "efficientdet", "blaze"), "detect"),
     "top_k": "classify",
     "segmentation": "segment",
-    "movenet": "pose",
-    "heatmaps": "pose",
+    **dict.fromkeys(("movenet", "heatmaps", "landmarks"), "pose"),
     "raw": "raw",
 }
 
@@ -59,9 +56,12 @@ COCO_KEYPOINTS: Final = tuple(
     "nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist "
     "right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle".split()
 )
+# The points of MediaPipe's detectors of faces and palms.
+FACE_KEYPOINTS: Final = ("right_eye", "left_eye", "nose", "mouth", "right_ear", "left_ear")
+PALM_KEYPOINTS: Final = ("wrist", "index", "middle", "ring", "little", "thumb_base", "thumb")
 BACKGROUND: Final = ("background", "__background__", "???")  # a first label of this name stands for no class
 
-_STRETCHED: Final = ("top_k", "segmentation", "ssd")
+_STRETCHED: Final = ("top_k", "segmentation", "ssd", "ssd_anchors")
 _MAX_BYTES = 2**20
 
 
@@ -81,7 +81,9 @@ class Card(Record):
     probabilities; the graph tells both where the card does not. ``anchors`` are (width, height), in cells for yolov2 and
     grid, in pixels for yolov3 (there those of the first output come first). ``box_units`` is what yolov5 and yolov8
     boxes are in; absent: pixels if any coordinate exceeds 2. ``stride`` is pixels a cell; absent: input over map.
-    ``state`` maps an output to the input that gets it with the next frame of the same source. ``made`` is free.
+    ``strides`` of blaze are those of its layers, ``anchor_scale`` is efficientdet's. ``state`` maps an output to the input
+    that gets it with the next frame of the same source; ``inputs`` has the value of every other input beside the image: one
+    number, or as many as the input holds. ``made`` is free.
     """
 
     decoder: Decoder
@@ -98,7 +100,10 @@ class Card(Record):
     box_units: Literal["normalized", "pixels"] | None = None
     logits: bool | None = None
     outputs: tuple[str, ...] = ()
+    strides: Annotated[tuple[Annotated[int, Field(ge=1, le=1024)], ...], Field(max_length=16)] = ()
+    anchor_scale: Positive | None = None
     state: dict[str, str] = {}
+    inputs: dict[str, float | tuple[float, ...]] = {}
     made: dict[str, Any] = {}
 
     @model_validator(mode="before")
@@ -115,9 +120,11 @@ class Card(Record):
 
     @property
     def threshold(self) -> float:
-        """Least score of a detection or class: the card's, or 0.25 for detectors and 0 for others."""
+        """Least score of a detection or class: the card's, or 0.25 for detectors (MediaPipe's: one half) and 0 for others."""
         if self.score_threshold is not None:
             return self.score_threshold
+        if self.decoder in ("blaze", "landmarks"):
+            return 0.5
         return 0.25 if self.task == "detect" else 0.0
 
     @property
@@ -214,6 +221,28 @@ def read_labels(path: Path) -> tuple[str, ...]:
         return tuple(lines)
     names, first = dict(found), min(1, numbers[0])
     return tuple(names.get(i, BACKGROUND[-1]) for i in range(first, numbers[-1] + 1))
+
+
+def card_text(card: Card) -> str:
+    """The TOML that ``read_card`` reads as this card: what is not as if it were absent."""
+    told = card.model_dump(exclude_defaults=True, exclude={"task"}, mode="json")
+    tables = {key: told.pop(key) for key, value in list(told.items()) if isinstance(value, dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in told.items()]
+    for table, values in tables.items():
+        lines += ["", f"[{table}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]
+    return "\n".join(lines) + "\n"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(key)} = {_toml(one)}" for key, one in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def describe(card: Card) -> str:

@@ -6,7 +6,7 @@ frame to frame and from run to run; text stands on plates of their own, so that 
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +22,7 @@ _TINT, _TILE_TINT, _PLATE = 0.5, 0.22, 0.72  # how much of the picture a colour 
 _SEEN = 0.2  # least score of a keypoint that is drawn
 _DARK: Final[Colour] = (24, 24, 24)
 _LEGEND_ROWS = 12
+_FEW = 40  # points; more of them, such as a face's mesh, are drawn smaller
 
 # Pairs of COCO's keypoints that bones join; a skeleton is drawn of those that a result has.
 _BONES: Final = tuple(
@@ -49,20 +50,23 @@ def draw(
     """``image`` (height, width, 3; uint8 RGB, left as it is) with its result drawn on a copy.
 
     ``tiles`` are tinted by node, stolen ones hatched. ``mask`` (height, width; uint8) is a ``segmentation_map``: its
-    classes other than 0 are tinted, with a legend.
+    classes other than 0 are tinted, with a legend; of detections they are one more than the model's.
 
     Raises:
         PlanError: OpenCV is missing.
     """
     canvas = _Canvas(image)
     if mask is not None:
-        canvas.tint_classes(mask, result.segments)
+        found = [(segment.index, class_colour(segment.index)) for segment in result.segments]
+        found += [(d.index + 1, class_colour(d.index)) for d in result.detections]
+        canvas.tint_classes(mask, dict(found))
     if tiles:
         canvas.tiles(tiles)
     for detection in reversed(result.detections):  # the best on top
         canvas.box(detection)
+    for keypoints in (*(d.keypoints for d in reversed(result.detections)), result.keypoints):
+        canvas.skeleton(keypoints)
     canvas.label(result.detections)
-    canvas.skeleton(result.keypoints)
     if result.classes:
         rows = [(f"{c.score:.1%}  {_short(c.label)}", class_colour(c.index)) for c in result.classes]
         canvas.panel(rows, left=True, top=True)
@@ -190,19 +194,21 @@ class _Canvas:
         for widths, dark in ((3 * self.unit + 2, True), (2 * self.unit, False)):
             for start, end, name in bones:
                 self._cv2.line(self.picture, start, end, _DARK if dark else _side(name), widths, self._cv2.LINE_AA)
+        radius = (3 if len(seen) <= _FEW else 1) * self.unit
         for name, place in seen.items():
-            self._cv2.circle(self.picture, place, 3 * self.unit + 2, _DARK, -1, self._cv2.LINE_AA)
-            self._cv2.circle(self.picture, place, 3 * self.unit, _side(name), -1, self._cv2.LINE_AA)
+            self._cv2.circle(self.picture, place, radius + 2, _DARK, -1, self._cv2.LINE_AA)
+            self._cv2.circle(self.picture, place, radius, _side(name), -1, self._cv2.LINE_AA)
 
-    def tint_classes(self, mask: np.ndarray, segments: Sequence[Segment]) -> None:
-        for segment in segments:
-            if segment.index:
-                chosen = mask == segment.index
-                self._blend((slice(None), slice(None)), class_colour(segment.index), _TINT, chosen)
+    def tint_classes(self, mask: np.ndarray, colours: Mapping[int, Colour]) -> None:
+        """What is 0 stays as it is."""
+        for index, colour in colours.items():
+            if index:
+                chosen = mask == index
+                self._blend((slice(None), slice(None)), colour, _TINT, chosen)
                 outlines, _ = self._cv2.findContours(
                     chosen.astype(np.uint8), self._cv2.RETR_LIST, self._cv2.CHAIN_APPROX_NONE
                 )
-                self._cv2.drawContours(self.picture, outlines, -1, class_colour(segment.index), self.unit)
+                self._cv2.drawContours(self.picture, outlines, -1, colour, self.unit)
 
     def tiles(self, tiles: Sequence[DrawnTile]) -> None:
         period = max(10, self.text)

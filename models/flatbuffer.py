@@ -9,7 +9,7 @@ buffer several times and aligns it to 1 byte, where TFLite wants 16.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,15 +34,19 @@ def read(data: bytes | memoryview) -> Record:
     if len(view) < 8 or bytes(view[4:8]) != _IDENTIFIER:
         raise PlanError("not a .tflite file: the identifier TFL3 is missing at byte 4")
     try:
-        reader = _Reader(view)
+        reader = Reader(view)
         return reader.table("Model", reader.offset(0))
-    except (struct.error, IndexError, ValueError, RecursionError) as error:
+    except Reader.ERRORS as error:
         raise PlanError(f"damaged .tflite file: {error}") from error
 
 
-class _Reader:
-    def __init__(self, view: memoryview) -> None:
-        self.view = view
+class Reader:
+    """Follows offsets from table to table of ``schema``, and none that leaves the buffer."""
+
+    ERRORS = (struct.error, IndexError, ValueError, RecursionError)  # what damaged bytes end in
+
+    def __init__(self, view: memoryview, schema: Mapping[str, tuple[Field, ...]] = TABLES) -> None:
+        self.view, self.schema = view, schema
         self.budget = _SHARING * len(view)
         self.tables = _TABLES
 
@@ -68,7 +72,7 @@ class _Reader:
         vtable = position - int(self.scalar("i", position))
         slots = (int(self.scalar("H", vtable)) - 4) // 2
         record: Record = {}
-        for slot, field in enumerate(TABLES[name][:slots]):
+        for slot, field in enumerate(self.schema[name][:slots]):
             at = int(self.scalar("H", vtable + 4 + 2 * slot))
             if at and field.name:
                 record[field.name] = self.field(field, position + at, record)
@@ -83,9 +87,11 @@ class _Reader:
             if union >= len(known):
                 raise ValueError(f"{field.name} of unknown type {union}")
             return self.table(known[union], self.offset(at)) if union else {}
+        if kind == "@":
+            return self.offset(at)
         if kind[0] != "[":
-            return self.table(kind, self.offset(at)) if kind in TABLES else self.scalar(kind, at)
-        if kind[1:] in TABLES:
+            return self.table(kind, self.offset(at)) if kind in self.schema else self.scalar(kind, at)
+        if kind[1:] in self.schema:
             start = self.offset(at)
             count = self.count(start, 4)
             self.spend(4 * count)

@@ -6,7 +6,7 @@ Coordinates are continuous and edges are what is mapped: a box that covers the w
 import numpy as np
 
 from schemas.plan import Block, Pixels, Region
-from schemas.results import Result
+from schemas.results import Keypoint, Result
 
 
 def letterboxed(height: int, width: int, pixels: Pixels) -> tuple[int, int]:
@@ -53,10 +53,17 @@ def scaled(result: Result, picture: tuple[int, int], shown: tuple[int, int]) -> 
     if picture == shown or min(picture) <= 0:
         return result
     x, y = shown[1] / picture[1], shown[0] / picture[0]
-    boxes = [d.model_copy(update={"box": (d.box[0] * x, d.box[1] * y, d.box[2] * x, d.box[3] * y)})
-             for d in result.detections]  # fmt: skip
-    points = [k.model_copy(update={"x": k.x * x, "y": k.y * y}) for k in result.keypoints]
-    return result.model_copy(update={"detections": tuple(boxes), "keypoints": tuple(points)})
+
+    def moved(keypoints: tuple[Keypoint, ...]) -> tuple[Keypoint, ...]:
+        return tuple(k.model_copy(update={"x": k.x * x, "y": k.y * y}) for k in keypoints)
+
+    found = tuple(
+        d.model_copy(
+            update={"box": (d.box[0] * x, d.box[1] * y, d.box[2] * x, d.box[3] * y), "keypoints": moved(d.keypoints)}
+        )
+        for d in result.detections
+    )
+    return result.model_copy(update={"detections": found, "keypoints": moved(result.keypoints)})
 
 
 def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:

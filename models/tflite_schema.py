@@ -2,8 +2,8 @@
 
 A field is ``name:kind[=default]`` in slot order; ``-`` is a slot that we neither read nor write. Kinds: a ``struct``
 character for a scalar, ``s`` string, ``[i`` vector of scalars, ``Table`` and ``[Table`` references. A union is a
-``u`` field whose type is read from the slot before it. The tests compare this table with the generated module that
-ships with ai-edge-litert.
+``u`` field whose type is read from the slot before it; ``@`` is where a table lies, for who knows its type. The tests
+compare this table with the generated module that ships with ai-edge-litert.
 """
 
 from typing import NamedTuple
@@ -109,8 +109,9 @@ TYPES = (
 ).split()
 
 
-def _tables(text: str) -> dict[str, tuple[Field, ...]]:
-    tables = {}
+def tables(text: str) -> dict[str, tuple[Field, ...]]:
+    """The tables of such a text, by name."""
+    found = {}
     for row in text.split(";"):
         name, *slots = row.split()
         fields = []
@@ -118,12 +119,12 @@ def _tables(text: str) -> dict[str, tuple[Field, ...]]:
             field, _, kind = slot.partition(":")
             kind, _, default = kind.partition("=")
             fields.append(Field("" if field == "-" else field, kind, float(default or 0)))
-        tables[name] = tuple(fields)
-    return tables
+        found[name] = tuple(fields)
+    return found
 
 
-_options = _tables(_OPTIONS)
+_options = tables(_OPTIONS)
 OPTIONS = ("", *_options)  # BuiltinOptions: the union's type number -> table
-TABLES = _tables(_CORE) | _options
+TABLES = tables(_CORE) | _options
 _INDICES = ("", "Int32Vector", "Uint16Vector", "Uint8Vector")
 UNIONS = {"builtin_options": OPTIONS, "array_segments": _INDICES, "array_indices": _INDICES}  # field -> table by its type

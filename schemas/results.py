@@ -7,30 +7,13 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from schemas.plan import Count, Record
-from schemas.text import Line
+from schemas.plan import Count, Digest, Record
+from schemas.text import Line, one_line
 
 SHOWN = 4  # detections or keypoints in a sentence
 
 Task: TypeAlias = Literal["detect", "classify", "segment", "pose", "raw"]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
-
-
-class Detection(Record):
-    """An object: ``box`` is (x0, y0, x1, y1) in pixels of the source image, ``index`` the model's own class number."""
-
-    label: Line
-    index: Count
-    score: Share
-    box: tuple[float, float, float, float]
-
-
-class Classification(Record):
-    """What the whole picture shows, and how sure the model is."""
-
-    label: Line
-    index: Count
-    score: Share
 
 
 class Keypoint(Record):
@@ -42,6 +25,27 @@ class Keypoint(Record):
     score: Share
 
 
+class Detection(Record):
+    """An object: ``box`` is (x0, y0, x1, y1) in pixels of the source image, ``index`` the model's own class number.
+
+    ``keypoints`` are its own: of a face, a palm, a body.
+    """
+
+    label: Line
+    index: Count
+    score: Share
+    box: tuple[float, float, float, float]
+    keypoints: tuple[Keypoint, ...] = ()
+
+
+class Classification(Record):
+    """What the whole picture shows, and how sure the model is."""
+
+    label: Line
+    index: Count
+    score: Share
+
+
 class Segment(Record):
     """A class of a segmented picture and the ``share`` of the source image's pixels that have it."""
 
@@ -50,14 +54,27 @@ class Segment(Record):
     share: Share
 
 
+class Output(Record):
+    """A tensor that no decoder reads: its least, greatest and mean value, dequantized, and a digest of its bytes."""
+
+    name: str
+    shape: tuple[Count, ...]
+    dtype: str
+    low: float
+    high: float
+    mean: float
+    digest: Digest
+
+
 class Result(Record):
-    """One frame's answer; the list that belongs to ``task`` is filled, best first. ``raw`` has none: see the tensors."""
+    """One frame's answer; the list that belongs to ``task`` is filled, best first."""
 
     task: Task
     detections: tuple[Detection, ...] = ()
     classes: tuple[Classification, ...] = ()
     keypoints: tuple[Keypoint, ...] = ()
     segments: tuple[Segment, ...] = ()
+    outputs: tuple[Output, ...] = ()
 
 
 def sentence(result: Result) -> str:
@@ -70,7 +87,14 @@ def sentence(result: Result) -> str:
         seen = [k for k in result.keypoints if k.score >= 0.3]
         return f"{len(seen)} of {len(result.keypoints)} keypoints: " + ", ".join(k.name for k in seen[:SHOWN])
     if result.task == "raw":
-        return "raw outputs: see --json for digests, or give the model a card"
+        more = len(result.outputs) - SHOWN
+        told = "; ".join(_statistics(output) for output in result.outputs[:SHOWN])
+        return f"raw outputs: {told}" + (f"; {more} more" if more > 0 else "")
     shown = [f"{d.label} {d.score:.0%} at {','.join(f'{v:.0f}' for v in d.box)}" for d in result.detections[:SHOWN]]
     more = len(result.detections) - len(shown)
     return "; ".join(shown) + (f"; {more} more" if more > 0 else "") or "nothing"
+
+
+def _statistics(output: Output) -> str:
+    kind = f"{output.dtype} {'x'.join(map(str, output.shape))}"
+    return f"{one_line(output.name)[:40]} {kind} from {output.low:.4g} to {output.high:.4g}, mean {output.mean:.4g}"

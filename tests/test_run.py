@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from models.build import Network
+from models.card import read_card
 from tests.paths import shared
 from tests.test_commands import dt, refusal
 
@@ -43,6 +45,40 @@ def test_run_names_what_the_pictures_show_and_draws_them(tmp_path: Path) -> None
     seen = {line["frame"]: [c["label"] for c in line["classes"]] for line in lines(report)}  # type: ignore[attr-defined]
     assert "Egyptian cat" in seen[1] and "military uniform" in seen[3]
     assert len(list(pictures.glob("*.png"))) == len(list(shared("data/images").iterdir())) == len(seen)
+
+
+def test_run_finds_a_face_and_writes_the_card_that_it_guessed(tmp_path: Path) -> None:
+    model, picture = shared("data/models/mediapipe/face_detection_short_range.tflite"), shared("data/images/grace_hopper.bmp")
+    report, card = tmp_path / "seen.jsonl", tmp_path / "face.toml"
+    done = dt("run", model, "--source", picture, "--json", report, "--pictures", tmp_path, "--write-card", card)
+    assert done.returncode == 0, done.stdout + done.stderr
+    faces: Any = lines(report)[0]["detections"]
+    (face,) = faces
+    assert face["label"] == "face" and len(face["keypoints"]) == 6 and (tmp_path / "edge1-00000.png").exists()
+    assert read_card(card).strides == (8, 16, 16, 16) and f"written to {card}" in done.stdout.replace("\n", "")
+    again = dt("run", model, "--source", picture, "--write-card", card)
+    assert again.returncode == 2 and "is there already" in again.stderr and "Traceback" not in again.stderr
+
+
+def test_run_tells_statistics_and_digests_of_outputs_that_nobody_knows(tmp_path: Path) -> None:
+    report = tmp_path / "seen.jsonl"
+    model = shared("data/graphs/focus_slices-f32.tflite")
+    done = dt("run", model, "--source", shared("data/images/cat.bmp"), "--json", report)
+    assert done.returncode == 0, done.stdout + done.stderr
+    outputs: Any = lines(report)[0]["outputs"]
+    (output,) = outputs
+    assert output["shape"] == [1, 5] and len(output["digest"]) == 32 and output["low"] < output["mean"] < output["high"]
+    assert "raw outputs: StatefulPartitionedCall_1:0 float32 1x5 from" in done.stdout
+
+
+def test_an_input_that_nobody_gives_is_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "two.tflite"
+    path.write_bytes(shared("data/graphs/multi_input-f32.tflite").read_bytes())
+    done = dt("run", path, "--source", shared("data/images/cat.bmp"))
+    assert done.returncode == 2 and "needs 'serving_default_meta:0'" in done.stderr and "[inputs]" in done.stderr
+    path.with_suffix(".toml").write_text('decoder = "raw"\n[inputs]\n"serving_default_meta:0" = 0.5\n')
+    done = dt("run", path, "--source", shared("data/images/cat.bmp"))
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_run_places_seventeen_keypoints_and_segments(tmp_path: Path) -> None:

@@ -260,6 +260,12 @@ _SHAPES: tuple[tuple[str, list[tuple[int, ...]]], ...] = (
     ("segmentation", [(1, 4, 4)]),
     ("movenet", [(1, 1, 17, 3)]),
     ("heatmaps", [(1, 3, 3, 17), (1, 3, 3, 34)]),
+    ("yolov8", [(1, 12, 40), (1, 16, 24, 6)]),
+    ("yolo_end_to_end", [(1, 9, 8), (1, 16, 24, 2)]),
+    ("ssd_anchors", [(1, 138, 4), (1, 138, 3)]),
+    ("efficientdet", [(1, 1161, 4), (1, 1161, 2)]),
+    ("blaze", [(1, 768, 8), (1, 768, 1)]),
+    ("landmarks", [(1, 30), (1, 1)]),
     ("raw", [(1, 4)]),
 )
 _ANCHORS = {"yolov2": 5, "yolov3": 6, "grid": 1}
@@ -289,6 +295,7 @@ def decoder(data: bytes) -> None:
         outputs=tuple(outputs),
         score_threshold=data[6] / 255,
         anchors=((1.5, 2.5),) * _ANCHORS.get(name, 0),
+        strides=(8, 8, 8, 8) if name == "blaze" else (),
         logits=bool(data[7] & 1),
         box_units=(None, "pixels", "normalized")[data[7] // 2 % 3],
     )
@@ -296,8 +303,8 @@ def decoder(data: bytes) -> None:
         tensor="x", height=64, width=96, dtype="float32", fit=("letterbox", "stretch")[data[7] // 8 % 2]
     )
     decode_outputs(made, outputs, quantization, picture, pixels)
-    if name == "segmentation":
-        assert segmentation_map(made, outputs, quantization, picture, pixels).shape == picture
+    mask = segmentation_map(made, outputs, quantization, picture, pixels)
+    assert mask is None or mask.shape == picture
 
 
 @cache

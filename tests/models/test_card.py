@@ -1,6 +1,7 @@
 """Cards: read, guessed, completed by the graph, and refused with one line that names card, value and expectation."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.card import Card, check_card, complete, describe, guess, load_card, read_card
-from models.card_file import COCO_ANCHORS, read_labels
+from models.bundle import Reference, Tail, first_value, make_bundle
+from models.card import Card, check_card, check_inputs, complete, describe, guess, load_card, read_card
+from models.card_file import COCO_ANCHORS, card_text, read_labels
 from models.graph import Graph, Op, Quantization, Tensor, load
 from models.partition import Partition
 from models.planner import make_plan
@@ -17,7 +19,7 @@ from models.tensor import to_input
 from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
 from schemas.plan import Pixels, Plan
-from tests.models.sketch import Sketch
+from tests.models.sketch import VALID, Sketch
 from tests.paths import shared
 
 MODELS = {
@@ -320,6 +322,74 @@ def test_the_shared_labels_fit_their_models(name: str, tmp_path: Path) -> None:
 
 
 # --- what becomes of it -----------------------------------------------------------------------------------------------
+
+
+def with_second_input() -> Graph:
+    """The scores of a picture, and of two numbers beside it."""
+    net = Sketch((1, 8, 8, 3))
+    net.tensors += [Tensor("weight", (1, 2), "float32"), Tensor("weighed", (1, 2), "float32")]
+    map_ = net.conv(0, 2, kernel=(8, 8), padding=VALID)
+    flat = net.reshape(map_, 1, 2)
+    net.op("MUL", [flat, 1], 2, "Mul")
+    return Graph(net.tensors, net.ops, (0, 1), (2,))
+
+
+def test_an_input_beside_the_image_is_asked_for_and_gets_what_the_card_says() -> None:
+    graph = with_second_input()
+    with pytest.raises(PlanError, match=r"needs 'weight' float32\(1, 2\) beside its image: give it in net.toml.*\[inputs\]"):
+        check_inputs(guess(graph), graph, Path("net.toml"))
+    told = card(decoder="raw", inputs={"weight": (2.0, 0.5)})
+    check_card(told, graph)
+    check_inputs(told, graph, Path("net.toml"))
+    assert first_value(told, graph.tensors[1]).tolist() == [[2.0, 0.5]]
+    assert first_value(card(decoder="raw", inputs={"weight": 3.0}), graph.tensors[1]).tolist() == [[3.0, 3.0]]
+    quantized = replace(graph.tensors[1], dtype="int8", quantization=Quantization((0.5,), (10,)))
+    assert first_value(told, quantized).tolist() == [[14, 11]]
+    assert first_value(card(decoder="raw", inputs={"weight": 1e9}), quantized).tolist() == [[127, 127]]
+    for wrong, message in (
+        ({"other": 1.0}, "the model has no input 'other', its inputs beside the image are 'weight'"),
+        ({"weight": (1.0, 2.0, 3.0)}, r"3 values for 'weight' \(1, 2\): give one, or 2"),
+    ):
+        with pytest.raises(PlanError, match=message):
+            check_card(card(decoder="raw", inputs=wrong), graph)
+
+
+NAMES, SCALES = st.text("ab0/;:. \x7f\"\\é𐀀", min_size=1, max_size=9), st.floats(0.01, 2)
+
+
+def test_tail_and_reference_run_with_the_cards_inputs(tmp_path: Path) -> None:
+    graph = with_second_input()
+    path = card_beside(tmp_path, 'decoder = "raw"\n[inputs]\nweight = [2.0, 0.5]\n', graph)
+    bundle = make_bundle(path, (1, 1))
+    image = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+    cut, outputs = Reference(bundle).run(image)
+    (plain,) = cut.values()
+    assert np.array_equal(outputs["weighed"], plain.reshape(1, 2) * np.array([[2.0, 0.5]], np.float32))
+    assert np.array_equal(Tail(bundle).run(cut)["weighed"], outputs["weighed"])
+
+
+@given(
+    st.builds(
+        dict,
+        decoder=st.sampled_from(["top_k", "yolov8", "blaze", "raw", "segmentation"]),
+        labels=st.lists(st.text(min_size=1, max_size=12), max_size=3),
+        anchors=st.lists(st.tuples(st.floats(0.1, 9), st.floats(0.1, 9)), max_size=2),
+        strides=st.lists(st.integers(1, 64), max_size=3),
+        score_threshold=st.none() | st.floats(0, 1),
+        logits=st.none() | st.booleans(),
+        state=st.dictionaries(NAMES, st.just("in"), max_size=2),
+        inputs=st.dictionaries(NAMES, st.floats(-9, 9) | st.lists(st.floats(-9, 9)), max_size=2),
+        input=st.builds(dict, scale=SCALES | st.tuples(*[SCALES] * 3), colour=st.sampled_from(["rgb", "bgr"])),
+    )
+)
+def test_a_written_card_is_read_as_the_same(tmp_path_factory: pytest.TempPathFactory, values: dict[str, object]) -> None:
+    try:
+        given_ = card(**values)
+    except ValueError:
+        return  # a label that is no line
+    path = tmp_path_factory.mktemp("card") / "net.toml"
+    path.write_text(card_text(given_))
+    assert read_card(path) == given_
 
 
 def test_a_plan_carries_the_cards_input_through_json() -> None:

@@ -1,6 +1,5 @@
 """Decoders: known boxes go through an encoder written here and come back; real models say what their pictures show."""
 
-import json
 import math
 import tracemalloc
 from collections.abc import Mapping
@@ -15,15 +14,15 @@ from edge_agent.sources.fit import fit
 from edge_agent.sources.video import Video
 from models import engine
 from models.card import Card, load_card
-from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS
+from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, card_text
 from models.decode import DECODERS, decode, quantization_of, segmentation_map
 from models.geometry import clipped, placed, tile_boxes, to_source
 from models.graph import load
 from models.partition import image_input
 from models.tensor import to_input
 from schemas.errors import EngineError, PlanError
-from schemas.plan import Block, Pixels, Region, TensorSpec, Tile
-from schemas.results import Result
+from schemas.plan import Block, Pixels, Region, TensorSpec, Tile, digest
+from schemas.results import Result, sentence
 from tests.paths import shared
 
 cv2 = pytest.importorskip("cv2")
@@ -295,7 +294,7 @@ def test_a_segmentation_counts_the_source_images_pixels_only() -> None:
     result = said(given, classes, picture=(100, 200), pixels=pixels)
     assert [(s.label, s.share) for s in result.segments] == [("none", 0.6), ("cat", 0.4)]
     mask = segmentation_map(given, {"out0": classes}, {}, (100, 200), pixels)
-    assert mask.shape == (100, 200) and mask.dtype == np.uint8
+    assert mask is not None and mask.shape == (100, 200) and mask.dtype == np.uint8
     assert (mask[:, :80] == 1).all() and (mask[:, 80:] == 0).all()
 
 
@@ -320,10 +319,15 @@ def test_heatmaps_give_the_middle_of_the_best_cell_or_the_place_that_offsets_say
     assert [(k.name, k.x, k.y) for k in exact.keypoints] == [("point 0", 53.0, 18.0), ("point 1", 0.0, 64.0)]
 
 
-def test_raw_outputs_are_not_interpreted() -> None:
-    assert json.loads(said(card(decoder="raw"), np.zeros((2, 3), np.int16)).model_dump_json(exclude_defaults=True)) == {
-        "task": "raw"
-    }
+def test_raw_outputs_are_told_by_shape_statistics_and_digest_and_not_interpreted() -> None:
+    given = np.array([[3, 5, 7]], np.uint8)
+    result = said(card(decoder="raw"), given, np.zeros((1, 0), np.float32), quantization={"out0": (0.5, 3)})
+    one, empty = result.outputs
+    assert (one.name, one.shape, one.dtype, one.low, one.high, one.mean) == ("out0", (1, 3), "uint8", 0.0, 2.0, 1.0)
+    assert one.digest == digest(given.tobytes()) and empty.shape == (1, 0) and empty.mean == 0.0
+    assert sentence(result).startswith("raw outputs: out0 uint8 1x3 from 0 to 2, mean 1; out1 float32 1x0")
+    many = said(card(decoder="raw"), *(np.zeros(1, np.float32) for _ in range(40)))
+    assert len(many.outputs) == 32 and sentence(many).endswith("; 28 more")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
@@ -344,8 +348,8 @@ HUGE = float(np.finfo(np.float32).max)
 @pytest.mark.parametrize(
     ("given", "outputs"),
     [
-        (card(decoder="yolov5"), [np.full((1, 3, 8), HUGE, np.float32)]),
-        (card(decoder="yolov8"), [np.repeat(np.array([[[HUGE], [-HUGE], [-HUGE], [HUGE], [HUGE], [1], [1]]], "f4"), 9, 2)]),
+        (card(decoder="yolov5"), [np.array([[[HUGE] * 4 + [1] * 4] * 3], np.float32)]),
+        (card(decoder="yolov8"), [np.repeat(np.array([[[HUGE], [-HUGE], [-HUGE], [HUGE], [1], [1], [1]]], "f4"), 9, 2)]),
         (card(decoder="movenet"), [np.full((1, 1, 3, 3), HUGE, np.float32)]),
     ],
     ids=lambda given: given.decoder if isinstance(given, Card) else "",
@@ -382,6 +386,7 @@ def test_shares_are_those_of_the_map_of_the_source_image(
     given, pixels = card(decoder="segmentation", max_detections=4), model_pixels(height, width, how)
     shares = {s.index: s.share for s in said(given, classes, picture=(h, w), pixels=pixels).segments}
     mask = segmentation_map(given, {"out0": classes}, {}, (h, w), pixels)
+    assert mask is not None
     counted = {i: round(int((mask == i).sum()) / mask.size, 4) for i in range(4)}
     assert shares == {i: share for i, share in counted.items() if share >= 0.0001}
 
@@ -404,13 +409,15 @@ def test_a_segmentation_map_of_classes_beyond_a_byte_is_an_error() -> None:
 
 
 class Model:
-    """A shared model with a card of ours, on one machine; state is fed back as the card says."""
+    """A shared model on one machine, with a card of ours, or guessed where that names no decoder; state is fed back."""
 
     def __init__(self, folder: Path, name: str, toml: str) -> None:
-        path = folder / f"{name}.tflite"
+        path = folder / f"{Path(name).name}.tflite"
         path.symlink_to(shared(f"data/models/{name}.tflite"))
-        path.with_suffix(".toml").write_text(toml)
         self.graph = load(path)
+        if "decoder" not in toml:
+            toml += card_text(load_card(path, self.graph)[0])
+        path.with_suffix(".toml").write_text(toml)
         self.card, guessed = load_card(path, self.graph)
         assert not guessed
         image = self.graph.tensors[image_input(self.graph)]

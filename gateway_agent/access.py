@@ -113,21 +113,24 @@ def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "
     from gateway_agent.gate import Gate
 
     held: certificates.Certificates | None = None
+    trouble = ""
 
     def certify() -> certificates.Certificates:
         """Those on the disk; once we have some, nothing that becomes of the disk takes them away, or the authority."""
-        nonlocal held
+        nonlocal held, trouble
         now = datetime.datetime.now(datetime.timezone.utc)
         try:
             with registry.alone():
                 found = certificates.certificates(registry.folder, names(mosquitto.host), now)
             if held is not None and found.authority != held.authority:
                 raise CredentialError(f"{registry.folder} holds another authority than nodes have joined under: restore it")
-            held = found
+            held, trouble = found, ""
         except (DtError, OSError) as error:
             if held is None:
                 raise
-            _log.error("%s; the broker keeps the certificate that it has", error)
+            if str(error) != trouble:
+                trouble = str(error)
+                _log.error("%s; the broker keeps the certificate that it has", error)
         return held
 
     def protect(members: "Members") -> None:

@@ -113,16 +113,18 @@ def read(path: Path, most: int = MOST_BYTES) -> bytes | None:
 
 
 def keep_aside(path: Path, suffix: str) -> None:
-    """Give the file a second name, which what was kept aside before loses; none is no error.
+    """Give the file a second name, which what was kept aside before loses; none, and a disk that knows one name for each file,
+    are no errors.
 
     Raises:
         DtError: the folder cannot be written.
     """
     aside = path.name + suffix
-    with told(path.parent), entered(path.parent) as folder, contextlib.suppress(FileNotFoundError):
+    with told(path.parent), entered(path.parent) as folder:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(aside, dir_fd=folder)
-        os.link(path.name, aside, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+        with contextlib.suppress(OSError):
+            os.link(path.name, aside, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
 
 
 @contextmanager

@@ -96,6 +96,16 @@ def test_what_is_kept_aside_stays_when_the_file_is_written_anew(tmp_path: Path) 
     assert read(path) == b"four" and read(tmp_path / "key.old") == b"three"
 
 
+def test_a_disk_without_second_names_keeps_nothing_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuses(*_: object, **__: object) -> None:
+        raise PermissionError(1, "Operation not permitted")  # as vfat does
+
+    write(tmp_path / "key", b"one")
+    monkeypatch.setattr(os, "link", refuses)
+    keep_aside(tmp_path / "key", ".old")
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
 def test_a_folder_of_ours_is_closed_to_others_unless_they_may_read_what_it_holds(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -13,7 +13,7 @@ OLD_PYTHON = $(shell for python in python3.11 python3.10 $(PYTHON); do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test test-all lint audit test-tflite-runtime clean
+.PHONY: demo test-arm64 test test-all lint audit test-tflite-runtime clean
 
 # Files side by side, each file in one process. Of a property `make test` draws a share of the examples, `make test-all` all.
 PYTEST = -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
@@ -51,6 +51,10 @@ audit: $(VENV)/.installed-test
 	@if git rev-parse --git-dir >/dev/null 2>&1; then \
 		git ls-files -z | xargs -0 $(VENV)/bin/detect-secrets-hook $(SECRETS); \
 	else echo "== skipped: detect-secrets, for this is no git checkout"; fi
+
+# Optional, as root: in a Debian of arm64 that it makes once in ~/.cache/deepthings; it says what it lacks.
+test-arm64: $(VENV)/.installed
+	@$(VENV)/bin/python -m tests.arm64.emulate
 
 test-tflite-runtime: $(OLD_VENV)/.installed
 	@echo "== pytest tests/models with tflite-runtime"

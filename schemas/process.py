@@ -110,7 +110,8 @@ def give_way() -> None:
     """
     if sys.platform == "linux":
         with contextlib.suppress(PermissionError):  # a sandbox may forbid it
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)
+            thread = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, thread, max(_NICE, os.getpriority(os.PRIO_PROCESS, thread)))
 
 
 def on_end(stop: Callable[[], None]) -> None:

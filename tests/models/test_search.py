@@ -110,7 +110,7 @@ def test_throughput_with_two_frames_in_flight_is_no_less_than_that_of_the_quicke
 
 
 def test_throughput_with_many_frames_in_flight_gives_each_node_whole_frames_unless_told_otherwise(mini: Partition) -> None:
-    busy = replace(SLOW, window=12)
+    busy = replace(SLOW, speeds=(1e9,) * 3, window=6)
     found = best_plan(mini, busy, "throughput")
     assert found.best.is_alone and found.why.startswith("whole frames, each on one node: ") and " by " in found.why
     assert found.best.prediction.throughput_fps > 0.8 * busy.nodes / found.best.prediction.latency_s

@@ -64,7 +64,7 @@ class Station:
         self.inbox: queue.Queue[Any] = queue.Queue(settings.pop("inbox", 1000))
         self.link = Link(url, root, node, self.inbox, **settings)
 
-    def expect(self, kind: type[E], timeout_s: float = 5.0) -> E:
+    def expect(self, kind: type[E], timeout_s: float = 30.0) -> E:
         """The next event of ``kind``; others before it are passed over."""
         while True:
             event = self.inbox.get(timeout=timeout_s)

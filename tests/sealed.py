@@ -164,7 +164,7 @@ class SealedCluster:
         process = self.processes.pop(name)
         process.terminate()
         try:
-            code = process.wait(10)
+            code = process.wait(30)
         except subprocess.TimeoutExpired:
             process.kill()
             code = process.wait()

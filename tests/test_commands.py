@@ -54,7 +54,7 @@ def test_no_secret_is_in_the_process_list_or_in_an_error_of_usage(tmp_path: Path
             assert "hunter2" not in shown and f"mqtt://{tmp_path.name}:***@127.0.0.1:1" in shown
         finally:
             edge.terminate()
-            assert "hunter2" not in edge.communicate(timeout=20)[1]
+            assert "hunter2" not in edge.communicate(timeout=60)[1]
 
 
 def running(token: str) -> list[str]:
@@ -152,7 +152,7 @@ def test_interrupted_demo_leaves_no_process_and_no_file(tmp_path: Path, by: sign
         time.sleep(0.1)
     children = running(str(tmp_path))
     demo.send_signal(by)
-    _, said = demo.communicate(timeout=30)
+    _, said = demo.communicate(timeout=60)
     assert children, "the demo had not started its edges"
     assert demo.returncode == 130 and said.decode().strip() == "dt: interrupted"
     assert not running(str(tmp_path)) and not list(tmp_path.iterdir())

@@ -74,9 +74,9 @@ class Running:
         for edge in self.edges:
             edge.stop()
         for thread in self._threads[1:]:
-            thread.join(10)
+            thread.join(30)
         self.gateway.stop()
-        self._threads[0].join(10)
+        self._threads[0].join(30)
         assert not any(thread.is_alive() for thread in self._threads)
 
     def ask(self, verb: Verb, value: Value) -> str:
@@ -305,6 +305,6 @@ def test_a_gateway_that_hears_its_own_words_is_not_alone(tmp_path: Path) -> None
             gateway._status_sent_at = 0.0
             time.sleep(0.1)
         gateway.stop()
-        thread.join(10)
+        thread.join(30)
         assert len(set(alone_at)) >= 3 and gateway.board.status is not None
         assert not gateway.board.status.dropped

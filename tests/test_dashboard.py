@@ -111,7 +111,7 @@ def test_a_gateway_without_a_file_to_spare_goes_on(tmp_path: Path) -> None:
         assert get(f"{site}healthz")["ok"] and gateway.poll() is None
     finally:
         gateway.terminate()
-        said = gateway.communicate(timeout=30)[0]
+        said = gateway.communicate(timeout=60)[0]
         assert gateway.returncode == 0 and said.count("lets nobody in") == 1 and "Traceback" not in said, said
 
 
@@ -128,7 +128,7 @@ def test_a_demo_stays_for_its_dashboard_until_it_is_interrupted(tmp_path: Path) 
         until(site, lambda s: s["totals"]["frames"] > 0 and s["at"] - s["gateway"]["uptime_s"] > before["at"])
         until(site, lambda s: s["totals"]["online"] == 2)  # a frame may end before the other edge has called
         demo.send_signal(signal.SIGINT)
-        said = demo.communicate(timeout=30)[0]
+        said = demo.communicate(timeout=60)[0]
         assert demo.returncode == 0, said
         assert "bit for bit" in said and f"see {site} until Ctrl-C" in said
     finally:

@@ -115,7 +115,7 @@ class Cluster:
             process.terminate()
         for process in self.running.values():
             try:
-                process.wait(10)
+                process.wait(30)
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()

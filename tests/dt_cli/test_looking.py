@@ -56,7 +56,7 @@ def listening(registry: Registry | None) -> Iterator[str]:
         thread.start()
         yield at
         server.shutdown(socket.SHUT_RDWR)
-        thread.join(5)
+        thread.join(30)
 
 
 def _serve(server: socket.socket, context: ssl.SSLContext | None) -> None:

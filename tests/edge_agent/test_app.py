@@ -170,7 +170,7 @@ def test_a_good_model_is_tried_before_the_edge_joins_and_remembered_beside_it(
             assert watcher.expect(Arrived, 60.0).topic.endswith("register")
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
     assert process.returncode == 0
     assert Verdicts(tmp_path / "cache").knows(bundle.plan.edge_model)
 

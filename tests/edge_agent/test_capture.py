@@ -37,7 +37,7 @@ class Ticker:
 
 
 def captured(inbox: "queue.Queue[object]") -> Captured:
-    event = inbox.get(timeout=5)
+    event = inbox.get(timeout=30)
     assert isinstance(event, Captured)
     event.capture.ahead()
     return event
@@ -63,7 +63,7 @@ def test_a_file_is_captured_whole_and_in_order_as_room_is_given() -> None:
         assert event.capture is capture and (event.image[0] == image).all() and event.picture == (30, 40)
         assert begun <= event.at <= time.monotonic() and begun_utc <= event.utc <= time.time()
         assert event.dropped == event.skipped == 0
-    assert inbox.get(timeout=5) == Ended(capture)
+    assert inbox.get(timeout=30) == Ended(capture)
     capture.close()
 
 
@@ -73,7 +73,7 @@ def test_a_limit_ends_the_capture_after_so_many_frames() -> None:
     for _ in range(5):
         capture.more()
     assert captured(inbox) and captured(inbox)
-    assert inbox.get(timeout=5) == Ended(capture)
+    assert inbox.get(timeout=30) == Ended(capture)
     capture.close()
     assert inbox.empty()
 
@@ -82,11 +82,11 @@ def test_the_next_picture_is_read_ahead_once_the_last_one_is_on_its_way() -> Non
     source = Ticker()
     source.live = False
     capture, inbox = with_room(source)
-    event = inbox.get(timeout=5)
-    assert isinstance(event, Captured) and source.asked.acquire(timeout=5)
+    event = inbox.get(timeout=30)
+    assert isinstance(event, Captured) and source.asked.acquire(timeout=30)
     assert not source.asked.acquire(timeout=0.1)
     event.capture.ahead()
-    assert source.asked.acquire(timeout=5) and inbox.empty()  # nobody has room for it yet
+    assert source.asked.acquire(timeout=30) and inbox.empty()  # nobody has room for it yet
     capture.close()
 
 
@@ -120,7 +120,7 @@ def test_a_source_that_fails_ends_the_capture_with_its_error() -> None:
     source = Ticker()
     source.failure = True
     capture, inbox = with_room(source)
-    event = inbox.get(timeout=5)
+    event = inbox.get(timeout=30)
     assert isinstance(event, Ended) and str(event.error) == "the source is broken"
     capture.close()
 
@@ -166,6 +166,6 @@ class Starved:
 def test_a_frame_that_the_memory_does_not_hold_ends_the_source_with_a_reason() -> None:
     inbox: queue.Queue[object] = queue.Queue()
     capture = Capture(Starved(), PIXELS, None, inbox)
-    ended = inbox.get(timeout=5)
+    ended = inbox.get(timeout=30)
     assert isinstance(ended, Ended) and "more memory than there is" in str(ended.error)
     capture.close()

@@ -140,8 +140,8 @@ def test_the_policy_says_which_frames_of_a_camera_are_kept(
     first = source.shots(never)
     next(first)
     proceed.set()
-    assert arrived.wait(10)
-    source._thread.join(10)
+    assert arrived.wait(30)
+    source._thread.join(30)
     assert [float(s.image[0, 0, 0]) for s in first] == seen
 
 
@@ -162,9 +162,9 @@ def test_whoever_waits_at_the_mailbox_is_woken_by_a_frame_by_its_end_and_by_his_
 
     thread = threading.Thread(target=lambda: found.append(box.take(stopped)))
     thread.start()
-    assert waits.wait(5)
+    assert waits.wait(30)
     {"frame": lambda: box.put(shot(1)), "end": box.shut, "stop": stop.set}[wake]()
-    thread.join(5)
+    thread.join(30)
     assert len(found) == 1 and (found[0] is not None) == (wake == "frame")
 
 

@@ -31,7 +31,7 @@ class Engine:
             return False
         self._classes -= 1
         self.done.put("loaded")
-        self.go.acquire(timeout=5)
+        self.go.acquire(timeout=30)
         return True
 
     def run(self, block: int, tile: int, *_: Any) -> dict[str, np.ndarray]:
@@ -43,7 +43,7 @@ class Engine:
         return 0
 
     def heard(self) -> str:
-        return self.done.get(timeout=5)
+        return self.done.get(timeout=30)
 
 
 def worker(engine: Engine, ahead: bool = True) -> tuple[Worker, "queue.Queue[object]"]:
@@ -60,8 +60,8 @@ def test_classes_are_loaded_ahead_until_a_tile_comes() -> None:
         engine.go.release()
         assert engine.heard() == f"tile {tile}"
         if tile == 3:
-            assert inbox.get(timeout=5) is None and under_test.ready
-        assert cast(Computed, inbox.get(timeout=5)).key == ("f", 0, tile)
+            assert inbox.get(timeout=30) is None and under_test.ready
+        assert cast(Computed, inbox.get(timeout=30)).key == ("f", 0, tile)
     under_test.close()
     assert engine.done.empty()
 
@@ -72,7 +72,7 @@ def test_it_is_ready_once_all_classes_are_loaded() -> None:
     for _ in range(2):
         assert engine.heard() == "loaded" and not under_test.ready
         engine.go.release()
-    assert inbox.get(timeout=5) is None and under_test.ready
+    assert inbox.get(timeout=30) is None and under_test.ready
     under_test.close()
 
 
@@ -88,9 +88,9 @@ def test_a_class_that_cannot_be_loaded_ahead_is_told_and_tiles_run(caplog: pytes
     engine = Engine(1, "no such operator")
     with caplog.at_level(logging.WARNING):
         under_test, inbox = worker(engine)
-        assert inbox.get(timeout=5) is None and under_test.ready
+        assert inbox.get(timeout=30) is None and under_test.ready
         under_test.submit(Compute(("f", 0, 3), {}))
-        assert cast(Computed, inbox.get(timeout=5)).error == ""
+        assert cast(Computed, inbox.get(timeout=30)).error == ""
         under_test.close()
     assert "no tile class is loaded ahead: no such operator" in caplog.text
 
@@ -101,9 +101,9 @@ def test_memory_is_looked_at_between_tiles_and_while_none_comes(monkeypatch: pyt
     under_test, inbox = worker(engine, ahead=False)
     for count in (1, 2):
         under_test.submit(Compute(("f", 0, 0), {}))
-        assert inbox.get(timeout=5) is not None and engine.relieved >= count
+        assert inbox.get(timeout=30) is not None and engine.relieved >= count
     seen = engine.relieved
-    until = time.monotonic() + 5
+    until = time.monotonic() + 30
     while engine.relieved == seen and time.monotonic() < until:
         time.sleep(0.001)
     assert engine.relieved > seen

@@ -587,5 +587,5 @@ def test_nobody_writes_while_another_does(tmp_path: Path) -> None:
     with registry.alone():
         writer.start()
         assert not entered.wait(0.3)
-    writer.join(10)
+    writer.join(30)
     assert entered.is_set() and stat.S_IMODE(state_folder(tmp_path / "new", "dt").stat().st_mode) == 0o700

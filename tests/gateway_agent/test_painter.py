@@ -36,7 +36,7 @@ def test_the_halves_of_a_pair_come_in_any_order() -> None:
         painter.outcome(outcome(0))
         painter.outcome(outcome(1))
         painter.picture("edge1-11111111-1", GREY)
-        frames = [painted.frame for painted in (inbox.get(timeout=10), inbox.get(timeout=10)) if isinstance(painted, Painted)]
+        frames = [painted.frame for painted in (inbox.get(timeout=30), inbox.get(timeout=30)) if isinstance(painted, Painted)]
         assert frames == ["edge1-11111111-0", "edge1-11111111-1"]
     finally:
         painter.close()
@@ -54,7 +54,7 @@ def test_failed_frames_and_broken_pictures_come_to_nothing() -> None:
             painter.picture(f"edge1-11111111-{number}", GREY)
         painter.outcome(outcome(2))  # its picture was given up
         painter.outcome(outcome(3 * WAITING - 1))
-        painted = inbox.get(timeout=10)
+        painted = inbox.get(timeout=30)
         assert isinstance(painted, Painted) and painted.frame == f"edge1-11111111-{3 * WAITING - 1}"
         assert inbox.empty()
     finally:

@@ -21,7 +21,7 @@ def mine(heard: Search) -> list[Found]:
     return [found for found in heard.found if found.root in (FARM_HERE, SHOP_HERE)]
 
 
-def until(true: Callable[[], bool], timeout_s: float = 5.0) -> bool:
+def until(true: Callable[[], bool], timeout_s: float = 30.0) -> bool:
     deadline = time.monotonic() + timeout_s
     while not true() and time.monotonic() < deadline:
         time.sleep(0.01)

@@ -146,13 +146,13 @@ def test_what_a_broker_kept_of_a_topic_of_which_it_is_to_keep_nothing_is_ignored
         gateway.subscribe(row)
         gateway.subscribe(topics.BRIDGE_STATE)
         gateway.connect()
-        heard = [inbox.get(timeout=5) for _ in range(2)]
+        heard = [inbox.get(timeout=30) for _ in range(2)]
         deadline = time.monotonic() + 5
         while not gateway.stale and time.monotonic() < deadline:
             with suppress(queue.Empty):
                 heard.append(inbox.get(timeout=0.02))
         person._client.publish(row.path(root, **levels), b"{}", 1)
-        heard.append(inbox.get(timeout=5))
+        heard.append(inbox.get(timeout=30))
     said = [event.topic for event in heard if isinstance(event, Arrived)]
     assert said == [f"{root}/bridge/state", row.path(root, **levels)] and gateway.stale == 1, "what is said now is heard"
 
@@ -164,11 +164,11 @@ def test_a_full_inbox_drops_and_counts_and_the_link_lives(broker: BrokerProcess,
         link.connect()
         for _ in range(10):
             link.publish(topics.STEAL, STEAL, node="e1")
-        assert all(inbox.puts.acquire(timeout=5) for _ in range(11))
+        assert all(inbox.puts.acquire(timeout=30) for _ in range(11))
         assert [type(event) for event in inbox.queue] == [Connected, Arrived] and link.messages_in == 10
         inbox.get_nowait()
         link.publish(topics.STEAL, STEAL, node="e1")
-        assert inbox.puts.acquire(timeout=5) and inbox.qsize() == 2
+        assert inbox.puts.acquire(timeout=30) and inbox.qsize() == 2
     assert link.dropped >= 9
 
 
@@ -260,7 +260,7 @@ def test_a_clock_that_is_wrong_is_named_where_a_certificate_does_not_fit_it(
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / certificates.AUTHORITY))
         with pytest.raises(PlanError, match=f"certificate {says} by this machine's clock, 20"):
             Camera(f"https://127.0.0.1:{port}", "the camera").ask(5)
-        broker.join(10)
+        broker.join(30)
 
 
 def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told() -> None:
@@ -278,8 +278,8 @@ def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told(
                 line.recv(1024)
                 line.sendall(answer)
                 if answer is accepted:
-                    told = [inbox.get(timeout=5) for _ in range(4)]
-        ended = inbox.get(timeout=5)
+                    told = [inbox.get(timeout=30) for _ in range(4)]
+        ended = inbox.get(timeout=30)
         link.close(0.0)
     assert [getattr(event, "unknown", None) for event in told] == [True, False, True, None]
     assert "knows no such user" in told[0].reason and "without an answer" in told[1].reason
@@ -316,7 +316,7 @@ def test_a_user_whom_the_broker_does_not_know_yet_is_asked_about_again_for_a_whi
             with pytest.raises(UnreachableError, match="knows no such user and password"):
                 link.connect(30)
         link.close(0.0)
-        broker.join(10)
+        broker.join(30)
 
 
 def test_a_user_whom_the_broker_does_not_know_is_unknown_though_the_next_attempt_hangs_as_we_give_up(
@@ -330,7 +330,7 @@ def test_a_user_whom_the_broker_does_not_know_is_unknown_though_the_next_attempt
         broker.start()
         with pytest.raises(UnreachableError, match=r"knows no such user and password$"):
             link.connect(30)
-        broker.join(10)
+        broker.join(30)
     assert link.unknown
 
 

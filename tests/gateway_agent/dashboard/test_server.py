@@ -186,7 +186,7 @@ def test_who_is_not_let_in_holds_nothing_for_long_however_it_drips(
     closed_site.dashboard.door._wait_s = 0.5
     for said in (b"", b"GET / HTTP/1.1\r\n", b"POST /login HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99\r\n\r\n"):
         idle(closed_site, lines, 1, said)
-    deadline = time.monotonic() + 10.0
+    deadline = time.monotonic() + 30
     while len(closed_site.dashboard.door):
         assert time.monotonic() < deadline
         for line in lines:

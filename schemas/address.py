@@ -12,6 +12,7 @@ from schemas.errors import PlanError
 from schemas.redact import redact
 
 ESCAPES = "in user and password write %23 for #, %2F for /, %3F for ?, %40 for @, %3A for :, %5B for [, %25 for %"
+CAMERAS = ("http", "https", "rtsp", "rtsps")
 _BROKER = "mqtt://[user:password@]host[:port]"
 
 
@@ -76,3 +77,8 @@ def broker(url: str) -> Address:
     user, password = (None if text is None else unquote(text) for text in (parts.username, parts.password))
     tls = parts.scheme == "mqtts"
     return Address(parts.hostname or "", parts.port or (8883 if tls else 1883), tls, user, password)
+
+
+def camera(url: str) -> SplitResult:
+    """The parts of a network camera's address. Raises ValueError."""
+    return split(url, f"{url.partition(':')[0].lower()}://user:password@camera:port/path")

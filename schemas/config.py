@@ -5,6 +5,7 @@ variable ``DT_GATEWAY_<FIELD>``; ``EdgeOptions`` likewise. Nothing else lists th
 these fields, ``schemas.settings`` reads files and environment. To add an option, add a field.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -68,11 +69,18 @@ def _broker(text: str) -> str:
     return text
 
 
+def _source(text: str) -> str:
+    if text.partition("://")[0].lower() in address.CAMERAS and not os.path.exists(text):  # noqa: PTH110 - too long for a path is no error
+        address.camera(text)
+    return text
+
+
 NodeName = Annotated[str, AfterValidator(_name)]
 Listen = Annotated[str, AfterValidator(_listen)]
 Grid = Annotated[str, AfterValidator(_grid)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Broker = Annotated[str, AfterValidator(_broker)]
+Source = Annotated[str, AfterValidator(_source)]
 Level = Annotated[
     Literal["debug", "info", "warning", "error"],
     BeforeValidator(lambda given: {"warn": "warning"}.get(str(given).lower(), str(given).lower())),
@@ -133,7 +141,7 @@ class EdgeOptions(Record):
 
     gateway: Broker | None = option(None, "HOST[:PORT] of the gateway's broker. [default: found by mDNS]")
     name: NodeName | None = option(None, "This node's name. [default: the host's]")
-    source: str | None = option(None, "Frames: file:///clip.mp4, dir:///images, synthetic://")
+    source: Source | None = option(None, "Frames: file:///clip.mp4, dir:///images, synthetic://")
     frames: int | None = option(None, "Stop the source after so many frames.", ge=1)
     root: NodeName | None = option(None, f"{_ROOT} [default: {ROOT}, or that of the gateway that is found]")
     cache: Path | None = option(None, "Folder for models. [default: the service's, or ~/.cache/deepthings]")

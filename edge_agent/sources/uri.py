@@ -9,7 +9,6 @@ from schemas import address
 from schemas.errors import PlanError
 from schemas.redact import redact
 
-NETWORK = ("http", "https", "rtsp", "rtsps")
 GATE = ("motion", "still")  # parameters that every source takes
 _OURS = ("interval", "stall", *GATE)  # of a network camera's parameters; the others are the camera's own
 _WEB = (*_OURS, "redirect")  # and of one that speaks HTTP
@@ -69,7 +68,7 @@ def parse(text: str) -> Uri:
     if not mark:
         bare, _, query = text.partition("?")
         return _checked(Uri(name, "", Path(bare), _parameters(name, query)))
-    if scheme in NETWORK:
+    if scheme in address.CAMERAS:
         return _network(name, text)
     if "#" in rest:
         raise PlanError(f"source {name!r} has a # in it, which means nothing here: write %23 for it")
@@ -86,7 +85,7 @@ def parse(text: str) -> Uri:
 def _network(name: str, text: str) -> Uri:
     """A camera's URL has parameters of its own: ours are taken out, the others stay in it untouched."""
     try:
-        parts = address.split(text, f"{text.partition(':')[0].lower()}://user:password@camera:port/path")
+        parts = address.camera(text)
     except ValueError as error:
         raise PlanError(f"source {name!r}: {error}") from None
     pairs = parts.query.split("&") if parts.query else []

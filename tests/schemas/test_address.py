@@ -47,12 +47,13 @@ def test_no_refusal_holds_the_password(password: str, form: str) -> None:
     assert "qzx" not in str(caught.value) and "xzq" not in str(caught.value)
 
 
-@pytest.mark.parametrize("key", ["gateway.broker", "gateway.ha_broker", "edge.gateway"])
+@pytest.mark.parametrize("key", ["gateway.broker", "gateway.ha_broker", "edge.gateway", "edge.source"])
 def test_every_option_variable_and_file_goes_through_it(
     key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     section, _, name = key.partition(".")
-    bad, good = "mqtt://me:Top#Secret@h", "mqtt://me:Top%23Secret@h"
+    scheme = "rtsp" if name == "source" else "mqtt"
+    bad, good = f"{scheme}://me:Top#Secret@h", f"{scheme}://me:Top%23Secret@h"
     file, variable = tmp_path / "dt.toml", f"DT_{section}_{name}".upper()
     kinds: list[tuple[str, type[DtError]]] = []
     for kind, error in (("flag", PlanError), ("variable", ConfigError), ("file", ConfigError)):
@@ -68,7 +69,8 @@ def test_every_option_variable_and_file_goes_through_it(
             with pytest.raises(error) as caught:
                 load(flags, file)
             said = str(caught.value)
-            assert "'mqtt://me:***@h': " in said and "write %23 for #" in said and "Top" not in said and "Secret" not in said
+            assert f"'{scheme}://me:***@h': " in said and "write %23 for #" in said
+            assert "Top" not in said and "Secret" not in said
             kinds.append((kind, type(caught.value)))
     assert len(kinds) == 3
 

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import uvicorn
+from h11 import LocalProtocolError
 from starlette.applications import Starlette
 from starlette.datastructures import Headers
-from starlette.requests import Request, cookie_parser
+from starlette.requests import ClientDisconnect, Request, cookie_parser
 from starlette.responses import FileResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -176,7 +177,7 @@ async def _body(request: Request) -> dict[str, Any]:
     """What a request says; nothing if that is too long, too late or no JSON object."""
     try:
         found = json.loads(await asyncio.wait_for(_read(request), BODY_S))
-    except (ValueError, RecursionError, asyncio.TimeoutError):
+    except (ValueError, RecursionError, asyncio.TimeoutError, ClientDisconnect):
         return {}
     return found if isinstance(found, dict) else {}
 
@@ -307,8 +308,15 @@ class Server:
         self._socket.close()
 
     def _run(self) -> None:
-        logging.getLogger("uvicorn").setLevel(logging.ERROR)  # it warns of every malformed request: anybody could fill the log
+        told = logging.getLogger("uvicorn.error")  # of every malformed request, with which anybody could fill the log
+        told.setLevel(logging.ERROR)
+        told.addFilter(_is_ours)
         asyncio.run(self._server.serve(sockets=[self._socket]))
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is not that a client spoilt its request after the head, so that it can have no answer."""
+    return not (record.exc_info and isinstance(record.exc_info[1], LocalProtocolError))
 
 
 def _bound(hub: Hub, pages: Pages) -> ASGIApp:

@@ -226,9 +226,21 @@ def test_health_and_metrics_are_answered_while_all_places_are_taken(site: Site, 
 
 def test_malformed_requests_leave_no_line_in_the_log(site: Site, lines: list[socket.socket]) -> None:
     before = len(site.dashboard.hub.log.lines)
-    for said in (b"\0\r\n\r\n", b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n"):
+    head = b" / HTTP/1.1\r\nHost: localhost\r\n"
+    for said in (
+        b"\0\r\n\r\n",
+        b"GET" + head + b"Connection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        b"POST" + head + b"Transfer-Encoding: chunked\r\n\r\nno length\r\n",
+    ):
         idle(site, lines, 1, said)
         assert lines[-1].recv(9) == b"HTTP/1.1 "
+        lines[-1].close()
+    asks = "".join(f"{name}: {value}\r\n" for name, value in ASK.items()).encode()
+    idle(site, lines, 1, b"POST /login HTTP/1.1\r\nHost: localhost\r\n" + asks + b"Content-Length: 9\r\n\r\n{")
+    until(lambda: len(site.dashboard.door) > 0, site.turn)
+    lines[-1].close()  # in the middle of its body
+    until(lambda: len(site.dashboard.door) == 0, site.turn)
+    assert site.ask("/healthz")[0] == 200
     assert len(site.dashboard.hub.log.lines) == before
 
 

@@ -15,7 +15,6 @@ from models.build import build
 from models.bundle import save
 from models.files import write_files
 from models.graph import Graph, file_digest, load
-from models.ops import RULES
 from models.partition import Cut, Partition
 from models.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
 from models.trial import try_bundle
@@ -52,6 +51,8 @@ def inspect_model(model: Path, json: Path | None) -> None:
             "inputs": [_tensor(graph, t) for t in graph.inputs],
             "outputs": [_tensor(graph, t) for t in graph.outputs],
             "operators": operators,
+            "divisible_share": round(partition.divisible_share, 4),
+            "blocked_by": next(({"operator": b.kind, "reason": b.reason} for b in partition.blockers), None),
             "blockers": [asdict(b) for b in partition.blockers],
             "cuts": cuts,
         },
@@ -72,7 +73,6 @@ def _tensor(graph: Graph, t: int) -> dict[str, Any]:
 def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict[str, Any]:
     graph, op = partition.graph, partition.graph.ops[index]
     made = graph.tensors[op.outputs[0]] if op.outputs else None
-    countable = made is not None and op.kind in RULES and len(made.shape) == 4
     if index in partition.tileable:
         state = "tile"
     elif not graph.data_inputs(op):
@@ -84,7 +84,7 @@ def _operator(partition: Partition, index: int, blocked: dict[int, str]) -> dict
         "kind": op.label,
         "output": made.name if made else "",
         "shape": made.shape if made else (),
-        "flops": partition.flops([index]) if countable else 0,
+        "flops": partition.flops([index]) if graph.data_inputs(op) else 0,
         "tiling": state,
     }
 

@@ -22,6 +22,8 @@ _OPERATION = {  # the price of one; that of kinds which only pass through a map 
     "CONV_2D": _DENSE,
     "TRANSPOSE_CONV": _DENSE,
     "FULLY_CONNECTED": _DENSE,
+    "BATCH_MATMUL": _DENSE,
+    "CONV_3D": _DENSE,
     "DEPTHWISE_CONV_2D": dict.fromkeys(ARITHMETICS, 2.4),
 }
 _ELEMENT = 20.0  # the price of one that is written

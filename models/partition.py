@@ -182,6 +182,12 @@ class Partition:
                 todo += self.graph.data_inputs(self.graph.ops[self.graph.producer[t]])
         return tuple(sorted(seen))
 
+    @property
+    def divisible_share(self) -> float:
+        """How much of the model's operations tiles can do, from 0 to 1: those before its dearest cut."""
+        total = self.flops(i for i, op in enumerate(self.graph.ops) if self.graph.data_inputs(op))
+        return max((self.flops(cut.ops) for cut in self.cuts), default=0) / max(total, 1)
+
     def describe_blocker(self) -> str:
         if not self.blockers:
             return "every operator can be tiled"

@@ -48,6 +48,7 @@ RULES: dict[str, Rule] = {
 
 _FEWEST_INPUTS = dict.fromkeys(("CONV_2D", "DEPTHWISE_CONV_2D", "PAD", "SPLIT", "FULLY_CONNECTED", *_BY_POSITION[4:]), 2)
 _FEWEST_INPUTS |= dict.fromkeys(("PADV2", "SPLIT_V", "SLICE", "TRANSPOSE_CONV"), 3) | {"STRIDED_SLICE": 4}
+_REDUCING = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REDUCE_PROD", "ARG_MAX", "ARG_MIN")
 _LAST_CLAMP = 3  # ActivationFunctionType: NONE, RELU, RELU_N1_TO_1, RELU6, then TANH and SIGN_BIT
 
 
@@ -78,13 +79,15 @@ def blocker(graph: Graph, op: Op) -> str | None:
 
 def flops_of(graph: Graph, ops: Iterable[int]) -> int:
     """Operations of these operators over whole tensors, whether they can be tiled or not."""
-    total = 0.0
-    for op in (graph.ops[i] for i in ops if graph.ops[i].outputs):
-        made = graph.tensors[op.outputs[0]].shape
-        if op.kind in RULES and len(made) == 4:
-            total += made[1] * made[2] * RULES[op.kind].flops(graph, op)
-        elif op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1:
-            total += 2 * prod(graph.tensors[op.inputs[1]].shape)
-        else:
-            total += prod(made)
-    return int(total)
+    return int(sum(_flops_of(graph, graph.ops[i]) for i in ops if graph.ops[i].outputs))
+
+
+def _flops_of(graph: Graph, op: Op) -> float:
+    made, given = graph.tensors[op.outputs[0]].shape, [graph.tensors[t].shape if t >= 0 else () for t in op.inputs]
+    if op.kind in RULES and len(made) == 4:
+        return made[1] * made[2] * RULES[op.kind].flops(graph, op)
+    products = {"FULLY_CONNECTED": given[1][-1:], "BATCH_MATMUL": given[0][-2:-1] if op.option("adj_x") else given[0][-1:],
+                "CONV_3D": given[1][:-1]} if len(given) > 1 else {}  # of an element  # fmt: skip
+    if op.kind in products:
+        return 2.0 * prod(made) * prod(products[op.kind])
+    return float(max(prod(made), prod(given[0])) if op.kind in _REDUCING and given else prod(made))

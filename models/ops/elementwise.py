@@ -95,7 +95,8 @@ class PositionRule(Rule):
         return None
 
     def flops(self, graph: Graph, op: Op) -> float:
-        return float(max(graph.tensors[t].shape[-1] for t in (op.inputs[0], op.outputs[0])))
+        given, made = (graph.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
+        return max(prod(given), prod(made)) / max(made[1] * made[2], 1)
 
 
 class DenseRule(Rule):
@@ -116,4 +117,6 @@ class DenseRule(Rule):
         return two_pixels(graph, op, out)
 
     def flops(self, graph: Graph, op: Op) -> float:
-        return 2.0 * prod(graph.tensors[op.inputs[1]].shape) if len(op.inputs) > 1 else super().flops(graph, op)
+        if len(op.inputs) < 2:  # one that no runtime takes
+            return super().flops(graph, op)
+        return 2.0 * prod(graph.tensors[op.inputs[1]].shape[-1:]) * graph.tensors[op.outputs[0]].shape[3]

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from dt_cli.main import app
 from models import flatbuffer
 from models.bundle import make_bundle
 from models.fixing import fixed
@@ -252,3 +254,15 @@ def test_a_model_of_any_size_is_fixed_to_one(tmp_path: Path) -> None:
 def test_a_size_that_the_runtime_refuses_is_told() -> None:
     with pytest.raises(EngineError, match="refuses the model with an input of"):
         fixed(shared("data/models/mobilenet_v1_0.25_128_quant.tflite"), 130, 7)
+
+
+def test_dt_import_fixed_writes_a_model_of_one_size_and_refuses_what_is_none(tmp_path: Path) -> None:
+    model, out = shared("data/graphs/dyn_hw-f32.tflite"), tmp_path / "fixed.tflite"
+    done = CliRunner().invoke(app, ["import", "fixed", str(model), "--size", "48x64", "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert load(out).tensors[load(out).inputs[0]].shape == (1, 48, 64, 3)
+    for size in ("48", "0x3", "axb"):
+        with pytest.raises(PlanError, match=f"--size '{size}': give height x width"):
+            arguments = ["import", "fixed", str(model), "--size", size, "--out", str(tmp_path / "no.tflite")]
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert [path.name for path in tmp_path.iterdir()] == ["fixed.tflite"]

@@ -183,7 +183,7 @@ def _no_file_told(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ELOOP, errno.EINVAL, errno.ENXIO):
+        if error.errno != errno.EINVAL:
             raise
         raise CredentialError(f"{path} is damaged ({_NO_FILE}): put the file itself there, or remove it") from None
 
@@ -241,11 +241,16 @@ def _made(name: str, folder: int) -> int:
 
 def _opened(name: str, folder: int, flags: int) -> int:
     """A file that is there, and has no other name by which it belongs elsewhere."""
-    handle = os.open(name, flags | _HERE, dir_fd=folder)
+    try:
+        handle = os.open(name, flags | _HERE, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.ENXIO):
+            raise
+        raise OSError(errno.EINVAL, f"{name} is {_NO_FILE}") from None
     found = os.fstat(handle)
     if not stat.S_ISREG(found.st_mode) or (flags != os.O_RDONLY and found.st_nlink > 1):
         os.close(handle)
-        raise OSError(errno.EINVAL, f"{name}: {_NO_FILE}")
+        raise OSError(errno.EINVAL, f"{name} is {_NO_FILE}")
     return handle
 
 

@@ -31,10 +31,11 @@ from models.build import build
 from models.bundle import Bundle, Reference, make_bundle, save
 from models.cluster import Cluster
 from models.cost import measure_speed, predict
+from models.division import Tiles, Whole
 from models.effort import arithmetic
 from models.graph import load
 from models.partition import Cut, Partition
-from models.planner import WHOLE, BlockChoices, parse_grid
+from models.planner import BlockChoices, parse_grid
 from models.search import best_plan, judged_by, useful_cuts
 from models.tensor import to_input
 from schemas.errors import DtError
@@ -129,6 +130,7 @@ class Run:
     def _plan(self) -> Bundle:
         options, partition = self._options, self._partition
         blocks, shares = self._choice(partition)
+        self._divisions = [division for _, division in blocks]
         bundle = make_bundle(self._model, blocks=blocks, reuse=not options.recompute, partition=partition, shares=shares)
         if options.schedule == "sharing":
             bundle = replace(bundle, plan=bundle.plan.model_copy(update={"schedule": "sharing", "undivided": False}))
@@ -145,14 +147,14 @@ class Run:
             for cut in useful_cuts(partition):
                 if not chain or set(chain[-1].ops) < set(cut.ops):
                     chain.append(cut)
-            return [(cut, (options.edges, 1)) for cut in chain], ()
+            return [(cut, Tiles(options.edges, 1)) for cut in chain], ()
         if options.grid is None and options.blocks is None and options.whole is None:
             objective = judged_by(options.objective, self._cluster)
             best = best_plan(partition, self._cluster, objective, options.force_split).best
-            return best.blocks, best.shares
+            return best.pieces, best.shares
         grid = parse_grid(options.grid or "2x3")
         last = partition.cuts[-1].name if options.cut == "auto" and options.layers else options.cut
-        whole = [(name, WHOLE) for name in options.whole.split(",")] if options.whole else []
+        whole = [(name, Whole()) for name in options.whole.split(",")] if options.whole else []
         return [*((name, grid) for name in (options.blocks or last).split(",")), *whole], ()
 
     def run(self) -> dict[str, Any]:
@@ -192,7 +194,7 @@ class Run:
 
     def _told(self, moved: dict[str, int], used: dict[str, float], peak: dict[str, int], frames: int) -> dict[str, Any]:
         options, outcomes, blocks = self._options, self._outcomes(), self._bundle.plan.blocks
-        cuts, spread = ["+".join(spec.name for spec in block.cut) for block in blocks], self._bundle.plan.spread
+        divided = ",".join(f"{block.name}={division}" for block, division in zip(blocks, self._divisions))
         counted = [o for o in outcomes if frame_source(o["frame"])[2] >= self._window]
         steady = [o for o in counted if frame_source(o["frame"])[2] > self._window]
         return {
@@ -203,8 +205,7 @@ class Run:
             "gateway_cpu": options.gateway_cpu,
             "schedule": options.schedule,
             "grid": f"{blocks[0].rows}x{blocks[0].cols}",
-            "blocks": ",".join(cuts[:spread]),
-            "whole": ",".join(cuts[spread:]) or None,
+            "blocks": divided,
             "cut": self._bundle.cut.name,
             "frames": len(outcomes),
             "window": self._window,

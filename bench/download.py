@@ -19,9 +19,9 @@ from typing import Any
 from bench.hosts import Hosts, end_once, missing
 from models.build import build
 from models.bundle import make_bundle, save
+from models.division import Tiles, Whole
 from models.graph import load
 from models.partition import Partition
-from models.planner import WHOLE
 from schemas.errors import DtError
 
 PORT = 1883
@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace, room: Path) -> dict[str, Any]:
     if options.model is None:
         model.write_bytes(build("yolov2").to_bytes())
     partition = Partition(load(model))
-    bundle = make_bundle(model, blocks=[(partition.cuts[0].name, (2, 2)), ("end", WHOLE)], partition=partition)
+    bundle = make_bundle(model, blocks=[(partition.cuts[0].name, Tiles(2, 2)), ("end", Whole())], partition=partition)
     save(bundle, room / "plan")
     size = len(bundle.edge_model)
     copies_s = options.edges * size * 8 / options.rate / 1e6

@@ -62,8 +62,8 @@ def main(folder: str, keep: int, cache: str | None) -> None:
         runner = TileRunner(plan, load(Path(folder) / "model.tflite"), Path(cache) if cache else None, keep=keep)
         [spec] = plan.blocks[0].inputs
         for tile in plan.blocks[0].order:
-            region = plan.blocks[0].tiles[tile].inputs[spec.name]
-            crop = np.resize(np.arange(251, dtype=np.uint8), (1, region.height, region.width, spec.shape[3]))
+            box = plan.blocks[0].by_home[tile].inputs[spec.name]
+            crop = np.resize(np.arange(251, dtype=np.uint8), box.shape)
             start = time.monotonic()
             runner.run(0, tile, {spec.name: crop})
             seconds.append(time.monotonic() - start)

@@ -55,12 +55,12 @@ def memory_by_layer(axes: Any, runs: Sequence[Run]) -> bool:
     """Figure 11: what an edge needs, by the depth that is fused and the grid; predicted for one tile class."""
     tiler = Tiler(Partition(build("yolov2", layers=16)))
     for colour, grid in zip(COLOURS, GRIDS):
-        rows, cols = parse_grid(grid)
-        cluster = Cluster((1e10,) * (rows * cols), 60.0, 1e10)
+        tiles = parse_grid(grid)
+        cluster = Cluster((1e10,) * len(tiles.homes), 60.0, 1e10)
         needs = []
         for name in CUTS:
             cut = tiler.partition.find(name)
-            blocks = fused_blocks(tiler, [cut], (rows, cols), classes=False)
+            blocks = fused_blocks(tiler, [(cut, tiles)], classes=False)
             needs.append(memory(tiler, blocks, cut, cluster)["edge1"] / 1e6)
         axes.plot(CUTS, needs, "--", color=colour)
         peaks = {run["cut"]: _peak(run) / 1e6 for run in _shaped(runs) if run["grid"] == grid}

@@ -334,7 +334,8 @@ class Cluster:
         failed = [o for o in self.outcomes.values() if o.status == "failed"]
         latency = [o.latency_s * 1000 for o in ok] or [0.0]
         nodes = {}
-        ends_whole = self.bundle.plan.spread < len(self.bundle.plan.blocks)  # outcomes name who computed the end alone
+        plan = self.bundle.plan
+        ends_whole = len({lane for _, lane in plan.answers}) < plan.lanes  # outcomes name who computed the end alone
         for name in sorted({n for n in self.nodes if n != "gateway"} | {n for o in ok for n in o.computed}):
             status = self.nodes.get(name)
             stolen = sum(o.stolen.get(name, 0) for o in ok)

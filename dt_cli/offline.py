@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -135,8 +136,8 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
     summary = {
         "redundancy": round(sum(c.flops for c in every) / max(bundle.partition.flops(bundle.cut.ops), 1), 4),
         "input_bytes": sum(c.bytes_in for c in costs[0]),
-        "output_bytes": sum(c.bytes_out for c in costs[-1]),
-        "exchanged_bytes": sum(exchanged_bytes(plan, i) for i in range(len(plan.blocks) - 1)),
+        "output_bytes": sum(prod(s.shape) * np.dtype(s.dtype).itemsize for s in plan.ends),
+        "exchanged_bytes": exchanged_bytes(plan),
         "peak_memory_bytes": max(c.peak_memory_bytes for c in every),
         "classes": sum(len({t.tile_class for t in block.tiles}) for block in plan.blocks),
     }
@@ -151,8 +152,15 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
         save(bundle, out)
         console.print(f"written to {out}: plan.json, card.json, model.tflite")
     digests = {"model": plan.model, "edge_model": plan.edge_model, "plan": plan.digest()}
-    grid = f"{plan.blocks[0].rows}x{plan.blocks[0].cols}"
-    cuts = ["+".join(spec.name for spec in block.cut) for block in plan.blocks]
+    grid = plan.blocks[0].kind
+    cuts = [block.name for block in plan.blocks]
+    places = _places(plan, costs)
+    if len(plan.blocks) > 1:
+        shown = table("Places", "lane", "weights", "memory", "tasks", left=("tasks",))
+        for lane, place in enumerate(places):
+            tasks = short(", ".join(f"{i + 1}" for i in place["tasks"]), 60)
+            shown.add_row(str(lane), size(place["weight_bytes"]), size(place["memory_bytes"]), tasks)
+        console.print(shown)
     write_json(
         json,
         {
@@ -161,26 +169,40 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
             "cut": cuts[-1],
             "cuts": cuts,
             "grid": grid,
+            "approximate": False,
+            "blocks": [{"cut": block.name, "split": block.kind} for block in plan.blocks],
+            "places": places,
             "tiles": [t for block in rows for t in block],
         },
     )
 
 
+def _places(plan: Plan, costs: Sequence[Sequence[TileCost]]) -> list[dict[str, Any]]:
+    """What each lane's node holds: bytes of its weights, these and the activations of its largest task, its blocks."""
+    found = []
+    for lane in range(plan.lanes):
+        tasks = {i: plan.blocks[i].by_home[lane] for i in plan.steps[lane]}
+        peaks = [costs[i][list(plan.blocks[i].by_home).index(lane)].peak_memory_bytes for i in tasks]
+        weights = sum(task.weight_bytes for task in tasks.values())
+        found.append({"weight_bytes": weights, "memory_bytes": weights + max(peaks), "tasks": list(tasks)})
+    return found
+
+
 def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost]) -> list[dict[str, Any]]:
     """Prints the tiles of a block; the same as rows for JSON."""
     block = plan.blocks[index]
-    cut = short("+".join(spec.name for spec in block.cut))
+    cut = short(block.name)
     which = f"block {index + 1} of {len(plan.blocks)}, " if len(plan.blocks) > 1 else ""
     shown = table(
-        f"{model.name}: {which}{block.rows}x{block.cols} tiles, cut {cut}",
+        f"{model.name}: {which}{block.kind}, cut {cut}",
         *("tile", "class", "output rows", "columns", "input rows", "columns", "MFLOP", "in", "out", "peak memory"),
     )
     rows = []
     for tile, cost in zip(block.tiles, costs):
-        out_region, in_region = next(iter(tile.outputs.values())), next(iter(tile.inputs.values()))
+        out_region, in_region = (next(iter(boxes.values())).region for boxes in (tile.outputs, tile.inputs))
         rows.append({"block": index, **tile.model_dump(), **asdict(cost)})
         shown.add_row(
-            *(str(tile.index), str(tile.tile_class)),
+            *(str(tile.home), str(tile.tile_class)),
             *(f"{r.y0}-{r.y1}" if axis == "y" else f"{r.x0}-{r.x1}" for r in (out_region, in_region) for axis in "yx"),
             *(f"{cost.flops / 1e6:.1f}", size(cost.bytes_in), size(cost.bytes_out), size(cost.peak_memory_bytes)),
         )
@@ -194,11 +216,11 @@ def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | N
     try_bundle(bundle, own)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
-        size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[3])
+        size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[-1])
         picture = np.random.default_rng(0).integers(0, 256, size_, np.uint8)
     else:
         picture = read_picture(image, pixels)
-    grid, tiles = f"{plan.blocks[0].rows}x{plan.blocks[0].cols}", sum(len(block.tiles) for block in plan.blocks)
+    grid, tiles = plan.blocks[0].kind, sum(len(block.tiles) for block in plan.blocks)
     with console.status(f"running {tiles} tiles, the tail and the unpartitioned model"):
         cut_differences, output_differences = Verifier(bundle, own).check(picture)
     title = f"{model.name}, {grid} tiles against the unpartitioned model"

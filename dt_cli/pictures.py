@@ -8,7 +8,7 @@ from models.bundle import Bundle
 from models.decode import quantization_of, segmentation_map
 from models.draw import DrawnTile, draw
 from models.files import write_files
-from models.geometry import tile_boxes
+from models.geometry import answer_boxes
 from models.opencv import load as load_opencv
 from schemas.errors import PlanError, unwritable
 from schemas.messages import Outcome, frame_source
@@ -31,7 +31,7 @@ class Pictures:
         if outcome.result is None:
             raise PlanError(f"frame {outcome.frame} has no result to draw: {outcome.reason}")
         size, plan = (image.shape[0], image.shape[1]), self._bundle.plan
-        boxes = tile_boxes(plan.blocks[-1], plan.pixels, size)
+        boxes = answer_boxes(plan, size)
         tiles = [
             DrawnTile(box, node, i in outcome.stolen_tiles) for i, (box, node) in enumerate(zip(boxes, outcome.workers))
         ]

@@ -11,12 +11,12 @@ from dt_cli.output import console, short, size, table, write_json
 from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.cluster import Cluster
 from models.cost import Prediction, measure_speed, predict
-from models.division import Tiler
+from models.division import Division, Tiler, Tiles, Whole
 from models.effort import arithmetic
 from models.engine import threads
 from models.graph import load
 from models.partition import Partition
-from models.planner import WHOLE, BlockChoices, parse_grid
+from models.planner import BlockChoices, parse_division, parse_grid
 from models.search import Choice, Found, best_plan, fits_undivided
 from schemas.errors import PlanError
 
@@ -63,13 +63,13 @@ class Shape(NamedTuple):
         return self.blocks is not None or self.whole is not None
 
     def choices(self) -> BlockChoices:
-        """Cut and grid of each block."""
+        """Cut and division of each block."""
         grid = parse_grid(self.grid or "3x3")
         if self.blocks is not None and self.cut != "auto":
             raise PlanError("give --cut for one block or --blocks for several, not both")
         names = [self.cut] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
         whole = [] if self.whole is None else [name.strip() for name in self.whole.split(",")]
-        return [*((name, grid) for name in names), *((name, WHOLE) for name in whole)]
+        return [*(_divided(name, grid) for name in names), *((name, Whole()) for name in whole)]
 
     def bundle(self, model: Path) -> Bundle:
         """The model with this plan, or with the one that its folder holds."""
@@ -80,20 +80,26 @@ class Shape(NamedTuple):
         return make_bundle(model, blocks=self.choices())
 
 
+def _divided(text: str, grid: Tiles) -> tuple[str, Division]:
+    """``CUT`` in tiles of the plan's grid, or ``CUT=DIVISION``."""
+    name, _, division = text.rpartition("=") if "=" in text else (text, "", "")
+    return name.strip(), parse_division(division) if division else grid
+
+
 def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, json_: Path | None) -> None:
     """Chooses a plan, or costs the one that is named, and says what is expected of it."""
     run = {} if wishes.compare is None else read_run(wishes.compare)
     partition = Partition(load(model))
     cluster = _cluster(wishes, run, arithmetic(partition.graph))
     if not shape.is_said and run:
-        shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"), run.get("whole"))
+        shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"))
     if shape.is_said:
         chosen = shape.choices()
         found = None
         shares: tuple[float, ...] = ()
     else:
         found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
-        chosen, shares = found.best.blocks, found.best.shares
+        chosen, shares = found.best.pieces, found.best.shares
     bundle = _within(make_bundle(model, blocks=chosen, partition=partition, shares=shares), cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)
     _show(model, bundle.cut.name, expected, cluster, found)
@@ -205,7 +211,7 @@ def _explain(expected: Prediction, found: Found | None) -> None:
 
 def _who_runs_the_tail(expected: Prediction, found: Found | None) -> str:
     """Who computes what tiles do not, and what the best plan is expected to cost where somebody else does."""
-    whole = sum(block["flops"] for block in expected.blocks if block["mode"] == "whole")
+    whole = sum(block["flops"] for block in expected.blocks if block["split"] == "whole")
     shares = [f"one edge {whole / 1e9:.2f} GFLOP of it whole"] if whole else []
     shares += [f"the gateway {expected.tail_flops / 1e9:.2f} GFLOP"] if expected.tail_flops else []
     told = f"the tail: {', '.join(shares) or 'there is none'}"

@@ -1,11 +1,10 @@
-"""The way of a tile through the blocks of a plan: a lane is one tile of a frame, computed block after block on one node.
+"""The way of a lane through the blocks of a plan: its tasks, one after another, on one node.
 
-    start --block 0--> computed --parts for the neighbours' lanes--> waits for theirs --block 1--> ... --last block--> done
+    start --task--> computed --parts for other lanes--> waits for theirs --task--> ... --last task--> done
 
-A tile of block k+1 needs its own part of block k, which stays here, and the parts that the neighbours' lanes made. Where a
-block is executed whole, lane 0 needs all parts and the other lanes end: their frame is in lane 0's hands. What
-this node has made or heard for any lane is kept until newer frames push it out, so that it can be published again for a
-node that takes a lane over, or missed it. Law: a lane's tile is computed once all its parts are here, and never with
+A task needs what earlier tasks made: its own lane's, which stays here, and parts that other lanes made, which come by
+message. What this node has made or heard for any lane is kept until newer frames push it out, so that it can be published
+again for a node that takes a lane over, or missed it. Law: a task is computed once all its parts are here, and never with
 others' parts than the plan's; a lane that waits too long is told as stuck, for a part can be lost with its maker.
 """
 
@@ -16,19 +15,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.tensor import assemble, crop, part_shape, parts
+from models.tensor import assemble, crop, exchange
 from schemas.errors import DecodeError
-from schemas.keys import Key
-from schemas.plan import Plan, Region
+from schemas.keys import LaneKey, TaskKey
+from schemas.plan import Plan
 
 FRAMES = 8  # frames whose parts are remembered
 FIRST_WANT_S, LAST_WANT_S = 0.5, 4.0
 
 Tensors = Mapping[str, np.ndarray]
+Maker = tuple[int, int]  # block and lane of a task that has made something
 
 
-class Strip(NamedTuple):
-    """Parts that tile ``maker`` of block ``layer`` has made for tile ``tile`` of the next block."""
+class Part(NamedTuple):
+    """What the task of block ``layer`` in lane ``maker`` has made for the lane ``tile``."""
 
     frame: str
     layer: int
@@ -47,17 +47,17 @@ class Want(NamedTuple):
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane here: ``block`` is the one to be computed next, since when it waits, and when to ask for its parts.
+    """A lane here: ``step`` counts its tasks that are through, since when it waits, and when to ask for its parts.
 
-    ``inputs`` are block 0's, until that is computed; ``picture`` is the size of the source's image; ``spent_s`` are the
-    seconds that the engine has had for the blocks before; ``request``: under which it was lent to this node.
+    ``inputs`` are its part of the image, until that is used; ``picture`` is the size of the source's image; ``spent_s`` are
+    the seconds that the engine has had for the tasks before; ``request``: under which it was lent to this node.
     """
 
     picture: tuple[int, int]
     inputs: Tensors
     since: float
     want_at: float
-    block: int = 0
+    step: int = 0
     running: bool = False
     backoff_s: float = FIRST_WANT_S
     spent_s: float = 0.0
@@ -65,10 +65,11 @@ class Lane:
 
 
 def weights(plan: Plan) -> list[float]:
-    """How many tiles a tile of each block amounts to: one of a block that is executed whole to several, by its effort."""
-    tiles = [tile.effort for block in plan.blocks[: plan.spread] for tile in block.tiles]
+    """How many tiles a task of each block amounts to, by its effort: one of a block of tiles is one."""
+    tiles = [tile.effort for block in plan.blocks if block.split == "tiles" for tile in block.tiles]
+    tiles = tiles or [tile.effort for block in plan.blocks for tile in block.tiles]
     mean = max(sum(tiles) / len(tiles), 1.0)
-    return [max(b.tiles[0].effort / mean, 1.0) if b.mode == "whole" else 1.0 for b in plan.blocks]
+    return [1.0 if b.split == "tiles" else max(max(t.effort for t in b.tiles) / mean, 1.0) for b in plan.blocks]
 
 
 class Lanes:
@@ -77,17 +78,14 @@ class Lanes:
     def __init__(self, plan: Plan) -> None:
         self.ignored: Counter[str] = Counter()
         self._plan = plan
-        self._last = len(plan.blocks) - 1
-        self._spread = plan.spread
-        self._lanes: dict[tuple[str, int], Lane] = {}
-        self._parts: dict[str, dict[tuple[int, int], dict[int, Tensors]]] = {}  # by frame, (layer, tile) and maker
-        self._cuts: dict[tuple[int, int], dict[int, dict[str, Region]]] = {}  # (layer, maker) -> tile -> its regions
-        self._makers: dict[tuple[int, int], set[int]] = {}
-        for layer in range(self._last):
-            for maker in range(len(plan.blocks[layer].tiles)):
-                for part in parts(plan, layer, maker):
-                    self._cuts.setdefault((layer, maker), {}).setdefault(part.tile, {})[part.tensor] = part.region
-                    self._makers.setdefault((layer, part.tile), set()).add(maker)
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._parts: dict[str, dict[int, dict[Maker, Tensors]]] = {}  # by frame, lane and maker
+        between = exchange(plan.blocks)
+        self._gives, self._needs = between.gives, between.needs
+        self._dtypes = {spec.name: spec.dtype for block in plan.blocks for spec in block.cut}
+        self._last_use: dict[int, dict[Maker, int]] = {lane: {} for lane in range(plan.lanes)}  # the last block that needs it
+        for (block, lane), makers in sorted(self._needs.items()):
+            self._last_use[lane].update(dict.fromkeys(makers, block))
 
     def __contains__(self, lane: object) -> bool:
         return lane in self._lanes
@@ -95,8 +93,17 @@ class Lanes:
     def __len__(self) -> int:
         return len(self._lanes)
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
+    def __iter__(self) -> Iterator[LaneKey]:
         return iter(self._lanes)
+
+    def get(self, frame: str, tile: int) -> Lane | None:
+        """A lane that is here."""
+        return self._lanes.get((frame, tile))
+
+    @property
+    def is_exchanging(self) -> bool:
+        """Whether lanes of this plan give each other anything."""
+        return any(to != lane for (_, lane), takers in self._gives.items() for to in takers)
 
     def start(
         self,
@@ -107,29 +114,27 @@ class Lanes:
         picture: tuple[int, int] = (0, 0),
         request: str | None = None,
     ) -> None:
-        """Begin a lane with its crop of the image; ``picture``: the size that the image came in; ``request``: if lent."""
+        """Begin a lane with its crop of the image, if it has any; ``picture``: the size that the image came in;
+        ``request``: if lent."""
         if (frame, tile) in self._lanes:
             self.ignored["lane started twice"] += 1
             return
         self._lanes[frame, tile] = Lane(picture, inputs, now, now, request=request)
         self._remember(frame)
 
-    def take(self) -> tuple[Key, Tensors] | None:
-        """A tile whose inputs are all here, marked as running: what is furthest in the oldest frame first."""
-        ready = [(frame, tile) for frame, tile in self._lanes if self._is_ready(frame, tile)]
+    def take(self) -> tuple[TaskKey, Tensors] | None:
+        """A task whose inputs are all here, marked as running: what is furthest in the oldest frame first."""
+        ready = [at for at in self._lanes if self._is_ready(*at)]
         if not ready:
             return None
         oldest = ready[0][0]
-        frame, tile = max((lane for lane in ready if lane[0] == oldest), key=lambda lane: self._lanes[lane].block)
+        frame, tile = max((at for at in ready if at[0] == oldest), key=lambda at: self._block(*at))
         lane = self._lanes[frame, tile]
         self._lanes[frame, tile] = replace(lane, running=True)
-        return (frame, lane.block, tile), self._gather(frame, lane.block, tile)
+        return (frame, self._block(frame, tile), tile), self._gather(frame, tile)
 
-    def computed(self, key: Key, outputs: Tensors, now: float, seconds: float = 0.0) -> list[Strip]:
-        """A tile of any block but the last is through, in so many seconds: what other nodes' lanes need of it.
-
-        The lane goes on, or ends where the next block is executed whole in another.
-        """
+    def computed(self, key: TaskKey, outputs: Tensors, now: float, seconds: float = 0.0) -> list[Part]:
+        """A task is through, in so many seconds: what other nodes' lanes need of it. The lane goes on, or ends."""
         frame, layer, tile = key
         lane = self._lanes.get((frame, tile))
         if lane is None:
@@ -138,50 +143,48 @@ class Lanes:
         if self.ends(tile, layer):
             del self._lanes[frame, tile]
         else:
-            spent_s = lane.spent_s + seconds
             self._lanes[frame, tile] = Lane(
-                lane.picture, {}, now, now + FIRST_WANT_S, layer + 1, spent_s=spent_s, request=lane.request
+                lane.picture, {}, now, now + FIRST_WANT_S, lane.step + 1, spent_s=lane.spent_s + seconds, request=lane.request
             )
         self._remember(frame)
-        self._parts[frame].pop((layer - 1, tile), None)  # used; whoever takes this lane over asks their makers
-        made = [Strip(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._cuts[layer, tile]]
-        for strip in made:
-            self._keep(strip)
-        return [strip for strip in made if (frame, strip.tile) not in self._lanes]
+        here = self._parts[frame].setdefault(tile, {})
+        for maker in [m for m in here if self._last_use[tile].get(m, -1) <= layer]:
+            del here[maker]  # used; whoever takes this lane over asks their makers
+        made = [Part(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._gives[layer, tile]]
+        for part in made:
+            self._keep(part)
+        return [part for part in made if (frame, part.tile) not in self._lanes and part.tile != tile]
 
     def ends(self, tile: int, layer: int) -> bool:
-        """Whether this block is the last that a lane has a tile of."""
-        return layer == (self._spread - 1 if tile else self._last)
+        """Whether this block is the last that a lane has a task of."""
+        return layer == self._plan.steps[tile][-1]
 
-    def check(self, strip: Strip) -> None:
+    def check(self, part: Part) -> None:
         """Refuse what is no part of this plan.
 
         Raises:
             DecodeError: it is not what the plan says.
         """
-        wanted = self._cuts.get((strip.layer, strip.maker), {}).get(strip.tile)
+        wanted = self._gives.get((part.layer, part.maker), {}).get(part.tile)
         if wanted is None:
-            raise DecodeError(f"tile {strip.maker} of block {strip.layer} makes nothing for tile {strip.tile}")
-        specs = {spec.name: spec for spec in self._plan.blocks[strip.layer].cut}
-        shapes = {name: (part_shape(specs[name], region), specs[name].dtype) for name, region in wanted.items()}
-        given = {name: (array.shape, str(array.dtype)) for name, array in strip.tensors.items()}
+            raise DecodeError(f"lane {part.maker} makes nothing for lane {part.tile} in block {part.layer}")
+        shapes = {name: (box.shape, self._dtypes[name]) for name, box in wanted.items()}
+        given = {name: (array.shape, str(array.dtype)) for name, array in part.tensors.items()}
         if given != shapes:
-            raise DecodeError(f"parts of tile {strip.maker} for tile {strip.tile} are {given}, not {shapes}"[:300])
+            raise DecodeError(f"parts of lane {part.maker} for lane {part.tile} are {given}, not {shapes}"[:300])
 
-    def hear(self, strip: Strip) -> None:
+    def hear(self, part: Part) -> None:
         """Parts from another node, which ``check`` has let pass."""
-        self._remember(strip.frame)
-        self._keep(strip)
+        self._remember(part.frame)
+        self._keep(part)
 
-    def again(self, want: Want) -> list[Strip]:
+    def again(self, want: Want) -> list[Part]:
         """What this node knows of what another lacks."""
-        known = self._parts.get(want.frame, {})
+        known = self._parts.get(want.frame, {}).get(want.tile, {})
         return [
-            Strip(want.frame, layer, tile, maker, tensors)
-            for (layer, tile), made in known.items()
-            if tile == want.tile and layer >= want.layer
-            for maker, tensors in made.items()
-            if maker != tile
+            Part(want.frame, layer, want.tile, maker, tensors)
+            for (layer, maker), tensors in known.items()
+            if layer >= want.layer and maker != want.tile
         ]
 
     def wants(self, now: float) -> list[Want]:
@@ -189,12 +192,12 @@ class Lanes:
         asked = []
         for (frame, tile), lane in self._lanes.items():
             if self._waits(frame, tile) and now >= lane.want_at:
-                asked.append(Want(frame, lane.block - 1, tile))
+                asked.append(Want(frame, min(layer for layer, _ in self._lacks(frame, tile)), tile))
                 backoff_s = min(2 * lane.backoff_s, LAST_WANT_S)
                 self._lanes[frame, tile] = replace(lane, want_at=now + lane.backoff_s, backoff_s=backoff_s)
         return asked
 
-    def stuck(self, now: float, patience_s: float) -> list[tuple[str, int]]:
+    def stuck(self, now: float, patience_s: float) -> list[LaneKey]:
         """Lanes that wait for parts longer than ``patience_s``; they are dropped."""
         lost = [at for at, lane in self._lanes.items() if self._waits(*at) and now >= lane.since + patience_s]
         for frame, tile in lost:
@@ -209,7 +212,7 @@ class Lanes:
         """The lane has ended, or is not ours any more; what it made for others stays. Returns it if it was here."""
         lane = self._lanes.pop((frame, tile), None)
         if lane is not None:
-            self._parts.get(frame, {}).pop((lane.block - 1, tile), None)
+            self._parts.get(frame, {}).pop(tile, None)
         return lane
 
     def end(self, frame: str) -> None:
@@ -218,40 +221,47 @@ class Lanes:
             self.drop(*lane)
         self._parts.pop(frame, None)
 
+    def _block(self, frame: str, tile: int) -> int:
+        """The block of a lane's next task."""
+        return self._plan.steps[tile][self._lanes[frame, tile].step]
+
     def _waits(self, frame: str, tile: int) -> bool:
         return not self._lanes[frame, tile].running and not self._is_ready(frame, tile)
 
     def _is_ready(self, frame: str, tile: int) -> bool:
-        lane = self._lanes[frame, tile]
-        if lane.running or lane.block == 0:
-            return not lane.running
-        made = self._parts.get(frame, {}).get((lane.block - 1, tile), {})
-        return made.keys() >= self._makers[lane.block - 1, tile]
+        return not self._lanes[frame, tile].running and not self._lacks(frame, tile)
 
-    def _gather(self, frame: str, block: int, tile: int) -> Tensors:
+    def _lacks(self, frame: str, tile: int) -> set[Maker]:
+        """The tasks whose parts a lane's next task needs and that are not here."""
+        here = self._parts.get(frame, {}).get(tile, {})
+        return {maker for maker in self._needs[self._block(frame, tile), tile] if maker not in here}
+
+    def _gather(self, frame: str, tile: int) -> Tensors:
+        block = self._block(frame, tile)
+        task = self._plan.blocks[block].by_home[tile]
         if block == 0:
             return self._lanes[frame, tile].inputs
-        made = self._parts[frame][block - 1, tile]
-        return assemble(self._plan, block, tile, self._named(block - 1, tile, made))
-
-    def _named(self, layer: int, tile: int, made: Mapping[int, Tensors]) -> Iterator[tuple[str, Region, np.ndarray]]:
-        for maker, tensors in made.items():
-            for name, array in tensors.items():
-                yield name, self._cuts[layer, maker][tile][name], array
+        here = self._parts[frame].get(tile, {})
+        makers = self._needs[block, tile]
+        given = [
+            (name, self._gives[maker][tile][name], array)
+            for maker, tensors in here.items() if maker in makers
+            for name, array in tensors.items()
+        ]  # fmt: skip
+        return assemble(self._plan.blocks[block].inputs, task.inputs, given)
 
     def _cut(self, layer: int, maker: int, tile: int, outputs: Tensors) -> Tensors:
         """Copies, so that a small part does not keep a large map alive; but the own part stays as it is."""
-        regions, whole = self._cuts[layer, maker][tile], self._plan.blocks[layer].tiles[maker].outputs
-        inner = {name: region.within(whole[name]) for name, region in regions.items()}
-        views = {name: crop(outputs[name], region) for name, region in inner.items()}
+        boxes, whole = self._gives[layer, maker][tile], self._plan.blocks[layer].by_home[maker].outputs
+        views = {name: crop(outputs[name], box.within(whole[name])) for name, box in boxes.items()}
         return views if tile == maker else {name: view.copy() for name, view in views.items()}
 
-    def _keep(self, strip: Strip) -> None:
-        made = self._parts[strip.frame].setdefault((strip.layer, strip.tile), {})
-        if strip.maker in made:
+    def _keep(self, part: Part) -> None:
+        made = self._parts[part.frame].setdefault(part.tile, {})
+        if (part.layer, part.maker) in made:
             self.ignored["parts repeated"] += 1
         else:
-            made[strip.maker] = strip.tensors
+            made[part.layer, part.maker] = part.tensors
 
     def _remember(self, frame: str) -> None:
         self._parts.setdefault(frame, {})

@@ -12,19 +12,19 @@ from typing import Any
 
 import numpy as np
 
-from edge_agent.lanes import Lanes, Strip, Want, weights
+from edge_agent.lanes import Lanes, Part, Want, weights
 from edge_agent.outbox import Outbox
 from edge_agent.proofs import Proofs
 from edge_agent.sampling import Sampler
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
 from models.reuse import is_first
-from models.tensor import check, crop, fingerprint
+from models.tensor import answer_of, check_inputs, crop, fingerprint
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import Incoming
 from schemas.errors import DecodeError, EngineError
-from schemas.keys import WHOLE, Key
+from schemas.keys import WHOLE, LaneKey, TaskKey
 from schemas.plan import Plan
 from schemas.topics import Publish
 
@@ -43,13 +43,13 @@ NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
 @dataclass(frozen=True)
 class Compute:
-    """To run on the engine now: one tile's inputs (pixels as uint8). ``whole``: the frame undivided, under tile 0;
-    ``check``: again, to see whether who computed it tells the truth.
+    """To run on the engine now: a task's inputs (pixels as uint8). ``whole``: the frame undivided; ``check``: again, to see
+    whether who computed it tells the truth.
 
     ``reuse``: what it makes may serve its neighbours here, or theirs serve it.
     """
 
-    key: Key
+    key: TaskKey
     inputs: Tensors
     whole: bool = False
     reuse: bool = False
@@ -74,8 +74,8 @@ Action = Publish | Compute | Listen | Reconnect
 class EdgeNode:
     """One edge of one plan. ``window`` frames of the own source may be open at once; ``camera``: it has a source.
 
-    A tile's key names the last block, whose output answers for it; how it gets there is the business of its lane. Where that
-    block is executed whole, lane 0's result answers for all tiles of the frame; the others have passed once they are made.
+    What is lent is a lane of a frame: all tasks of it are one node's. Those whose outputs the gateway merges answer for the
+    lane; one without such a task has passed once it is through, and is done with its frame.
     """
 
     def __init__(
@@ -90,21 +90,22 @@ class EdgeNode:
         self.name, self.epoch, self.plan, self.runtime, self.window = name, epoch, plan, runtime, window
         self.camera = camera
         self.digest = plan.digest()
-        self.tiles, self.thief, self.outbox, self.lanes = TileQueue(), Thief(), Outbox(), Lanes(plan)
+        self.tiles, self.thief, self.outbox, self.lanes = TileQueue(plan.answers), Thief(), Outbox(), Lanes(plan)
         self.proofs, self.sampler = Proofs(name), Sampler(name, plan)
         self.counts: Counter[str] = Counter()
         self.compute_s = 0.0
         self._frames = 0
         self._images: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
-        self._stolen: dict[Key, tuple[Tensors, tuple[int, int], str]] = {}  # leased to us, not computed yet; its request
-        self._results: dict[Key, tuple[m.ResultHeader, Tensors]] = {}
+        self._stolen: dict[LaneKey, tuple[Tensors, tuple[int, int], str]] = {}  # leased to us, not computed yet; its request
+        self._results: dict[TaskKey, tuple[m.ResultHeader, Tensors]] = {}
         self._computing: Compute | None = None
-        self._last = len(plan.blocks) - 1
+        self._exchanges = self.lanes.is_exchanging  # what one lane lacks another may have to make again
+        self._answering = frozenset(plan.answers)
         first = plan.blocks[0]
         self._shares = plan.schedule == "sharing"  # tiles come unasked
-        self._lent_at: dict[Key, float] = {}  # tiles that were lent once, since when
+        self._lent_at: dict[LaneKey, float] = {}  # tiles that were lent once, since when
         self._turn_s = 0.0  # how long the slowest of them took lately, from lending to acceptance; 0: not known
-        self._takers = frozenset(t.index for t in first.tiles if first.reuse and not is_first(t.row, t.col))
+        self._takers = frozenset(t.home for t in first.tiles if first.reuse and not is_first(*divmod(t.home, first.cols)))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
@@ -145,10 +146,10 @@ class EdgeNode:
     def frames_opened(self) -> int:
         return self._frames
 
-    def effort(self, key: Key, whole: bool = False) -> int:
-        """What a tile costs an engine; ``whole``: its undivided frame, or 0 where the plan knows no such effort."""
+    def effort(self, key: TaskKey, whole: bool = False) -> int:
+        """What a task costs an engine; ``whole``: its undivided frame, or 0 where the plan knows no such effort."""
         if not whole:
-            return self.plan.blocks[key[1]].tiles[key[2]].effort
+            return self.plan.blocks[key[1]].by_home[key[2]].effort
         return sum(block.tiles[0].effort for block in self.plan.blocks) if self.plan.lanes == 1 else 0
 
     @property
@@ -161,9 +162,9 @@ class EdgeNode:
         frame = m.frame_id(self.name, self.epoch, self._frames)
         self._frames += 1
         self._images[frame] = (image, picture)
-        if self._last:
+        if self._exchanges:
             self.proofs.open(frame)
-        self.tiles.add(frame, [(frame, self._last, tile) for tile in self.plan.blocks[0].order])
+        self.tiles.add(frame, [(frame, lane) for lane in self.plan.order])
         said = self._deal(now) + self._settle(now)
         return sorted(said, key=lambda action: not _registers(action))  # the frame's time runs from it
 
@@ -181,10 +182,10 @@ class EdgeNode:
         elif isinstance(message, m.TileHeader):
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
-            strip = Strip(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
-            self.lanes.check(strip)  # before it may wait
-            if self.proofs.admit(message, strip):
-                self.lanes.hear(strip)
+            part = Part(message.frame, message.layer, message.tile, message.maker, incoming.tensors)
+            self.lanes.check(part)  # before it may wait
+            if self.proofs.admit(message, part):
+                self.lanes.hear(part)
         elif isinstance(message, m.OverlapRequest):
             if message.node != self.name:
                 said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
@@ -192,21 +193,14 @@ class EdgeNode:
             self._accept(message, now)
         elif isinstance(message, m.Return):
             for tile in message.tiles:
-                self.tiles.hand_back((message.frame, self._last, tile), message.node)
+                self.tiles.hand_back((message.frame, tile), message.node)
             if message.error:
                 self._suspects[message.node] = now + SUSPECT_S
         else:
             self.counts["unexpected message"] += 1
         return said + self._settle(now)
 
-    def computed(
-        self,
-        key: Key,
-        outputs: Tensors,
-        seconds: float,
-        now: float,
-        error: str = "",
-    ) -> list[Action]:
+    def computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[Action]:
         """The engine is through with ``key``; ``error``: it failed, and so will the frame, if it is an own one."""
         whole = self._computing is not None and self._computing.whole
         checks = self._computing is not None and self._computing.check
@@ -216,15 +210,11 @@ class EdgeNode:
         if checks:
             said += self._judged(self.sampler.computed(key, outputs, seconds, now, error), now)
         elif whole:
-            self._whole_computed(key, outputs, seconds, now, error)
+            self._whole_computed(key[0], outputs, seconds, now, error)
         else:
             tile_s = seconds / self._weights[key[1]]
             self._tile_s = tile_s if self._tile_s is None else 0.7 * self._tile_s + 0.3 * tile_s
-            passes = key[1] < self._last and not error
-            if passes:
-                said += [self._overlap(strip) for strip in self.lanes.computed(key, outputs, now, seconds)]
-            if not passes or self.lanes.ends(key[2], key[1]):
-                said += self._tile_computed((key[0], self._last, key[2]), outputs, seconds, now, error, passes)
+            said += self._task_computed(key, outputs, seconds, now, error)
         return said + self._settle(now)
 
     def _judged(self, liars: list[str], now: float) -> list[Action]:
@@ -234,43 +224,50 @@ class EdgeNode:
             self._hands.pop(liar, None)
         return [self._register(now)] if liars else []
 
-    def _tile_computed(
-        self, key: Key, outputs: Tensors, seconds: float, now: float, error: str, passed: bool = False
-    ) -> list[Action]:
-        """The lane has ended. ``passed``: its result is another lane's. Whether a frame fails, its source says."""
-        lane = self.lanes.drop(key[0], key[2])
-        picture, spent_s, request = (lane.picture, lane.spent_s, lane.request) if lane else ((0, 0), 0.0, None)
-        stolen = m.frame_source(key[0])[:2] != (self.name, self.epoch)
-        if stolen and error:
-            return [self._return(key[0], (key[2],), error)]
-        if not stolen and not self.tiles.computed(key, passed):
-            return []
-        self.counts["stolen" if stolen else "computed"] += 1
-        if not passed:
-            about: dict[str, Any] = {"stolen": stolen, "picture": picture, "request": request}
-            self._put(key, outputs, now, error, compute_s=spent_s + seconds, **about)
-        return []
+    def _task_computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str) -> list[Action]:
+        """A task of a lane is through: what it made goes to other lanes and to the gateway, and the lane goes on or ends.
 
-    def _whole_computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str) -> None:
-        if self.tiles.computed_whole(key[0]):
+        Whether a frame fails, its source says.
+        """
+        frame, block, tile = key
+        lane = self.lanes.drop(frame, tile) if error else self.lanes.get(frame, tile)
+        ends = bool(error) or self.lanes.ends(tile, block)
+        said: list[Action] = [] if error else [self._overlap(p) for p in self.lanes.computed(key, outputs, now, seconds)]
+        stolen = m.frame_source(frame)[:2] != (self.name, self.epoch)
+        if stolen and error:
+            return [self._return(frame, (tile,), error)]
+        if ends:
+            passed = not error and all(other != tile for _, other in self._answering)
+            if not stolen and not self.tiles.computed((frame, tile), passed):
+                return said
+            self.counts["stolen" if stolen else "computed"] += 1
+        if error or (block, tile) in self._answering:
+            picture, spent_s, request = (lane.picture, lane.spent_s, lane.request) if lane else ((0, 0), 0.0, None)
+            answer = {} if error else {name: outputs[name] for name in answer_of(self.plan, block, tile)}
+            about: dict[str, Any] = {"stolen": stolen, "picture": picture, "request": request}
+            self._put(key, answer, now, error, compute_s=spent_s + seconds, **about)
+        return said
+
+    def _whole_computed(self, frame: str, outputs: Tensors, seconds: float, now: float, error: str) -> None:
+        if self.tiles.computed_whole(frame):
             self.counts["computed"] += self.plan.lanes
-            key, picture = (key[0], self._last, WHOLE), self._images[key[0]][1]
+            key, picture = (frame, self.plan.answers[-1][0], WHOLE), self._images[frame][1]
             self._put(key, outputs, now, error, compute_s=seconds, whole=True, picture=picture)
 
-    def _put(self, key: Key, outputs: Tensors, now: float, error: str, **about: Any) -> None:
+    def _put(self, key: TaskKey, outputs: Tensors, now: float, error: str, **about: Any) -> None:
         """A result into the outbox; ``about``: the other fields of its header."""
         frame, block, tile = key
         header = m.ResultHeader(
             **self._head(), plan=self.digest, frame=frame, block=block, tile=max(tile, 0), error=error[:300], **about
         )
         self._results[key] = (header, {} if error else outputs)
-        if self._last and frame in self.tiles.frames and not header.whole and self.sampler.wants(frame, now):
-            self.sampler.answered(frame, tile, self.name, fingerprint(outputs))  # others' parts may have spoilt it
+        if self._exchanges and frame in self.tiles.frames and not header.whole and self.sampler.wants(frame, now):
+            self.sampler.answered(key, self.name, fingerprint(outputs))  # others' parts may have spoilt it
         for dropped in self.outbox.put(key, now):
             if self._results.pop(dropped)[0].whole:
                 self.tiles.restart(dropped[0])
             else:
-                self.tiles.put_back(dropped)
+                self.tiles.put_back((dropped[0], dropped[2]))
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
@@ -278,7 +275,7 @@ class EdgeNode:
             frame = key[0]
             self._lent_at.pop(key, None)
             self._suspects[thief] = now + SUSPECT_S
-            if self._last and frame in self._expired:  # not the lane alone: what it waited for may be lost
+            if self._exchanges and frame in self._expired:  # not the lane alone: what it waited for may be lost
                 self.tiles.restart(frame)
             self._expired.add(frame)
         for frame, _ in self.lanes.stuck(now, self._lease_s):
@@ -302,7 +299,7 @@ class EdgeNode:
 
     def leave(self, now: float) -> list[Action]:
         """Good-bye: what is lent to this node goes back to its sources, and the gateway forgets it at once."""
-        lent = {(frame, tile) for frame, _, tile in self._stolen} | set(self.lanes)
+        lent = self._stolen.keys() | set(self.lanes)
         if self._computing is not None:
             lent.add((self._computing.key[0], self._computing.key[2]))
         back: dict[str, list[int]] = {}
@@ -337,7 +334,7 @@ class EdgeNode:
         self._nodes = echo.cameras + echo.helpers
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
         if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
-            self.tiles.requeue(whole=self._last > 0)
+            self.tiles.requeue(whole=self._exchanges)
             self.outbox.requeue(now)
             self.thief.repeat(now)
             self._hands.clear()
@@ -345,9 +342,8 @@ class EdgeNode:
 
     @property
     def _lease_s(self) -> float:
-        blocks = len(self.plan.blocks)
         if self._tile_s is None:
-            return FIRST_LEASE_S * blocks
+            return FIRST_LEASE_S * len(self.plan.blocks)
         return max(SHORTEST_LEASE_S, LEASE_TILES * self._tile_s * sum(self._weights))
 
     def _steal(self, steal: m.Steal, now: float) -> list[Action]:
@@ -396,10 +392,10 @@ class EdgeNode:
                 self._lent_at.pop(key, None)
         if key is None:
             return None
-        self._knows[steal.thief] = key[2]
+        self._knows[steal.thief] = key[1]
         self.sampler.lent(key[0], steal.thief)
         self.counts["lent"] += 1
-        where = {"frame": key[0], "tile": key[2], "lease_s": lease_s, "picture": self._images[key[0]][1],
+        where = {"frame": key[0], "tile": key[1], "lease_s": lease_s, "picture": self._images[key[0]][1],
                  "token": self.proofs.token(key[0])}  # fmt: skip
         return [self._tile_message(steal, where, self._inputs(key))]
 
@@ -408,14 +404,14 @@ class EdgeNode:
 
         Never where tiles of several blocks wait for each other, or where the schedule knows no stealing.
         """
-        if not self._turn_s or self._last or self._shares:
+        if not self._turn_s or self._exchanges or self._shares:
             return NEVER
         return max(LATE_S, LATE * self._turn_s)
 
     def _came_back(self, accepted: m.Accepted, now: float) -> None:
         """How long tiles took that were lent."""
         for tile in accepted.tiles:
-            since = self._lent_at.pop((accepted.frame, accepted.block, tile), None)
+            since = self._lent_at.pop((accepted.frame, tile), None)
             if since is not None:
                 self._turn_s = max(now - since, FADES * self._turn_s)
         if accepted.ended:
@@ -433,18 +429,19 @@ class EdgeNode:
         header = {**self._head(), "plan": self.digest, "to_epoch": steal.thief_epoch, "request": steal.request, **where}
         return Publish(topics.TILE, m.TileHeader.model_validate(header), {"node": steal.thief}, tensors)
 
-    def _overlap(self, strip: Strip) -> Publish:
-        frame, layer, tile, maker, tensors = strip
+    def _overlap(self, part: Part) -> Publish:
+        frame, layer, tile, maker, tensors = part
         header = m.OverlapHeader(
             **self._head(), plan=self.digest, frame=frame, layer=layer, tile=tile, maker=maker,
             proof=self.proofs.prove(frame, layer, tile, maker),
         )  # fmt: skip
         return Publish(topics.OVERLAP, header, {"layer": layer, "tile": tile}, tensors)
 
-    def _inputs(self, key: Key) -> Tensors:
-        frame, _, tile = key
-        image, _ = self._images[frame]
-        return {name: crop(image, region) for name, region in self.plan.blocks[0].tiles[tile].inputs.items()}
+    def _inputs(self, key: LaneKey) -> Tensors:
+        """A lane's part of the image, if it has any."""
+        frame, lane = key
+        image, task = self._images[frame][0], self.plan.task(0, lane)
+        return {name: crop(image, box) for name, box in task.inputs.items()} if task else {}
 
     def _tile(self, header: m.TileHeader, tensors: Tensors, now: float) -> None:
         if header.to_epoch != self.epoch:
@@ -455,16 +452,16 @@ class EdgeNode:
             self.thief.none(header.request, now)
         else:
             try:
-                check(self.plan, 0, header.tile, tensors, inputs=True)
+                check_inputs(self.plan, header.tile, tensors)
             except DecodeError:
                 self.counts["tile of a wrong shape"] += 1
                 return
-            key = (header.frame, self._last, header.tile)
-            here = key in self._results or (key[0], key[2]) in self.lanes
+            key = (header.frame, header.tile)
+            here = key in self.lanes or any((done[0], done[2]) == key for done in self._results)
             if (self._shares or self.thief.tile(header.request)) and not here:
                 self._stolen[key] = (tensors, header.picture, header.request)
-                for strip in self.proofs.learn(header.frame, header.token):
-                    self.lanes.hear(strip)
+                for part in self.proofs.learn(header.frame, header.token):
+                    self.lanes.hear(part)
 
     def _accept(self, accepted: m.Accepted, now: float) -> None:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
@@ -472,8 +469,8 @@ class EdgeNode:
             return
         self._came_back(accepted, now)
         if accepted.worker and accepted.fingerprint and accepted.worker != self.name:
-            for tile in accepted.tiles:
-                self.sampler.answered(accepted.frame, tile, accepted.worker, accepted.fingerprint)
+            for tile in accepted.tiles[:1]:  # whose it is; others may stand behind it
+                self.sampler.answered((accepted.frame, accepted.block, tile), accepted.worker, accepted.fingerprint)
         if accepted.ended:
             if accepted.frame in self._images:
                 self.sampler.ended(accepted.frame, self._images.pop(accepted.frame)[0], now)
@@ -484,8 +481,8 @@ class EdgeNode:
         answered = accepted.tiles
         if set(answered) >= set(range(self.plan.lanes)):  # and not before: a tile's own result is another's word
             answered = (*answered, WHOLE)
-        for key in self.outbox.accept(accepted.frame, accepted.block, answered, accepted.ended):
-            del self._results[key]
+        for done in self.outbox.accept(accepted.frame, accepted.block, answered, accepted.ended):
+            del self._results[done]
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)
 
@@ -526,7 +523,7 @@ class EdgeNode:
         if work is None:
             if not self._stolen and self._alone and (frame := self.tiles.take_whole()):
                 self._computing = Compute(
-                    (frame, self._last, 0), {self.plan.pixels.tensor: self._images[frame][0]}, True
+                    (frame, 0, 0), {self.plan.pixels.tensor: self._images[frame][0]}, True
                 )
                 return [self._computing]
             while work is None and (self._stolen or self.tiles.waiting):  # a lane that is here already may lack parts
@@ -539,11 +536,11 @@ class EdgeNode:
             said.append(self._checks(checked))
         return said
 
-    def _checks(self, work: tuple[Key, Tensors]) -> Compute:
+    def _checks(self, work: tuple[TaskKey, Tensors]) -> Compute:
         self._computing = Compute(*work, check=True)
         return self._computing
 
-    def _reuses(self, key: Key) -> bool:
+    def _reuses(self, key: TaskKey) -> bool:
         """Whether a tile gives or takes overlaps: of the own frames, while there is somebody to give to."""
         frame, block, tile = key
         if not self.plan.blocks[block].reuse or frame not in self.tiles.frames:
@@ -560,11 +557,11 @@ class EdgeNode:
             if own is None:
                 return []
             key, inputs, picture, request = own, self._inputs(own), self._images[own[0]][1], None
-        self.lanes.start(key[0], key[2], inputs, now, picture, request)
-        if not self._last or key[2] in self._listening:
+        self.lanes.start(*key, inputs, now, picture, request)
+        if not self._exchanges or key[1] in self._listening:
             return []
-        self._listening.add(key[2])
-        return [Listen(key[2])]
+        self._listening.add(key[1])
+        return [Listen(key[1])]
 
     def _register(self, now: float, leaving: bool = False) -> Publish:
         self._seq += 1

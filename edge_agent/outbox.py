@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.keys import Key
+from schemas.keys import TaskKey
 
 FIRST_BACKOFF_S = 2.0
 LAST_BACKOFF_S = 8.0
@@ -30,9 +30,9 @@ class Outbox:
         self.ignored: Counter[str] = Counter()
         self.dropped = 0
         self._limit = limit
-        self._held: dict[Key, Held] = {}
+        self._held: dict[TaskKey, Held] = {}
 
-    def put(self, key: Key, now: float) -> list[Key]:
+    def put(self, key: TaskKey, now: float) -> list[TaskKey]:
         """Hold a result, due at once. Returns those that had to make room: their tiles must be computed again."""
         if key in self._held:
             self.ignored["result held already"] += 1
@@ -44,7 +44,7 @@ class Outbox:
         self.dropped += len(dropped)
         return dropped
 
-    def due(self, now: float) -> list[Key]:
+    def due(self, now: float) -> list[TaskKey]:
         """Results to publish now."""
         keys = [key for key, held in self._held.items() if held.due <= now]
         for key in keys:
@@ -52,7 +52,7 @@ class Outbox:
             self._held[key] = Held(now + backoff_s, min(2 * backoff_s, LAST_BACKOFF_S))
         return keys
 
-    def accept(self, frame: str, block: int, tiles: Sequence[int], ended: bool) -> list[Key]:
+    def accept(self, frame: str, block: int, tiles: Sequence[int], ended: bool) -> list[TaskKey]:
         """The gateway has these tiles, or needs nothing more of the frame. Returns what is held no longer."""
         named = {(frame, block, tile) for tile in tiles}
         keys = [key for key in self._held if key in named or (ended and key[0] == frame)]

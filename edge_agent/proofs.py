@@ -8,7 +8,7 @@ token wait for it, bounded.
 import secrets
 from collections.abc import Callable
 
-from edge_agent.lanes import Strip
+from edge_agent.lanes import Part
 from schemas.messages import OverlapHeader
 from schemas.seal import derive
 
@@ -26,20 +26,20 @@ class Proofs:
     def __init__(self, name: str, new_token: Callable[[], str] = _token) -> None:
         self._name, self._new_token = name, new_token
         self._tokens: dict[str, str] = {}
-        self._waiting: dict[str, list[tuple[OverlapHeader, Strip]]] = {}
+        self._waiting: dict[str, list[tuple[OverlapHeader, Part]]] = {}
 
     def open(self, frame: str) -> None:
         """An own frame begins."""
         self.learn(frame, self._new_token())
 
-    def learn(self, frame: str, token: str | None) -> list[Strip]:
+    def learn(self, frame: str, token: str | None) -> list[Part]:
         """A tile of the frame came with this token; returns the parts that have waited for it and are proved."""
         if token is None:
             return []
         self._tokens[frame] = token
         for old in list(self._tokens)[:-FRAMES]:
             del self._tokens[old]
-        return [strip for header, strip in self._waiting.pop(frame, []) if self._holds(header)]
+        return [part for header, part in self._waiting.pop(frame, []) if self._holds(header)]
 
     def token(self, frame: str) -> str | None:
         """What goes with a tile of it that is lent."""
@@ -49,12 +49,12 @@ class Proofs:
         """For parts that this node gives; empty if it has nothing to do with the frame."""
         return self._proof(self._name, frame, layer, tile, maker)
 
-    def admit(self, header: OverlapHeader, strip: Strip) -> bool:
+    def admit(self, header: OverlapHeader, part: Part) -> bool:
         """Whether these parts count now; they may do so later if the frame's token is not known yet."""
         if header.frame in self._tokens:
             return self._holds(header)
         waiting = self._waiting.setdefault(header.frame, [])
-        waiting.append((header, strip))
+        waiting.append((header, part))
         del waiting[:-WAITING]
         for old in list(self._waiting)[:-WAITING_FRAMES]:
             del self._waiting[old]

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 import numpy as np
 
 from edge_agent.lanes import Lanes
-from models.tensor import crop, fingerprint
-from schemas.keys import Key
+from models.tensor import answer_of, crop, fingerprint
+from schemas.keys import TaskKey
 from schemas.plan import Plan
 
 SHARE = 0.05
@@ -23,6 +23,7 @@ IDLE_FRAMES = 5  # a node that takes nothing of so many frames is not tried any 
 FRAMES = 64
 
 Tensors = Mapping[str, np.ndarray]
+Answer = tuple[int, int, str]  # block and lane of a task, and the node whose result it is
 
 
 class Sampler:
@@ -32,14 +33,13 @@ class Sampler:
         self.liars: set[str] = set()
         self.checks: Counter[str] = Counter()  # passed, by node
         self._name, self._plan, self._chance = name, plan, chance or random.Random()
-        self._exchanges = len(plan.blocks) > 1
-        self._last = len(plan.blocks) - 1
         self._lanes = Lanes(plan)
-        self._answers: dict[str, dict[tuple[int, str], str]] = {}  # frame -> (tile, node) -> its result's fingerprint
+        self._exchanges = self._lanes.is_exchanging
+        self._answers: dict[str, dict[Answer, str]] = {}  # by frame: the fingerprint of each
         self._thieves: dict[str, set[str]] = {}
         self._trial: list[str] = []  # of these one gives wrong bits
         self._missed = 0
-        self._checked: dict[tuple[int, str], str] = {}  # of the frame that is checked now
+        self._checked: dict[Answer, str] = {}  # of the frame that is checked now
         self._suspected: list[str] = []  # its thieves
         self._wrong = False
         self._since, self._spent_s, self._next_at = 0.0, 0.0, float("-inf")
@@ -63,10 +63,11 @@ class Sampler:
             return thieves == {self._trial[0]}
         return now >= self._next_at or any(not self.checks[thief] for thief in thieves)
 
-    def answered(self, frame: str, tile: int, node: str, fingerprint: str) -> None:
-        """The result of ``node`` for a tile of an own frame."""
+    def answered(self, key: TaskKey, node: str, fingerprint: str) -> None:
+        """The result of ``node`` for a task of an own frame."""
+        frame, block, tile = key
         if frame in self._thieves:
-            self._answers.setdefault(frame, {})[tile, node] = fingerprint
+            self._answers.setdefault(frame, {})[block, tile, node] = fingerprint
 
     def ended(self, frame: str, image: np.ndarray, now: float) -> None:
         """An own frame has ended: it may be checked."""
@@ -82,27 +83,26 @@ class Sampler:
             answers = self._picked(answers)
         self._checked, self._suspected, self._wrong = answers, sorted(thieves - self.liars), False
         self._since, self._spent_s = now, 0.0
-        for tile in range(self._plan.lanes) if self._exchanges else {tile for tile, _ in answers}:
-            inputs = {n: crop(image, r) for n, r in self._plan.blocks[0].tiles[tile].inputs.items()}
-            self._lanes.start(frame, tile, inputs, now)
+        for tile in range(self._plan.lanes) if self._exchanges else {tile for _, tile, _ in answers}:
+            task = self._plan.task(0, tile)
+            self._lanes.start(frame, tile, {n: crop(image, box) for n, box in task.inputs.items()} if task else {}, now)
 
-    def take(self, idle: bool, now: float) -> tuple[Key, Tensors] | None:
+    def take(self, idle: bool, now: float) -> tuple[TaskKey, Tensors] | None:
         """What to compute now for a check; ``idle``: the engine has nothing else."""
         return self._lanes.take() if len(self._lanes) and (idle or now >= self._since + PATIENCE_S) else None
 
-    def computed(self, key: Key, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[str]:
+    def computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[str]:
         """The engine is through with a part of a check. Returns the nodes whose bits are found to be wrong now."""
         frame, layer, tile = key
         self._spent_s += seconds
         if error:  # nothing is known
             self._lanes = Lanes(self._plan)
             return []
-        if layer < self._last:
-            self._lanes.computed(key, outputs, now, seconds)
-        elif any(answer != fingerprint(outputs) for (of, _), answer in self._checked.items() if of == tile):
-            self._wrong = True
-        if self._lanes.ends(tile, layer):
-            self._lanes.drop(frame, tile)
+        self._lanes.computed(key, outputs, now, seconds)
+        given = [answer for (block, lane, _), answer in self._checked.items() if (block, lane) == (layer, tile)]
+        if given:
+            own = fingerprint({name: outputs[name] for name in answer_of(self._plan, layer, tile)})
+            self._wrong = self._wrong or any(answer != own for answer in given)
         return [] if len(self._lanes) else self._judged(frame, now)
 
     def forget(self, frame: str) -> None:
@@ -110,10 +110,10 @@ class Sampler:
         self._answers.pop(frame, None)
         self._thieves.pop(frame, None)
 
-    def _picked(self, answers: dict[tuple[int, str], str]) -> dict[tuple[int, str], str]:
+    def _picked(self, answers: dict[Answer, str]) -> dict[Answer, str]:
         """One answer, of a node that was never checked if there is one, otherwise any."""
-        others = [answer for answer in answers if answer[1] not in (*self.liars, self._name)]
-        new = [answer for answer in others if not self.checks[answer[1]]]
+        others = [answer for answer in answers if answer[2] not in (*self.liars, self._name)]
+        new = [answer for answer in others if not self.checks[answer[2]]]
         if not others:
             return {}
         chosen = self._chance.choice(new or others)
@@ -122,7 +122,7 @@ class Sampler:
     def _judged(self, frame: str, now: float) -> list[str]:
         self._lanes.end(frame)
         self._next_at = now + self._spent_s / SHARE
-        suspected = self._suspected if self._exchanges else [node for _, node in self._checked]
+        suspected = self._suspected if self._exchanges else [node for _, _, node in self._checked]
         if not self._wrong:
             self.checks.update(suspected)
         elif len(suspected) == 1:

@@ -17,12 +17,12 @@ is lent twice has two leases, each of which ends by itself; the first result cou
 """
 
 from collections import Counter
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from schemas.keys import Key
+from schemas.keys import LaneKey
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,16 @@ State: TypeAlias = Waiting | Computing | Lent | Sent | Passed | Done
 class TileQueue:
     """The open frames of this edge, oldest first, each a dict of its tiles in the plan's order."""
 
-    def __init__(self) -> None:
+    def __init__(self, answers: Iterable[tuple[int, int]] = ()) -> None:
+        """``answers``: block and lane of each task whose result the gateway gets; without any the first counts."""
         self.ignored: Counter[str] = Counter()
-        self._frames: dict[str, dict[Key, State]] = {}
+        self._frames: dict[str, dict[LaneKey, State]] = {}
+        self._answers: dict[int, set[int]] = {}
+        for block, lane in answers:
+            self._answers.setdefault(lane, set()).add(block)
+        self._lacks: dict[LaneKey, set[int]] = {}  # blocks whose answers have not been accepted, of lanes that have some
 
-    def add(self, frame: str, keys: Sequence[Key]) -> None:
+    def add(self, frame: str, keys: Sequence[LaneKey]) -> None:
         """Queue tiles of ``frame`` in the plan's order; a frame that is new is the newest."""
         tiles = self._frames.setdefault(frame, {})
         for key in keys:
@@ -90,7 +95,7 @@ class TileQueue:
             else:
                 tiles[key] = Waiting()
 
-    def take(self, now: float) -> Key | None:
+    def take(self, now: float) -> LaneKey | None:
         """The next tile for the own engine."""
         key = next(self._waiting(), None)
         if key:
@@ -115,7 +120,7 @@ class TileQueue:
         prefer: int | None = None,
         keep: Container[int] = (),
         overdue_s: float = NEVER,
-    ) -> Key | None:
+    ) -> LaneKey | None:
         """The tile that ``thief`` gets under ``request``; None: nothing to lend. It is late after ``overdue_s``.
 
         A request that holds a lease already gets the same tile again, the lease unchanged. A thief that asks ``ahead``,
@@ -130,12 +135,12 @@ class TileQueue:
         if len(waiting) < (2 if ahead else 1):
             return None
         oldest = [key for key in waiting if key[0] == waiting[0][0]]
-        others = [key for key in oldest[1:] if key[2] not in keep] or oldest[-1:]
-        key = next((key for key in oldest[1:] if key[2] == prefer), others[-1])
+        others = [key for key in oldest[1:] if key[1] not in keep] or oldest[-1:]
+        key = next((key for key in oldest[1:] if key[1] == prefer), others[-1])
         self._set(key, Lent((Lease(thief, request, now + lease_s, now + overdue_s),)))
         return key
 
-    def lend_again(self, thief: str, request: str, now: float, lease_s: float) -> Key | None:
+    def lend_again(self, thief: str, request: str, now: float, lease_s: float) -> LaneKey | None:
         """The tile of the oldest frame that has been late for longest, for a second thief; None: nothing is late."""
         late = self._overdue(thief)
         if not late or late[0][0] > now:
@@ -148,7 +153,7 @@ class TileQueue:
         """When there is a tile for ``lend_again``, if nothing happens before."""
         return min((at for at, _, _ in self._overdue(thief)), default=NEVER)
 
-    def computed(self, key: Key, passed: bool = False) -> bool:
+    def computed(self, key: LaneKey, passed: bool = False) -> bool:
         """The own engine is through with ``key``. False: nobody needs the result, a thief was first.
 
         ``passed``: it has no result, the rest of its frame is with another lane.
@@ -167,7 +172,7 @@ class TileQueue:
         """Every tile of the frame waits again: what one of them made for its neighbours is lost."""
         self._frames[frame].update(dict.fromkeys(self._frames[frame], Waiting()))
 
-    def put_back(self, key: Key) -> None:
+    def put_back(self, key: LaneKey) -> None:
         """The own engine failed, or the outbox dropped the result: the tile waits again."""
         if isinstance(self.state(key), Computing | Sent):
             self._set(key, Waiting())
@@ -175,27 +180,31 @@ class TileQueue:
             self.ignored["put back too late"] += 1
 
     def accept(self, frame: str, block: int, tiles: Sequence[int], ended: bool) -> None:
-        """The gateway has results for these tiles; ``ended``: the frame has its outcome."""
+        """The gateway has the results of this block of these lanes; ``ended``: the frame has its outcome."""
         mine = self._frames.get(frame)
         if mine is None:
             self.ignored["accepted: unknown frame"] += 1
             return
         for tile in tiles:
-            if (frame, block, tile) in mine:
-                mine[frame, block, tile] = Done()
-            else:
+            if (frame, tile) not in mine:
                 self.ignored["accepted: unknown tile"] += 1
+                continue
+            lacks = self._lacks.setdefault((frame, tile), set(self._answers.get(tile, ())))
+            lacks.discard(block)
+            if not lacks:
+                mine[frame, tile] = Done()
         if ended:
             del self._frames[frame]
+            self._lacks = {key: lacks for key, lacks in self._lacks.items() if key[0] != frame}
 
-    def expire(self, now: float) -> list[tuple[Key, str]]:
+    def expire(self, now: float) -> list[tuple[LaneKey, str]]:
         """Tiles of which a lease has ended unanswered, and who had it; a tile that nobody else has waits again."""
         expired = [(key, lease) for key, lease in self._leases() if lease.until <= now]
         for key, lease in expired:
             self._end(key, lease)
         return [(key, lease.thief) for key, lease in expired]
 
-    def hand_back(self, key: Key, thief: str) -> None:
+    def hand_back(self, key: LaneKey, thief: str) -> None:
         """The thief leaves and will not compute ``key``: it waits again, unless somebody else has it, too."""
         lease = next((lease for lent, lease in self._leases() if (lent, lease.thief) == (key, thief)), None)
         if lease:
@@ -208,6 +217,7 @@ class TileQueue:
 
         ``whole``: what the tiles of a frame made for each other is used up, so that one of them needs them all again.
         """
+        self._lacks.clear()
         for frame, tiles in self._frames.items():
             if whole and any(isinstance(state, Done) for state in tiles.values()):
                 self.restart(frame)
@@ -219,12 +229,12 @@ class TileQueue:
         """When the earliest lease ends."""
         return min((lease.until for _, lease in self._leases()), default=None)
 
-    def state(self, key: Key) -> State | None:
+    def state(self, key: LaneKey) -> State | None:
         """Who has ``key``; None: not a tile of an open frame."""
         return self._frames.get(key[0], {}).get(key)
 
     @property
-    def next(self) -> Key | None:
+    def next(self) -> LaneKey | None:
         """The tile that the own engine takes next."""
         return next(self._waiting(), None)
 
@@ -244,32 +254,32 @@ class TileQueue:
         return sum(isinstance(state, Lent) for _, state in self._all())
 
     @property
-    def tiles(self) -> Mapping[Key, State]:
+    def tiles(self) -> Mapping[LaneKey, State]:
         """A copy of every tile's state, for people and tests."""
         return MappingProxyType(dict(self._all()))
 
-    def _all(self) -> Iterator[tuple[Key, State]]:
+    def _all(self) -> Iterator[tuple[LaneKey, State]]:
         return (item for tiles in self._frames.values() for item in tiles.items())
 
-    def _leases(self) -> list[tuple[Key, Lease]]:
+    def _leases(self) -> list[tuple[LaneKey, Lease]]:
         return [(key, lease) for key, state in self._all() if isinstance(state, Lent) for lease in state.leases]
 
-    def _end(self, key: Key, lease: Lease) -> None:
+    def _end(self, key: LaneKey, lease: Lease) -> None:
         """One lease of a lent tile is over."""
         state = self.state(key)
         assert isinstance(state, Lent)
         left = tuple(other for other in state.leases if other != lease)
         self._set(key, replace(state, leases=left) if left else Waiting())
 
-    def _overdue(self, thief: str) -> list[tuple[float, Key, Lent]]:
+    def _overdue(self, thief: str) -> list[tuple[float, LaneKey, Lent]]:
         """When each tile of the oldest frame is late that ``thief`` may get besides another, earliest first."""
         oldest = next(iter(self._frames.values()), {})
         lent = [(key, state) for key, state in oldest.items() if isinstance(state, Lent) and not state.again]
         found = [(state.leases[0].overdue, key, state) for key, state in lent if state.leases[0].thief != thief]
         return sorted((late for late in found if late[0] < NEVER), key=lambda late: late[:2])
 
-    def _waiting(self) -> Iterator[Key]:
+    def _waiting(self) -> Iterator[LaneKey]:
         return (key for key, state in self._all() if isinstance(state, Waiting))
 
-    def _set(self, key: Key, state: State) -> None:
+    def _set(self, key: LaneKey, state: State) -> None:
         self._frames[key[0]][key] = state

@@ -13,7 +13,7 @@ import numpy as np
 from edge_agent.node import Compute
 from models.runner import TileRunner
 from schemas.errors import DtError
-from schemas.keys import Key
+from schemas.keys import TaskKey
 from schemas.process import give_way
 
 RELIEVE_S = 1.0
@@ -29,7 +29,7 @@ class Computed:
     """
 
     worker: "Worker"
-    key: Key
+    key: TaskKey
     outputs: Mapping[str, np.ndarray]
     seconds: float
     error: str = ""

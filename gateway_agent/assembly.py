@@ -88,11 +88,11 @@ State: TypeAlias = Open[P] | Finishing
 
 
 class Assembly(Generic[P]):
-    """Frames by id. ``tiles`` is the number of tiles of each block; the last block's tiles make a frame whole."""
+    """Frames by id. ``answers``: block and lane of each task whose result is awaited; with all of them a frame is whole."""
 
-    def __init__(self, tiles: Sequence[int], deadline_s: float = 120.0, memory: int = 1024) -> None:
+    def __init__(self, answers: Iterable[tuple[int, int]], deadline_s: float = 120.0, memory: int = 1024) -> None:
         self.ignored: Counter[str] = Counter()
-        self._tiles = tuple(tiles)
+        self._answers = frozenset(answers)
         self._deadline_s = deadline_s
         self._memory = memory
         self._frames: dict[str, State[P]] = {}
@@ -123,7 +123,7 @@ class Assembly(Generic[P]):
         self, frame: str, block: int, tile: int, worker: str, stolen: bool, payload: P
     ) -> Verdict[P]:
         """A tile's result. ``Complete`` comes with the one that makes the frame whole, once."""
-        if block >= len(self._tiles) or tile >= self._tiles[block]:
+        if (block, tile) not in self._answers:
             self.ignored["result: no such tile"] += 1
             return Verdict(accepted=False)
         if self.has_ended(frame):
@@ -137,8 +137,7 @@ class Assembly(Generic[P]):
             self.ignored["result: repeated"] += 1
             return Verdict(accepted=True)
         state.parts[block, tile] = Part(worker, stolen, payload)
-        last = len(self._tiles) - 1
-        if any((last, index) not in state.parts for index in range(self._tiles[last])):
+        if self._answers - state.parts.keys():
             return Verdict(accepted=True)
         self._frames[frame] = Finishing(state.first_heard)
         return Verdict(accepted=True, complete=_merge(frame, state))
@@ -201,6 +200,14 @@ class Assembly(Generic[P]):
         known = frame in self._ended or number <= self._forgotten.get((source, epoch), -1)
         return known and frame not in self._frames
 
+    def is_open(self, frame: str) -> bool:
+        """Whether it has been heard of and is not whole yet."""
+        return isinstance(self._frames.get(frame), Open)
+
+    def is_finishing(self, frame: str) -> bool:
+        """Whether it is whole and its tail runs."""
+        return isinstance(self._frames.get(frame), Finishing)
+
     def lacks(self, frame: str, block: int, tile: int) -> bool:
         """Whether the frame is open and nobody's result for this tile is here."""
         state = self._frames.get(frame)
@@ -242,7 +249,7 @@ class Assembly(Generic[P]):
         failed = []
         for frame, state in given_up:
             if state.announced:
-                have = f"{reason} with {len(state.parts)} of {sum(self._tiles)} tiles"
+                have = f"{reason} with {len(state.parts)} of {len(self._answers)} tiles"
                 failed.append(Failed(frame, have, now - state.first_heard))
                 self._end(frame)
             else:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway_agent.victims import Forward
-from schemas.keys import Key
+from schemas.keys import LaneKey
 from schemas.messages import frame_source
 
 REQUESTS = 64  # of each node that are remembered: it holds a few tiles at a time
@@ -18,7 +18,7 @@ NODES = 256
 @dataclass
 class _Grant:
     sources: set[str] = field(default_factory=set)  # two, if a forward seemed lost
-    key: Key | None = None  # of the tile that it brought
+    key: LaneKey | None = None  # of the lane that it brought
 
 
 class Grants:
@@ -37,8 +37,8 @@ class Grants:
             for gone in list(self._given)[:-NODES]:
                 del self._given[gone]
 
-    def admits(self, node: str, request: str | None, key: Key) -> bool:
-        """Whether ``node`` may answer for this tile; its request is used up for any other."""
+    def admits(self, node: str, request: str | None, key: LaneKey) -> bool:
+        """Whether ``node`` may answer for this lane; its request is used up for any other."""
         source = frame_source(key[0])[0]
         if node == source:
             return True

@@ -19,7 +19,7 @@ from gateway_agent.dealer import Dealer
 from gateway_agent.early import Early
 from gateway_agent.grants import Grants
 from gateway_agent.victims import Forward, VictimRing
-from models.tensor import check, check_whole, crop, fingerprint
+from models.tensor import answer_of, check_answer, check_whole, crop, fingerprint
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import LONG_BYTES, Incoming
@@ -99,9 +99,7 @@ class GatewayNode:
         self.name, self.epoch, self.plan, self._ordered = name, epoch, plan, ordered
         self.digest = plan.digest()
         self.ring = VictimRing()
-        self._last = len(plan.blocks) - 1  # what the blocks before it make stays with the edges
-        self._ends_whole = plan.spread < len(plan.blocks)  # the one result answers for the tiles of all lanes
-        self.assembly: Assembly[Tensors] = Assembly([0] * self._last + [len(plan.blocks[-1].tiles)], deadline_s)
+        self.assembly: Assembly[Tensors] = Assembly(plan.answers, deadline_s)
         self.early, self.grants = Early(), Grants()
         self.counts: Counter[str] = Counter()
         self._machines: dict[str, str] = {}  # of the nodes that are here
@@ -142,7 +140,7 @@ class GatewayNode:
         if finish is None or latency_s is None:  # it has failed in the meantime, or belongs to the plan before
             return []
         complete = finish.complete
-        work = [complete.workers[self._last, tile.index] for tile in self.plan.blocks[self._last].tiles]
+        work = [complete.workers[answer] for answer in self.plan.answers]
         outcome = m.Outcome(
             **self._head(), frame=frame, status="ok", latency_s=latency_s,
             computed=complete.computed, stolen=complete.stolen, digests=dict(digests),
@@ -233,7 +231,7 @@ class GatewayNode:
         new = set(register.distrusts) - self.ring.distrusts(register.node) - {register.node}
         if not new:
             return []
-        failed = self.assembly.distrust(register.node, new, self._last > 0, now)
+        failed = self.assembly.distrust(register.node, new, len(self.plan.blocks) > 1, now)
         return [*(Distrusted(node, register.node) for node in sorted(new)), *self._failures(failed)]
 
     def _announced(self, register: m.Register, now: float) -> list[Action]:
@@ -318,8 +316,8 @@ class GatewayNode:
         if header.error:
             return self._fault(header, now)
         verdicts = [
-            self.assembly.result(frame, header.block, tile, header.node, not is_own, outputs)
-            for tile, outputs in tiles.items()
+            self.assembly.result(frame, *answer, header.node, not is_own, outputs)
+            for answer, outputs in tiles.items()
         ]
         if not verdicts[-1].accepted:
             return []
@@ -342,11 +340,13 @@ class GatewayNode:
     def _lent(self, header: m.ResultHeader) -> bool:
         if header.node in self.ring.distrusts(m.frame_source(header.frame)[0]):
             return False
-        return self.grants.admits(header.node, header.request, (header.frame, header.block, header.tile))
+        return self.grants.admits(header.node, header.request, (header.frame, header.tile))
 
     def _answered(self, header: m.ResultHeader) -> tuple[int, ...]:
-        """The tiles for which a result stands."""
-        return tuple(range(self.plan.lanes)) if header.whole or self._ends_whole else (header.tile,)
+        """The lanes for which a result stands, its own first: all, once nothing of the frame is awaited any more."""
+        is_all = header.whole or self.assembly.is_finishing(header.frame)
+        others = (lane for lane in range(self.plan.lanes) if lane != header.tile)
+        return (header.tile, *others) if is_all else (header.tile,)
 
     def _released(self, header: m.ResultHeader) -> list[Action]:
         """Its sender need not send it again, and nobody else hears of it; a frame's source knows better than we."""
@@ -356,23 +356,23 @@ class GatewayNode:
         return [self._accepted(header.node, header.frame, ended, header.block, self._answered(header))]
 
     def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
-        """The source's engine failed, and so does the frame, unless other nodes' results for these tiles are here."""
+        """The source's engine failed, and so does the frame, unless other nodes' results for this lane are here."""
         frame, said = header.frame, list[Action]()
-        tiles = range(len(self.plan.blocks[header.block].tiles)) if header.whole else (header.tile,)
-        if any(self.assembly.lacks(frame, header.block, tile) for tile in tiles):
+        answers = [a for a in self.plan.answers if header.whole or a == (header.block, header.tile)]
+        if any(self.assembly.lacks(frame, *answer) for answer in answers) or (not answers and self.assembly.is_open(frame)):
             said += self.failed(frame, f"model error on {header.node}: {header.error}", now)
         ended = self.assembly.has_ended(frame)
         return [*said, self._accepted(header.node, frame, ended, header.block, self._answered(header))]
 
-    def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[int, Tensors]:
-        """The outputs of each tile that a result answers for."""
+    def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[tuple[int, int], Tensors]:
+        """The outputs of each task, by block and lane, that a result answers for."""
         if not header.whole:
-            check(self.plan, header.block, header.tile, tensors, inputs=False)
-            return {header.tile: tensors}
-        check_whole(self.plan, header.block, tensors)
+            check_answer(self.plan, header.block, header.tile, tensors)
+            return {(header.block, header.tile): tensors}
+        check_whole(self.plan, tensors)
         return {
-            tile.index: {name: crop(tensors[name], region) for name, region in tile.outputs.items()}
-            for tile in self.plan.blocks[header.block].tiles
+            answer: {name: crop(tensors[name], box) for name, box in answer_of(self.plan, *answer).items()}
+            for answer in self.plan.answers
         }
 
     def _release(self, source: str) -> list[Action]:

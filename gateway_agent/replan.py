@@ -111,5 +111,5 @@ def better(bundle: Bundle, members: tuple[Member, ...], objective: str, gateway_
 
 def _bundle(bundle: Bundle, choice: Choice) -> Bundle:
     return make_bundle(
-        bundle.path, blocks=choice.blocks, partition=bundle.partition, shares=choice.shares, card=bundle.card
+        bundle.path, blocks=choice.pieces, partition=bundle.partition, shares=choice.shares, card=bundle.card
     )

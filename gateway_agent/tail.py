@@ -20,7 +20,7 @@ from models.decode import decode, quantization_of
 from models.tensor import stitch
 from schemas.errors import DtError
 from schemas.messages import frame_source
-from schemas.plan import digest
+from schemas.plan import Plan, digest
 from schemas.results import Result
 
 WAITING = 256  # frames that wait for the tail: eight sources with the widest window
@@ -122,14 +122,7 @@ class TailThread:
 
     def _finish(self, finish: Finish) -> Finished:
         bundle, complete = self._bundle, finish.complete
-        last = len(bundle.plan.blocks) - 1
-        block = bundle.plan.blocks[last]
-        merged = {
-            spec.name: stitch(
-                spec, ((t.outputs[spec.name], complete.tiles[last, t.index][spec.name]) for t in block.tiles)
-            )
-            for spec in block.cut
-        }
+        merged = merge(bundle.plan, complete.tiles)
         source, epoch, _ = frame_source(complete.frame)
         outputs = self._tail.run(merged, self._states.get((source, epoch)))
         if bundle.card.state:
@@ -143,6 +136,17 @@ class TailThread:
             card = card.model_copy(update={"score_threshold": self.threshold})
         result = decode(card, outputs, self._quantization, picture, bundle.plan.pixels)
         return Finished(complete.frame, digests(merged, outputs), outputs, result)
+
+
+def merge(plan: Plan, tiles: Mapping[tuple[int, int], Tensors]) -> dict[str, np.ndarray]:
+    """What the blocks give to the gateway, of the results of the tasks that answer, by block and lane."""
+    found = {}
+    for spec in plan.ends:
+        block = plan.makers[spec.name]
+        found[spec.name] = stitch(
+            spec, ((task.outputs[spec.name], tiles[block, task.home][spec.name]) for task in plan.blocks[block].tiles)
+        )
+    return found
 
 
 def digests(cut: Tensors, outputs: Tensors) -> dict[str, str]:

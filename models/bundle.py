@@ -106,7 +106,7 @@ def with_plan(model: Path, plan: Plan, card: Card, where: str) -> Bundle:
     partition = Partition(load(model))
     if file_digest(model) != plan.model:
         raise PlanError(f"{model} is not the model of {where} (digests differ): plan it again")
-    chosen = partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
+    chosen = partition.find("+".join(spec.name for spec in plan.ends))
     edge_model = rewrite.edge_graph(partition, chosen).to_bytes()
     if digest(edge_model) != plan.edge_model:
         raise PlanError(f"{where} was made by another version of this program: plan {model} again")

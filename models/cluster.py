@@ -1,8 +1,11 @@
 """A cluster as the planner sees it, and what a frame asks of it: numbers only, from measurements and from a plan."""
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+Task: TypeAlias = tuple[int, int]  # block and lane
 
 HOPS = 2  # sender -> broker -> receiver
 PACKED_BYTES = 4096  # smaller tensors are not packed
@@ -62,14 +65,6 @@ class Cluster:
         return int(count * share) if pays and count >= PACKED_BYTES else count
 
 
-class Exchange(NamedTuple):
-    """Bytes that tile ``maker`` of a block gives to tile ``taker`` of the next one."""
-
-    maker: int
-    taker: int
-    size: int
-
-
 class Saving(NamedTuple):
     """What a tile is spared where all of ``makers`` have run before: operations, and their effort."""
 
@@ -80,17 +75,18 @@ class Saving(NamedTuple):
 
 @dataclass(frozen=True)
 class Workload:
-    """What a frame asks of a cluster: the effort of each tile of each block, and bytes between them.
+    """What a frame asks of a cluster: the effort of each task (block, lane), and bytes between them.
 
-    ``crops`` and ``results`` are bytes of each tile's pixels and of its last outputs. Blocks of one tile behind others are
-    executed whole where lane 0 is. Where tiles reuse what others of the same node have made, ``savings`` has those that do,
-    and ``order`` the sequence in which a node takes them.
+    ``crops``: bytes of each lane's pixels; ``results``: what the gateway gets of tasks that answer. ``gives``: the bytes that
+    a task gives to each lane, its own among them; ``needs``: the tasks that one waits for. Where tiles reuse what others of the
+    same node have made, ``savings`` has those that do, and ``order`` the sequence in which a node takes them.
     """
 
-    effort: tuple[tuple[int, ...], ...]
+    effort: Mapping[Task, int]
     crops: tuple[int, ...]
-    exchanges: tuple[tuple[Exchange, ...], ...]
-    results: tuple[int, ...]
+    gives: Mapping[Task, Mapping[int, int]]
+    needs: Mapping[Task, frozenset[Task]]
+    results: Mapping[Task, int]
     tail_effort: int = 0
     savings: Mapping[int, Saving] = field(default_factory=dict)
     order: tuple[int, ...] = ()
@@ -98,6 +94,14 @@ class Workload:
     @property
     def lanes(self) -> int:
         return len(self.crops)
+
+    @functools.cached_property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """The blocks that each lane has a task of, in order."""
+        return tuple(tuple(sorted(b for b, own in self.effort if own == lane)) for lane in range(self.lanes))
+
+    def lane_effort(self, lane: int) -> int:
+        return sum(self.effort[block, lane] for block in self.steps[lane])
 
 
 def is_whole(cluster: Cluster) -> bool:
@@ -107,4 +111,4 @@ def is_whole(cluster: Cluster) -> bool:
 
 def undivided(work: Workload, effort: int, result: int) -> Workload:
     """The same frame on its source alone: ``effort`` and ``result`` bytes for the gateway."""
-    return Workload(((effort,),), (0,), (), (result,), work.tail_effort)
+    return Workload({(0, 0): effort}, (0,), {(0, 0): {}}, {(0, 0): frozenset()}, {(0, 0): result}, work.tail_effort)

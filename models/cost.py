@@ -7,8 +7,7 @@ multiply-accumulate).
 
 import functools
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -17,15 +16,15 @@ import numpy as np
 
 from models import engine
 from models.build import Network
-from models.cluster import Cluster, Exchange, Saving, Workload, is_whole, undivided
+from models.cluster import Cluster, Saving, Workload, is_whole, undivided
 from models.division import Tiler
 from models.effort import FLOAT, effort_of
 from models.graph import Graph, Quantization, Tensor
 from models.partition import Cut, Partition
 from models.reuse import Reuse, neighbours
 from models.simulation import Run
-from models.tensor import part_bytes, shared
-from schemas.plan import Block, Plan, Region
+from models.tensor import box_bytes, exchange
+from schemas.plan import Block, Box, Plan
 
 _STEADY_FRAMES, _STEADY_ROUNDS = 4, 3  # of each source at least, and so often its window, to see the throughput
 _MEASURED_S = 0.3
@@ -61,13 +60,13 @@ class Prediction:
 
 def predict(partition: Partition, plan: Plan, cluster: Cluster) -> Prediction:
     """What ``plan`` costs on ``cluster``: latency of one frame alone, throughput in the steady state."""
-    cut = deepest(partition, plan.blocks)
+    cut = deepest(partition, plan)
     return predict_blocks(Tiler(partition), plan.blocks, cut, cluster, can_undivided=plan.undivided)
 
 
-def deepest(partition: Partition, blocks: Sequence[Block]) -> Cut:
-    """The cut that the last block ends at."""
-    return partition.find("+".join(spec.name for spec in blocks[-1].cut))
+def deepest(partition: Partition, plan: Plan) -> Cut:
+    """The cut that the blocks end at."""
+    return partition.find("+".join(spec.name for spec in plan.ends))
 
 
 def predict_blocks(
@@ -83,9 +82,8 @@ def predict_blocks(
     ``can_undivided``: a source computes its frames whole where it is the only node, or helpers are too few.
     """
     partition, (before, behind) = tiler.partition, tiler.sums(cut)
-    spread = sum(block.mode == "tiles" for block in blocks)
     work = workload(tiler, blocks, cut)
-    whole = undivided(work, before.effort, sum(work.results))
+    whole = undivided(work, before.effort, sum(work.results.values()))
     first = whole if can_undivided and cluster.nodes == 1 else work
     alone = Run(first, replace(cluster, sources=1, window=1))
     done = before.flops if first is whole else sum(t.flops for block in blocks for t in block.tiles)
@@ -101,30 +99,42 @@ def predict_blocks(
         bytes_by_hop=dict(alone.bytes_by_hop),
         memory_bytes=memory(tiler, blocks, cut, cluster),
         blocks=[_told(block) for block in blocks],
-        bound_s=bound_s(partition, work, before.effort, cluster, sum(map(sum, work.effort[spread:]))),
+        bound_s=bound_s(partition, work, before.effort, cluster, blocks),
         tail_flops=behind.flops,
     )
 
 
 def _told(block: Block) -> dict[str, Any]:
     return {
-        "cut": "+".join(spec.name for spec in block.cut),
-        "grid": f"{block.rows}x{block.cols}",
-        "mode": block.mode,
+        "cut": block.name,
+        "grid": block.kind,
+        "split": block.split,
         "flops": sum(tile.flops for tile in block.tiles),
     }
 
 
 def workload(tiler: Tiler, blocks: Sequence[Block], cut: Cut) -> Workload:
-    """What a frame asks of the cluster, from the regions of the blocks' tiles."""
-    partition = tiler.partition
-    image = partition.graph.tensors[partition.image]
-    last, reuses = blocks[-1], blocks[0].reuse
+    """What a frame asks of the cluster, from the boxes of the blocks' tasks. ``cut``: what the gateway merges."""
+    partition, graph = tiler.partition, tiler.partition.graph
+    specs = {spec.name: spec for block in blocks for spec in block.cut}
+    ends = {graph.tensors[t].name for t in cut.tensors}
+    lanes = 1 + max(block.tiles[-1].home for block in blocks)
+    pixels = {tile.home: sum(prod(box.shape) for box in tile.inputs.values()) for tile in blocks[0].tiles}
+    between, reuses = exchange(blocks, tiler.parts), blocks[0].reuse
+
+    def size(boxes: Mapping[str, Box]) -> int:
+        return sum(box_bytes(specs[name], box) for name, box in boxes.items())
+
+    results = {
+        (i, tile.home): size({name: box for name, box in tile.outputs.items() if name in ends})
+        for i, block in enumerate(blocks) if any(spec.name in ends for spec in block.cut) for tile in block.tiles
+    }  # fmt: skip
     return Workload(
-        effort=tuple(tuple(tile.effort for tile in block.tiles) for block in blocks),
-        crops=tuple(sum(_area(r) for r in tile.inputs.values()) * image.shape[3] for tile in blocks[0].tiles),
-        exchanges=tuple(_exchanges(tiler, one, other) for one, other in zip(blocks, blocks[1:])),
-        results=tuple(sum(part_bytes(t, tile.outputs[t.name]) for t in last.cut) for tile in last.tiles),
+        effort={(i, tile.home): tile.effort for i, block in enumerate(blocks) for tile in block.tiles},
+        crops=tuple(pixels.get(lane, 0) for lane in range(lanes)),
+        gives={task: {lane: size(boxes) for lane, boxes in takers.items()} for task, takers in between.gives.items()},
+        needs=between.needs,
+        results=results,
         tail_effort=tiler.sums(cut)[1].effort,
         savings=_savings(partition, blocks[0], cut) if reuses else {},
         order=blocks[0].order if reuses else (),
@@ -133,7 +143,7 @@ def workload(tiler: Tiler, blocks: Sequence[Block], cut: Cut) -> Workload:
 
 def _savings(partition: Partition, block: Block, cut: Cut) -> dict[int, Saving]:
     names, sides = partition.graph.by_name, functools.partial(neighbours, rows=block.rows, cols=block.cols)
-    outputs = [{names[name]: region for name, region in tile.outputs.items()} for tile in block.tiles]
+    outputs = [{names[name]: box.region for name, box in tile.outputs.items()} for tile in block.tiles]
     reuse = Reuse(partition, cut.ops, outputs, block.rows, block.cols)
     found = {}
     for tile in range(len(outputs)):
@@ -143,58 +153,52 @@ def _savings(partition: Partition, block: Block, cut: Cut) -> dict[int, Saving]:
     return found
 
 
-def _exchanges(tiler: Tiler, block: Block, after: Block) -> tuple[Exchange, ...]:
-    key = id(block), id(after)
-    if key not in tiler.exchanges:
-        specs, sizes = {spec.name: spec for spec in block.cut}, Counter[tuple[int, int]]()
-        for maker in block.tiles:
-            for part in shared(maker, after.tiles):
-                sizes[maker.index, part.tile] += part_bytes(specs[part.tensor], part.region)
-        found = tuple(Exchange(maker, taker, size) for (maker, taker), size in sizes.items())
-        tiler.exchanges[key] = block, after, found  # the blocks, too: while they are kept no others have their ids
-    return tiler.exchanges[key][2]
-
-
-def _area(region: Region) -> int:
-    return region.height * region.width
-
-
 def plan_bound_s(partition: Partition, plan: Plan, cluster: Cluster) -> float:
     """What ``predict`` tells as the bound, without the prediction."""
-    tiler, cut = Tiler(partition), deepest(partition, plan.blocks)
-    work, spread = workload(tiler, plan.blocks, cut), sum(block.mode == "tiles" for block in plan.blocks)
-    return bound_s(partition, work, tiler.sums(cut)[0].effort, cluster, sum(map(sum, work.effort[spread:])))
+    tiler, cut = Tiler(partition), deepest(partition, plan)
+    return bound_s(partition, workload(tiler, plan.blocks, cut), tiler.sums(cut)[0].effort, cluster, plan.blocks)
 
 
-def bound_s(partition: Partition, work: Workload, effort: int, cluster: Cluster, whole_effort: int = 0) -> float:
+def bound_s(
+    partition: Partition, work: Workload, effort: int, cluster: Cluster, blocks: Sequence[Block] = ()
+) -> float:
     """Ideal compute shared by the nodes that take part, the tail, and the pixels and results that must travel, in s.
 
-    Of the ``effort`` before the cut ``whole_effort`` is not shared: it is one node's.
+    Of the ``effort`` before the cut what is executed whole is not shared: it is one node's.
     """
     nodes = min(work.lanes, cluster.nodes)
     shape = partition.graph.tensors[partition.image].shape
+    whole = sum(tile.effort for block in blocks if block.split == "whole" for tile in block.tiles)
     pixels = cluster.packed(prod(shape) * (nodes - 1) // nodes, are_pixels=True)
-    results = cluster.packed(sum(work.results), are_pixels=False)
-    shared_s = (effort - whole_effort) / sum(cluster.speeds[:nodes])
-    compute_s = shared_s + whole_effort / cluster.speeds[0] + work.tail_effort / cluster.gateway_flops_s
+    results = cluster.packed(sum(work.results.values()), are_pixels=False)
+    shared_s = (effort - whole) / sum(cluster.speeds[:nodes])
+    compute_s = shared_s + whole / cluster.speeds[0] + work.tail_effort / cluster.gateway_flops_s
     return compute_s + (pixels + results) / cluster.bytes_s
 
 
 def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) -> dict[str, int]:
-    """Bytes that each host needs: the constants of what it computes, its largest layer's live data, the runtime."""
+    """Bytes that each host needs: the constants of its tasks, the live data of its largest, the runtime.
+
+    Lane ``i`` is host ``i``'s, or where there are more lanes than hosts, each host has any.
+    """
     graph, names = tiler.partition.graph, tiler.partition.graph.by_name
-    peaks = [0] * cluster.nodes
-    cuts = [tiler.partition.find("+".join(spec.name for spec in block.cut)) for block in blocks[:-1]]
-    for span, block in zip(tiler.spans([*cuts, cut]), blocks):
-        for tile in block.tiles:
-            outputs = {names[name]: region for name, region in tile.outputs.items()}
-            work = tiler.whole(span) if block.mode == "whole" else tiler.work(span, outputs)
-            edge = tile.index % cluster.nodes
+    peaks, weights = [0] * cluster.nodes, [0] * cluster.nodes
+    for span, block in zip(tiler.planned(blocks), blocks):
+        loaded = [0] * cluster.nodes  # tiles of a block share its weights
+        for number, tile in enumerate(block.tiles):
+            if block.split == "whole":
+                work = tiler.whole(span)
+            elif block.split == "filters":
+                work = tiler.filters(span, (number, len(block.tiles)))
+            else:
+                work = tiler.work(span, {names[name]: box.region for name, box in tile.outputs.items()})
+            edge = tile.home % cluster.nodes
             peaks[edge] = max(peaks[edge], work.live_bytes)
-    weights, beyond = (sums.constant_bytes for sums in tiler.sums(cut))
+            loaded[edge] = loaded[edge] + work.weight_bytes if block.split == "filters" else work.weight_bytes
+        weights = [own + more for own, more in zip(weights, loaded)]
     merged = sum(graph.tensors[t].nbytes for t in cut.tensors)
-    tail = beyond + 2 * merged
-    edges = {f"edge{i + 1}": cluster.runtime_bytes + (weights + peak if peak else 0) for i, peak in enumerate(peaks)}
+    tail = tiler.sums(cut)[1].constant_bytes + 2 * merged
+    edges = {f"edge{i + 1}": cluster.runtime_bytes + own + peak for i, (own, peak) in enumerate(zip(weights, peaks))}
     return {**edges, "gateway": cluster.runtime_bytes + tail}
 
 

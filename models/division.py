@@ -1,39 +1,89 @@
-"""Divides the maps at a plan's cuts into tiles: where the lines lie, and what each tile needs and computes.
+"""Divides the tensors at a plan's cuts: into tiles, by filters or not at all; what each task needs and computes.
 
-Law: the tiles of a cut partition each of its maps; what lies between two cuts follows from their regions alone.
+Law: the tasks of a block partition each tensor that it gives; what lies between follows from their boxes alone.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from models import rewrite
-from models.cluster import Exchange
+from models.effort import effort_of
+from models.filters import FilterTask, filter_task
 from models.graph import Graph
+from models.ops import flops_of
 from models.partition import Cut, Partition, Regions
+from models.tensor import Pairs
 from models.uneven import Layout, common_lines, layout, moved
-from schemas.plan import Block, Region, TensorSpec
+from schemas.errors import PlanError
+from schemas.plan import Block, Box, Region, TensorSpec
+
+
+class Tiles(NamedTuple):
+    """Tiles of a grid, numbered row by row: tile ``i`` is lane ``i``'s."""
+
+    rows: int
+    cols: int
+
+    @property
+    def homes(self) -> range:
+        return range(self.rows * self.cols)
+
+    def __str__(self) -> str:
+        return f"{self.rows}x{self.cols}"
+
+
+class Filters(NamedTuple):
+    """``parts`` tasks, each of which computes some of the last axis, in lanes from 0 on."""
+
+    parts: int
+
+    @property
+    def homes(self) -> range:
+        return range(self.parts)
+
+    def __str__(self) -> str:
+        return f"filters {self.parts}"
+
+
+class Whole(NamedTuple):
+    """Not divided: all of it in the lane ``home``."""
+
+    home: int = 0
+
+    @property
+    def homes(self) -> range:
+        return range(self.home, self.home + 1)
+
+    def __str__(self) -> str:
+        return f"whole in lane {self.home}" if self.home else "whole"
+
+
+Division: TypeAlias = Tiles | Filters | Whole
+Piece: TypeAlias = tuple[Cut, Division]  # a block: where it ends, and how it is divided
 
 
 class Span(NamedTuple):
-    """A fused block: the tensors that it is ``given``, the cut that it ends at, and its operators."""
+    """A fused block: the tensors that it is ``given`` by any before it, the cut that it ends at, its operators.
+
+    ``made``: the cut's tensors that it computes. What only passes by is not its business.
+    """
 
     given: tuple[int, ...]
     cut: Cut
     ops: tuple[int, ...]
-
-    @property
-    def made(self) -> list[int]:
-        """The cut's tensors that the block computes: not what only passes it by."""
-        return [t for t in self.cut.tensors if t not in self.given]
+    made: tuple[int, ...]
 
 
 class Work(NamedTuple):
-    """What a tile needs (region of each tensor), its operations and effort, and the most bytes of tensors alive at once."""
+    """What a task needs and gives (by tensor), its operations and effort, the most bytes of tensors alive at once, and
+    the bytes of the constants that it reads."""
 
-    inputs: dict[int, Region]
+    inputs: dict[int, Box]
+    outputs: dict[int, Box]
     flops: int
     effort: int
     live_bytes: int
+    weight_bytes: int
 
 
 class Sums(NamedTuple):
@@ -49,12 +99,13 @@ class Tiler:
 
     def __init__(self, partition: Partition) -> None:
         self.partition = partition
-        self._spans: dict[tuple[tuple[int, ...], str], Span] = {}
+        self._spans: dict[tuple[str, ...], Span] = {}
         self._layouts: dict[tuple[object, ...], dict[int, Layout]] = {}
         self._works: dict[tuple[object, ...], Work] = {}
+        self._weights: dict[tuple[int, ...], int] = {}
         self._sums: dict[str, tuple[Sums, Sums]] = {}
         self.blocks: dict[tuple[object, ...], Block] = {}  # of models.planner
-        self.exchanges: dict[tuple[int, int], tuple[Block, Block, tuple[Exchange, ...]]] = {}  # of models.cost
+        self.parts: Pairs = {}  # of models.cost
 
     def sums(self, cut: Cut) -> tuple[Sums, Sums]:
         """Of the operators before ``cut``, and of those behind it."""
@@ -69,82 +120,148 @@ class Tiler:
 
     def spans(self, cuts: Sequence[Cut]) -> list[Span]:
         """The fused blocks from the image over these cuts."""
-        ends = [(self.partition.image,), *(cut.tensors for cut in cuts)]
-        return [self._span(given, cut) for given, cut in zip(ends, cuts)]
+        known, spans, names = {self.partition.image}, list[Span](), list[str]()
+        for cut in cuts:
+            names.append(cut.name)
+            key = tuple(names)
+            if key not in self._spans:
+                self._spans[key] = self._span(known, cut)
+            spans.append(self._spans[key])
+            known.update(spans[-1].made)
+        return spans
 
-    def _span(self, given: tuple[int, ...], cut: Cut) -> Span:
-        key = (given, cut.name)
-        if key not in self._spans:
-            self._spans[key] = Span(given, cut, self.partition.between(given, cut.tensors))
-        return self._spans[key]
+    def _span(self, known: set[int], cut: Cut) -> Span:
+        made = tuple(t for t in cut.tensors if t not in known)
+        ops, graph = self.partition.between(known, made), self.partition.graph
+        read = {t for i in ops for t in graph.data_inputs(graph.ops[i])}
+        if not made or not ops:
+            raise PlanError(f"the block that ends at {cut.name} computes nothing")
+        return Span(tuple(sorted(read & known)), cut, ops, made)
 
-    def divide(
-        self, cuts: Sequence[Cut], rows: int, cols: int, shares: Sequence[float] = ()
-    ) -> list[list[dict[int, Region]]]:
-        """The output regions of every tile of every block; ``shares`` of the work for each tile, or even ones.
+    def planned(self, blocks: Sequence[Block]) -> list[Span]:
+        """The fused blocks of a plan."""
+        names, known, spans = self.partition.graph.by_name, {self.partition.image}, list[Span]()
+        for block in blocks:
+            made = tuple(names[spec.name] for spec in block.cut)
+            spans.append(self._span(known, Cut(block.name, made, ())))
+            known.update(made)
+        return spans
 
-        The last block is divided for that. A line of an earlier one may lie anywhere where both its neighbours need
-        what it divides without a byte more of halo; within that it goes where the earlier block's work is as asked.
+    def divide(self, pieces: Sequence[Piece], shares: Sequence[float] = ()) -> list[list[Work]]:
+        """What every task of every block needs and gives; ``shares`` of the work for each tile, or even ones.
+
+        A line of a block of tiles may lie anywhere where both its neighbours need what it divides without a byte more of
+        halo, if a later block of the same grid reads that; within that it goes where its own work is as asked.
 
         Raises:
-            PlanError: a tile would be empty.
+            PlanError: a task would be empty, or the block cannot be divided so.
         """
-        found: list[list[dict[int, Region]]] = []
-        needs: list[dict[int, Region]] = []
-        for span in reversed(self.spans(cuts)):
-            layouts = self._layout(span, rows, cols, tuple(shares))
-            if needs:
-                own_needs = {t: [need[t] for need in needs if t in need] for t in layouts}
-                layouts = {t: moved(own, own_needs[t]) if own_needs[t] else own for t, own in layouts.items()}
-            tiles = common_lines(layouts)
-            needs = [self.work(span, outputs).inputs for outputs in tiles]
-            found.insert(0, tiles)
+        found: list[list[Work]] = []
+        needs: dict[tuple[int, Tiles], list[Region]] = {}  # of the nearest reader that is divided alike
+        for span, (_, division) in reversed(list(zip(self.spans([cut for cut, _ in pieces]), pieces))):
+            if isinstance(division, Whole):
+                found.insert(0, [self.whole(span)])
+            elif isinstance(division, Filters):
+                found.insert(0, [self.filters(span, (i, division.parts)) for i in division.homes])
+            else:
+                found.insert(0, self._tiles(span, division, shares, needs))
         return found
 
-    def _layout(self, span: Span, rows: int, cols: int, shares: tuple[float, ...]) -> dict[int, Layout]:
-        key = (span.given, span.cut.name, rows, cols, shares)
+    def _tiles(
+        self, span: Span, grid: Tiles, shares: Sequence[float], needs: dict[tuple[int, Tiles], list[Region]]
+    ) -> list[Work]:
+        self.check_tiles(span)
+        layouts = self._layout(span, grid, tuple(shares))
+        layouts = {t: moved(own, needs[t, grid]) if (t, grid) in needs else own for t, own in layouts.items()}
+        works = [self.work(span, outputs) for outputs in common_lines(layouts)]
+        for t in span.given:
+            regions = [work.inputs[t].region for work in works if t in work.inputs]
+            if len(regions) == len(grid.homes) and any(region != regions[0] for region in regions):
+                needs[t, grid] = regions
+        return works
+
+    def check_tiles(self, span: Span) -> None:
+        """Whether tiles can compute a block.
+
+        Raises:
+            PlanError: they cannot; the message names the operator.
+        """
+        strange = next((i for i in span.ops if i in self.partition.refused), None)
+        if strange is not None:
+            told = f"operator {strange} ({self.partition.graph.ops[strange].label}): {self.partition.refused[strange]}"
+            raise PlanError(
+                f"no tile reaches {span.cut.name}: {told}; name an earlier cut, and this one as whole: --whole, or =whole"
+            )
+        for t in span.made:
+            if len(self.partition.graph.tensors[t].shape) < 4:
+                raise PlanError(f"{self.partition.graph.tensors[t].name} is no map that tiles could be cut of")
+
+    def _layout(self, span: Span, grid: Tiles, shares: tuple[float, ...]) -> dict[int, Layout]:
+        key = (span.ops, span.made, grid, shares)
         if key not in self._layouts:
-            self._layouts[key] = self._shared(span, cols, shares) if shares else self._even(span, rows, cols)
+            self._layouts[key] = self._shared(span, grid, shares) if shares else self._even(span, grid)
         return self._layouts[key]
 
-    def _even(self, span: Span, rows: int, cols: int) -> dict[int, Layout]:
-        own = Cut(span.cut.name, span.cut.tensors, span.ops)
-        return {t: Layout(ys, (xs,) * rows) for t, (ys, xs) in self.partition.lines(own, rows, cols).items()}
+    def _even(self, span: Span, grid: Tiles) -> dict[int, Layout]:
+        own = Cut(span.cut.name, span.made, span.ops)
+        lines = self.partition.lines(own, grid.rows, grid.cols)
+        return {t: Layout(ys, (xs,) * grid.rows) for t, (ys, xs) in lines.items()}
 
-    def _shared(self, span: Span, cols: int, shares: Sequence[float]) -> dict[int, Layout]:
+    def _shared(self, span: Span, grid: Tiles, shares: Sequence[float]) -> dict[int, Layout]:
         """The cut's smallest map is divided, the others follow in proportion."""
-        shapes = {t: self.partition.graph.tensors[t].shape for t in span.cut.tensors}
-        height, width = (min(shape[axis] for shape in shapes.values()) for axis in (1, 2))
+        shapes = {t: self.partition.graph.tensors[t].shape for t in span.made}
+        height, width = (min(shape[axis] for shape in shapes.values()) for axis in (-3, -2))
 
         def scaled(made: Layout) -> dict[int, Layout]:
-            return {t: made.scaled(shape[1], shape[2]) for t, shape in shapes.items()}
+            return {t: made.scaled(shape[-3], shape[-2]) for t, shape in shapes.items()}
 
         def work(made: Layout) -> list[int]:
             return [self.work(span, outputs).effort for outputs in common_lines(scaled(made))]
 
-        return scaled(layout(height, width, cols, shares, work))
+        return scaled(layout(height, width, grid.cols, shares, work))
 
     def work(self, span: Span, outputs: Mapping[int, Region]) -> Work:
-        """What a tile with these output regions needs and computes. A tensor that passes the block by is needed, too."""
-        key = (span.given, span.cut.name, tuple(outputs.values()))
+        """What a tile with these output regions needs and computes."""
+        key = (span.ops, tuple(outputs.items()))
         if key not in self._works:
-            regions = self.partition.regions(span.ops, outputs)
-            inputs = {t: regions[t] for t in span.given if t in regions}
-            live = live_bytes(self.partition.graph, span.ops, regions, list(outputs))
+            graph, regions = self.partition.graph, self.partition.regions(span.ops, outputs)
+            inputs = {t: Box.tile(graph.tensors[t].shape, regions[t]) for t in span.given if t in regions}
+            made = {t: Box.tile(graph.tensors[t].shape, region) for t, region in outputs.items()}
+            live = live_bytes(graph, span.ops, regions, list(outputs))
             flops, effort = (count(span.ops, regions) for count in (self.partition.flops, self.partition.effort))
-            self._works[key] = Work(inputs, flops, effort, live)
+            self._works[key] = Work(inputs, made, flops, effort, live, self._constants(span.ops))
         return self._works[key]
 
     def whole(self, span: Span) -> Work:
         """The same of a block that is executed whole: of any operators, on whole tensors."""
-        key = (span.given, span.cut.name)
+        key = (span.ops, span.made)
         if key not in self._works:
             graph = self.partition.graph
-            read = {t for i in span.ops for t in graph.data_inputs(graph.ops[i])}.union(span.cut.tensors)
-            inputs = {t: extent(graph, t) for t in span.given if t in read}
-            live = peak_memory(rewrite.whole_graph(self.partition, list(inputs), span.made))
-            self._works[key] = Work(inputs, self.partition.flops(span.ops), self.partition.effort(span.ops), live)
+            inputs, outputs = ({t: Box.whole(graph.tensors[t].shape) for t in tensors} for tensors in (span.given, span.made))
+            live = peak_memory(rewrite.whole_graph(self.partition, span.given, span.made))
+            flops, effort = self.partition.flops(span.ops), self.partition.effort(span.ops)
+            self._works[key] = Work(inputs, outputs, flops, effort, live, self._constants(span.ops))
         return self._works[key]
+
+    def filters(self, span: Span, part: tuple[int, int]) -> Work:
+        """The same of the task ``part`` = (number, of so many) of a block that is divided by filters."""
+        key = (span.ops, span.made, part)
+        if key not in self._works:
+            made = self.filter_task(span, part)
+            every = range(len(made.graph.ops))
+            flops, effort = flops_of(made.graph, every), effort_of(made.graph, every)
+            weights = sum(t.nbytes for t in made.graph.tensors if t.data is not None)
+            self._works[key] = Work(made.inputs, made.outputs, flops, effort, peak_memory(made.graph), weights)
+        return self._works[key]
+
+    def filter_task(self, span: Span, part: tuple[int, int]) -> FilterTask:
+        """The graph of such a task."""
+        return filter_task(self.partition.graph, span.ops, span.given, span.made, part)
+
+    def _constants(self, ops: tuple[int, ...]) -> int:
+        if ops not in self._weights:
+            self._weights[ops] = constant_bytes(self.partition.graph, ops)
+        return self._weights[ops]
 
 
 def rest_of(graph: Graph, cut: Cut) -> list[int]:
@@ -153,15 +270,25 @@ def rest_of(graph: Graph, cut: Cut) -> list[int]:
     return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
 
 
+    def filter_task(self, span: Span, part: tuple[int, int]) -> FilterTask:
+        """The graph of such a task."""
+        return filter_task(self.partition.graph, span.ops, span.given, span.made, part)
+
+    def _constants(self, ops: tuple[int, ...]) -> int:
+        if ops not in self._weights:
+            self._weights[ops] = constant_bytes(self.partition.graph, ops)
+        return self._weights[ops]
+
+
+def spec_of(graph: Graph, tensor: int) -> TensorSpec:
+    """A tensor of the model as a plan names it."""
+    t = graph.tensors[tensor]
+    return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype)
+
+
 def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
     """Bytes of the constants that these operators read."""
     return sum(graph.tensors[t].nbytes for t in {t for i in ops for t in graph.ops[i].inputs if t in graph.constant})
-
-
-def extent(graph: Graph, tensor: int) -> Region:
-    """The region that is all of a tensor, as in ``schemas.plan.TensorSpec``."""
-    t = graph.tensors[tensor]
-    return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype).extent
 
 
 def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequence[int]) -> int:

@@ -5,7 +5,8 @@ Coordinates are continuous and edges are what is mapped: a box that covers the w
 
 import numpy as np
 
-from schemas.plan import Block, Pixels, Region
+from models.tensor import answer_of
+from schemas.plan import Pixels, Plan, Region
 from schemas.results import Keypoint, Result
 
 
@@ -66,21 +67,31 @@ def scaled(result: Result, picture: tuple[int, int], shown: tuple[int, int]) -> 
     return result.model_copy(update={"detections": found, "keypoints": moved(result.keypoints)})
 
 
-def tile_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
-    """The share ``(x0, y0, x1, y1)`` of the source image that each tile answers for, in its pixels; they do not overlap.
+def answer_boxes(plan: Plan, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+    """The share ``(x0, y0, x1, y1)`` of the source image that each task answers for, in its pixels; of a block's tiles they
+    do not overlap.
 
-    A tile's share is its region of the block's first output, blown up to the picture; its halo is not in it.
+    A tile's share is the region of its first answer, blown up to the picture; its halo is not in it.
     """
-    spec = block.cut[0]
-    scale = (pixels.width / spec.extent.x1, pixels.height / spec.extent.y1) * 2
-    regions = (tile.outputs[spec.name] for tile in block.tiles)
-    return _seen(np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64) * scale, pixels, picture)
+    shares = []
+    for block, lane in plan.answers:
+        name, box = next(iter(answer_of(plan, block, lane).items()))
+        whole = next(spec.box.region for spec in plan.ends if spec.name == name)
+        scale = plan.pixels.width / whole.x1, plan.pixels.height / whole.y1
+        r = box.region
+        shares.append((r.x0 * scale[0], r.y0 * scale[1], r.x1 * scale[0], r.y1 * scale[1]))
+    return _seen(np.array(shares, np.float64), plan.pixels, picture)
 
 
-def halo_boxes(block: Block, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
-    """What each tile of the first block needs of the source image, ``(x0, y0, x1, y1)`` in its pixels: share and halo."""
-    regions = (tile.inputs[pixels.tensor] for tile in block.tiles)
-    return _seen(np.array([(r.x0, r.y0, r.x1, r.y1) for r in regions], np.float64), pixels, picture)
+def halo_boxes(plan: Plan, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:
+    """What the lane of each task that answers needs of the source image, share and halo; or the share, if it needs none."""
+    shares, halos = answer_boxes(plan, picture), []
+    for (_, lane), share in zip(plan.answers, shares):
+        if plan.blocks[0].split == "tiles" and (task := plan.task(0, lane)) and len(plan.answers) == len(plan.blocks[0].tiles):
+            r = task.inputs[plan.pixels.tensor].region
+            share = _seen(np.array([(r.x0, r.y0, r.x1, r.y1)], np.float64), plan.pixels, picture)[0]
+        halos.append(share)
+    return halos
 
 
 def _seen(boxes: np.ndarray, pixels: Pixels, picture: tuple[int, int]) -> list[tuple[float, float, float, float]]:

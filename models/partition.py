@@ -59,6 +59,12 @@ class Partition:
         self.blockers: list[Blocker] = []
         self.tileable = self._tileable()
 
+    @functools.cached_property
+    def refused(self) -> dict[int, str]:
+        """Operators that no tile can compute, and why; in any other a tile may begin, not only where tiles reach it."""
+        graph = self.graph
+        return {i: reason for i, op in enumerate(graph.ops) if (reason := blocker(graph, op)) and graph.data_inputs(op)}
+
     def _tileable(self) -> frozenset[int]:
         """Operators that can be tiled and depend on the image through such operators alone."""
         ready, ops = {self.image}, set()
@@ -82,10 +88,28 @@ class Partition:
 
     @functools.cached_property
     def cuts(self) -> list[Cut]:
-        """All legal cuts in execution order. A set of tensors may be reached by several prefixes: the first counts."""
+        """Legal cuts that tiles reach, in execution order. Several prefixes may reach a set of tensors: the first counts."""
+        return self._cuts(self.tileable)
+
+    @functools.cached_property
+    def later(self) -> list[Cut]:
+        """Legal cuts that tiles alone do not reach: behind blocks that are divided otherwise, or executed whole."""
+        reached, ready = set(self.tileable), {self.image, *(t for i in self.tileable for t in self.graph.ops[i].outputs)}
+        for i, op in enumerate(self.graph.ops):
+            needed = self.graph.data_inputs(op)
+            if i not in reached and needed and ready.issuperset(needed):
+                reached.add(i)
+                ready.update(op.outputs)
+        known = {cut.tensors for cut in self.cuts}
+        return [cut for cut in self._cuts(reached) if cut.tensors not in known and self._travels(cut)]
+
+    def _travels(self, cut: Cut) -> bool:
+        return not any(_objection(self.graph, t) for t in cut.tensors)
+
+    def _cuts(self, reached: Iterable[int]) -> list[Cut]:
         found: dict[tuple[int, ...], Cut] = {}
         prefix: list[int] = []
-        for i in sorted(self.tileable):
+        for i in sorted(reached):
             prefix.append(i)
             for ops in (self._ancestors(i), tuple(prefix)):
                 tensors = self._boundary(ops)
@@ -120,10 +144,8 @@ class Partition:
         Raises:
             PlanError: there is no such cut; the message names some that there are.
         """
-        if not self.cuts:
-            raise PlanError(f"this model cannot be tiled at all: {self.describe_blocker()}")
-        by_op = {cut.ops[-1]: cut for cut in reversed(self.cuts)}
-        for cut in self.cuts:
+        by_op = {cut.ops[-1]: cut for cut in reversed([*self.cuts, *self.later])}
+        for cut in (*self.cuts, *self.later):
             if name == cut.name:
                 return cut
         if name == END or name == self._named(self.graph.outputs):
@@ -131,7 +153,7 @@ class Partition:
         index = int(name) if name.isdecimal() else self.graph.producer.get(self.graph.by_name.get(name, -1), -1)
         if index in by_op:
             return by_op[index]
-        some = ", ".join(cut.name for cut in self.cuts[-3:])
+        some = ", ".join(cut.name for cut in [*self.later, *self.cuts][-3:]) or "none, for nothing is made of the image alone"
         raise PlanError(f"no legal cut {name!r} in this model; the deepest ones are {some} (see 'dt inspect')")
 
     def _named(self, tensors: Iterable[int]) -> str:
@@ -160,12 +182,9 @@ class Partition:
         unmade = [graph.tensors[t].name for t in tensors if t not in graph.producer]
         if unmade or self.image in tensors:
             raise PlanError(f"no edge computes this model to its end: nothing makes its output {(unmade or ['image'])[0]!r}")
-        for t in tensors:
-            tensor = graph.tensors[t]
-            try:
-                TensorSpec(name=tensor.name, shape=tensor.shape, dtype=tensor.dtype).check_tensor()
-            except ValueError as error:
-                raise PlanError(f"no edge computes this model to its end: {error}") from None
+        for told in (_objection(graph, t) for t in tensors):
+            if told:
+                raise PlanError(f"no edge computes this model to its end: {told}")
         return Cut(self._named(tensors), tensors, ops)
 
     def is_tileable(self, cut: Cut) -> bool:
@@ -361,6 +380,16 @@ class Partition:
         flops = iter(self._flops_of_each(cut.ops, {t: extents([tile[t] for tile in every]) for t in cut.tensors}))
         least = max(self.flops(cut.ops), 1)
         return [sum(next(flops) for _ in own) / least if own else None for own in tiles]
+
+
+def _objection(graph: Graph, tensor: int) -> str:
+    """Why a tensor does not travel whole; empty if it does."""
+    t = graph.tensors[tensor]
+    try:
+        TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype).check_tensor()
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int, Region]]:

@@ -7,21 +7,19 @@ from math import prod
 from typing import Any, TypeAlias
 
 from models import rewrite
-from models.division import Span, Tiler, peak_memory
+from models.division import Division, Filters, Piece, Span, Tiler, Tiles, Whole, Work, peak_memory, spec_of
 from models.graph import Graph
 from models.partition import Cut, Partition
 from models.reuse import order as reuse_order
-from models.tensor import part_bytes, part_shape, parts
+from models.tensor import box_bytes, exchange
 from schemas.errors import PlanError
-from schemas.plan import Block, Pixels, Plan, Region, TensorSpec, Tile, digest
+from schemas.plan import MAX_BLOCKS, Block, Pixels, Plan, Region, Tile, digest
 
-BlockChoices: TypeAlias = Sequence[tuple[str | Cut, tuple[int, int]]]
-WHOLE = (1, 1)  # the grid of blocks that are executed whole, behind blocks of another
-MAX_BLOCKS = 64  # as in schemas.plan.Plan
 _AUTO_NODES, _AUTO_BYTES_S, _AUTO_FLOPS_S = 6, 60e6 / 8, 10e9  # what "auto" assumes of a cluster: six Pis on Wi-Fi
+BlockChoices: TypeAlias = Sequence[tuple[str | Cut, Division]]
 
 
-def parse_grid(text: str) -> tuple[int, int]:
+def parse_grid(text: str) -> Tiles:
     """``3x4`` -> 3 rows, 4 columns.
 
     Raises:
@@ -30,7 +28,23 @@ def parse_grid(text: str) -> tuple[int, int]:
     rows, x, cols = text.lower().partition("x")
     if not (x and rows.isdecimal() and cols.isdecimal() and 1 <= int(rows) <= 64 and 1 <= int(cols) <= 64):
         raise PlanError(f"grid {text!r}: give rows x columns from 1x1 to 64x64, such as 3x3")
-    return int(rows), int(cols)
+    return Tiles(int(rows), int(cols))
+
+
+def parse_division(text: str) -> Division:
+    """``3x4``, ``filters 6``, ``whole`` or ``whole 2`` (in lane 2).
+
+    Raises:
+        PlanError: anything else.
+    """
+    word, _, number = text.strip().partition(" ")
+    if word == "whole" and (not number or (number.isdecimal() and int(number) < 64)):
+        return Whole(int(number or 0))
+    if word == "filters" and number.isdecimal() and 1 <= int(number) <= 64:
+        return Filters(int(number))
+    if word in ("whole", "filters"):
+        raise PlanError(f"division {text!r}: give tiles such as 3x3, filters with how many parts, or whole with a lane")
+    return parse_grid(text)
 
 
 def make_plan(
@@ -46,25 +60,23 @@ def make_plan(
 ) -> tuple[Plan, Cut, bytes]:
     """A plan, its deepest cut, and the edges' model that it is for.
 
-    ``blocks`` lists cut and grid of each fused block from the image on; without it there is one block, of ``cut_name``
-    and ``grid``. All have one grid, but the last may be 1x1: these are executed whole on one edge. ``reuse``: tiles of a
-    single block take from their neighbours on the same node what those have computed (several blocks exchange their halos
-    anyway). ``shares`` of the work for each tile, the first one's the source's: such tiles are one for each node, and
-    reuse nothing.
+    ``blocks`` lists cut and division of each block from the image on; without it there is one block, of ``cut_name`` and
+    ``grid``. ``reuse``: tiles of a single block take from their neighbours on the same node what those have computed (several
+    blocks exchange their halos anyway). ``shares`` of the work for each tile, the first one's the source's: such tiles are
+    one for each node, and reuse nothing.
 
     Raises:
-        PlanError: no such cut, cuts that do not follow each other, or a grid that leaves tiles empty.
+        PlanError: no such cut, cuts that do not follow each other, or a division that leaves tasks empty.
     """
-    chosen = _chosen(partition, blocks if blocks is not None else [(cut_name, grid)])
+    chosen = _chosen(partition, blocks if blocks is not None else [(cut_name, Tiles(*grid))])
     cut, graph = chosen[-1][0], partition.graph
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
-    _, height, width, depth = graph.tensors[partition.image].shape
+    height, width, depth = graph.tensors[partition.image].shape[-3:]
     if depth != 3 and any(isinstance(pixels.get(name), tuple) for name in ("scale", "offset")):
         raise PlanError(f"the card scales three channels of colour, and the model's image has {depth}: give one number for all")
-    whole = _whole(partition, chosen)
-    divided = fused_blocks(Tiler(partition), [c for c, _ in chosen], chosen[0][1], shares=shares, whole=whole)
-    reuse = reuse and len(chosen) == 1 and not shares
+    divided = fused_blocks(Tiler(partition), chosen, shares=shares)
+    reuse = reuse and len(chosen) == 1 and not shares and isinstance(chosen[0][1], Tiles)
     plan = Plan(
         model=model_digest,
         edge_model=digest(edge_model),
@@ -77,8 +89,9 @@ def make_plan(
             **pixels,
         ),
         blocks=tuple(reusing(b) if reuse and len(b.tiles) > 1 else b for b in divided),
-        tail_inputs=() if tail is None else tuple(_spec(tail, t) for t in tail.inputs),
-        outputs=tuple(_spec(graph, t) for t in graph.outputs),
+        ends=tuple(spec_of(graph, t) for t in cut.tensors),
+        tail_inputs=() if tail is None else tuple(spec_of(tail, t) for t in tail.inputs),
+        outputs=tuple(spec_of(graph, t) for t in graph.outputs),
     )
     return plan, cut, edge_model
 
@@ -89,136 +102,87 @@ def reusing(block: Block) -> Block:
     return block.model_copy(update={"reuse": True, "order": order})
 
 
-def _chosen(partition: Partition, blocks: BlockChoices) -> list[tuple[Cut, tuple[int, int]]]:
+def _chosen(partition: Partition, blocks: BlockChoices) -> list[Piece]:
     if not blocks:
         raise PlanError("a plan needs at least one block: name a cut")
     if len(blocks) > MAX_BLOCKS:
         raise PlanError(f"{len(blocks)} blocks: a plan holds at most {MAX_BLOCKS}, name fewer cuts")
     found = []
-    for cut, grid in blocks:
+    for cut, division in blocks:
         if cut == "auto":
-            cut = choose_cut(partition, *grid)
-        found.append((partition.find(cut) if isinstance(cut, str) else cut, grid))
+            rows, cols = division if isinstance(division, Tiles) else (1, 1)
+            cut = choose_cut(partition, rows, cols)
+        found.append((partition.find(cut) if isinstance(cut, str) else cut, division))
     for (first, _), (second, _) in zip(found, found[1:]):
         if not set(first.ops) < set(second.ops):
             raise PlanError(f"cut {second.name} does not follow {first.name}: name the cuts from the image on")
+    homes = {home for _, division in found for home in division.homes}
+    if homes != set(range(len(homes))):
+        raise PlanError(f"nothing is in lane {min(set(range(max(homes))) - homes)}: lanes are numbered from 0 on")
     return found
 
 
-def _whole(partition: Partition, chosen: Sequence[tuple[Cut, tuple[int, int]]]) -> int:
-    """How many blocks at the end are executed whole.
-
-    Raises:
-        PlanError: the grids are not one and then 1x1, or a block that is divided holds what cannot be tiled.
-    """
-    grids = [grid for _, grid in chosen]
-    reached = [partition.is_tileable(cut) for cut, _ in chosen]
-    spread = max(sum(reached), 1) if grids[0] == WHOLE else grids.count(grids[0])  # with one node all along it is the same
-    if grids != [grids[0]] * spread + [WHOLE] * (len(grids) - spread):
-        told = ", ".join(f"{r}x{c}" for r, c in grids)
-        raise PlanError(f"all blocks of a plan have one grid, not {told} (but the last may be 1x1: whole on one edge)")
-    for is_reached, (cut, _) in zip(reached, chosen[:spread]):
-        if not is_reached:
-            raise PlanError(
-                f"no tile reaches {cut.name}: {partition.describe_blocker()}; name an earlier cut, and this one as --whole"
-            )
-    return len(grids) - spread
-
-
-def _spec(graph: Graph, tensor: int) -> TensorSpec:
-    t = graph.tensors[tensor]
-    return TensorSpec(name=t.name, shape=t.shape, dtype=t.dtype)
-
-
 def fused_blocks(
-    tiler: Tiler,
-    cuts: Sequence[Cut],
-    grid: tuple[int, int],
-    classes: bool = True,
-    shares: Sequence[float] = (),
-    whole: int = 0,
+    tiler: Tiler, pieces: Sequence[Piece], classes: bool = True, shares: Sequence[float] = ()
 ) -> tuple[Block, ...]:
-    """The blocks between the image and these cuts. Without ``classes`` every tile is its own class, which is quicker.
-
-    ``shares`` as in ``make_plan``; the last ``whole`` blocks are executed whole.
+    """The blocks from the image over these cuts. Without ``classes`` every task is its own class, which is quicker.
 
     Raises:
-        PlanError: a tile would be empty.
+        PlanError: a task would be empty.
     """
-    spans, spread = tiler.spans(cuts), len(cuts) - whole
     found = []
-    for span, tiles in zip(spans, tiler.divide(cuts[:spread], *grid, shares)):
-        key = (span.given, span.cut.name, grid, classes, bool(shares), *(tuple(tile.values()) for tile in tiles))
+    for span, (_, division), works in zip(tiler.spans([cut for cut, _ in pieces]), pieces, tiler.divide(pieces, shares)):
+        made = tuple(tuple(work.outputs.values()) for work in works)
+        key = (span.ops, span.made, division, classes, bool(shares), made)
         if key not in tiler.blocks:
-            tiler.blocks[key] = _block(tiler, span, tiles, grid, classes, bool(shares))
+            tiler.blocks[key] = _block(tiler, span, division, works, classes, bool(shares))
         found.append(tiler.blocks[key])
-    return (*found, *(_whole_block(tiler, span) for span in spans[spread:]))
-
-
-def _whole_block(tiler: Tiler, span: Span) -> Block:
-    graph, work = tiler.partition.graph, tiler.whole(span)
-    inputs, cut = ({t: _spec(graph, t) for t in tensors} for tensors in (work.inputs, span.cut.tensors))
-    tile = Tile(
-        index=0,
-        row=0,
-        col=0,
-        tile_class=0,
-        inputs={spec.name: spec.extent for spec in inputs.values()},
-        outputs={spec.name: spec.extent for spec in cut.values()},
-        flops=work.flops,
-        effort=work.effort,
-    )
-    return Block(
-        inputs=tuple(inputs.values()),
-        cut=tuple(cut.values()),
-        mode="whole",
-        rows=1,
-        cols=1,
-        tiles=(tile,),
-        order=(0,),
-    )
+    return tuple(found)
 
 
 def _block(
-    tiler: Tiler, span: Span, tiles: Sequence[Mapping[int, Region]], grid: tuple[int, int], classes: bool, uneven: bool
+    tiler: Tiler, span: Span, division: Division, works: Sequence[Work], classes: bool, uneven: bool
 ) -> Block:
     known: dict[str, int] = {}
     graph, made = tiler.partition.graph, []
-    for index, outputs in enumerate(tiles):
-        work = tiler.work(span, outputs)
-        sign = rewrite.signature(_tile_graph(tiler.partition, span.given, outputs)) if classes else str(index)
+    for home, work in enumerate(works, division.home if isinstance(division, Whole) else 0):
+        sign = str(home)
+        if classes and isinstance(division, Tiles):
+            outputs = {t: box.region for t, box in work.outputs.items()}
+            sign = rewrite.signature(tile_graph_of(tiler.partition, span, outputs))
         made.append(
             Tile(
-                index=index,
-                row=index // grid[1],
-                col=index % grid[1],
+                home=home,
                 tile_class=known.setdefault(sign, len(known)),
-                inputs={graph.tensors[t].name: region for t, region in work.inputs.items()},
-                outputs={graph.tensors[t].name: region for t, region in outputs.items()},
+                inputs={graph.tensors[t].name: box for t, box in work.inputs.items()},
+                outputs={graph.tensors[t].name: box for t, box in work.outputs.items()},
                 flops=work.flops,
                 effort=work.effort,
+                weight_bytes=work.weight_bytes,
             )
         )
+
     def rank(i: int) -> tuple[int, int]:
         """The source takes from the front: its own tile; thieves from the back, the fastest first."""
         return (made[i].effort if i else -1, i) if uneven else (made[i].tile_class, i)
 
+    rows, cols = division if isinstance(division, Tiles) else (1, len(works))
+    order = sorted(range(len(made)), key=rank) if isinstance(division, Tiles) else range(len(made))
     return Block(
-        inputs=tuple(_spec(graph, t) for t in work.inputs),
-        cut=tuple(_spec(graph, t) for t in span.cut.tensors),
-        rows=grid[0],
-        cols=grid[1],
+        inputs=tuple(spec_of(graph, t) for t in works[0].inputs),
+        cut=tuple(spec_of(graph, t) for t in span.made),
+        split="tiles" if isinstance(division, Tiles) else "filters" if isinstance(division, Filters) else "whole",
+        rows=rows,
+        cols=cols,
         tiles=tuple(made),
-        order=tuple(sorted(range(len(made)), key=rank)),
+        order=tuple(made[i].home for i in order),
     )
 
 
-def _tile_graph(partition: Partition, given: Sequence[int], outputs: Mapping[int, Region]) -> Graph:
-    """What a tile computes of the tensors ``given``: not what only passes it by."""
-    made = {t: region for t, region in outputs.items() if t not in given}
-    ops = partition.between(given, made)
-    regions = partition.regions(ops, made)
-    return rewrite.tile_graph(partition, ops, [t for t in given if t in regions], made)
+def tile_graph_of(partition: Partition, span: Span, outputs: Mapping[int, Region]) -> Graph:
+    """What a tile computes of the tensors that its block is given."""
+    regions = partition.regions(span.ops, outputs)
+    return rewrite.tile_graph(partition, span.ops, [t for t in span.given if t in regions], outputs)
 
 
 def choose_cut(partition: Partition, rows: int, cols: int) -> Cut:
@@ -264,29 +228,35 @@ class TileCost:
 
 
 def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCost]:
-    """The cost of each tile of a block."""
-    names, spec = partition.graph.by_name, plan.blocks[block]
+    """The cost of each task of a block."""
+    tiler, spec = Tiler(partition), plan.blocks[block]
+    span = tiler.planned(plan.blocks)[block]
     specs = {t.name: t for t in (*spec.inputs, *spec.cut)}
     costs, peaks = [], {}
-    given = [names[t.name] for t in spec.inputs]
-    for tile in spec.tiles:
-        outputs = {names[name]: region for name, region in tile.outputs.items()}
+    for number, tile in enumerate(spec.tiles):
         if tile.tile_class not in peaks:
-            whole = spec.mode == "whole"
-            made = [t for t in outputs if t not in given]
-            graph = rewrite.whole_graph(partition, given, made) if whole else _tile_graph(partition, given, outputs)
-            peaks[tile.tile_class] = peak_memory(graph)
+            if spec.split == "tiles":
+                outputs = {partition.graph.by_name[name]: box.region for name, box in tile.outputs.items()}
+                peaks[tile.tile_class] = peak_memory(tile_graph_of(partition, span, outputs))
+            elif spec.split == "filters":
+                peaks[tile.tile_class] = peak_memory(tiler.filter_task(span, (number, len(spec.tiles))).graph)
+            else:
+                peaks[tile.tile_class] = peak_memory(rewrite.whole_graph(partition, span.given, span.made))
         bytes_in = sum(
-            prod(part_shape(specs[name], region)) if plan.pixels.tensor == name else part_bytes(specs[name], region)
-            for name, region in tile.inputs.items()
+            prod(box.shape) if plan.pixels.tensor == name else box_bytes(specs[name], box)
+            for name, box in tile.inputs.items()
         )
-        bytes_out = sum(part_bytes(specs[name], region) for name, region in tile.outputs.items())
+        bytes_out = sum(box_bytes(specs[name], box) for name, box in tile.outputs.items())
         costs.append(TileCost(tile.flops, bytes_in, bytes_out, peaks[tile.tile_class]))
     return costs
 
 
-def exchanged_bytes(plan: Plan, block: int) -> int:
-    """Bytes that tiles of a block give to other tiles of the next one."""
-    specs, tiles = {spec.name: spec for spec in plan.blocks[block].cut}, plan.blocks[block].tiles
-    moved = (part for tile in tiles for part in parts(plan, block, tile.index) if part.tile != tile.index)
-    return sum(part_bytes(specs[part.tensor], part.region) for part in moved)
+def exchanged_bytes(plan: Plan) -> int:
+    """Bytes that tasks give to other lanes."""
+    specs = {spec.name: spec for block in plan.blocks for spec in block.cut}
+    return sum(
+        box_bytes(specs[name], box)
+        for (_, home), takers in exchange(plan.blocks).gives.items()
+        for lane, boxes in takers.items() if lane != home
+        for name, box in boxes.items()
+    )  # fmt: skip

@@ -17,7 +17,7 @@ from models.ops import RULES
 from models.rewrite import operator_graph
 from models.samples import few_channels, noise
 from models.tensor import crop
-from schemas.plan import Region
+from schemas.plan import Box, Region
 
 Made: TypeAlias = tuple[int, Region]  # an operator by its index, and what it makes of its output map
 _TILE, _AROUND = 4, 4  # pixels a side: no kernel makes more than a tile has at once; how many more are around it
@@ -64,11 +64,12 @@ def is_exact(graph: Graph, op: Op, tile: Region) -> bool:
 
     def run(out: Region) -> list[np.ndarray]:
         parts = rule.needs(graph, op, out).items()
-        inputs = [np.ascontiguousarray(crop(given[slot], part.within(wanted[slot]))) for slot, part in parts]
-        return engine.load(operator_graph(graph, op, out).to_bytes()).run(inputs)
+        inputs = [(given[slot], Box.tile(given[slot].shape, part.within(wanted[slot]))) for slot, part in parts]
+        return engine.load(operator_graph(graph, op, out).to_bytes()).run([np.ascontiguousarray(crop(*i)) for i in inputs])
 
     return all(
-        _bits(crop(whole, tile.within(larger))) == _bits(part) for whole, part in zip(run(larger), run(tile), strict=True)
+        _bits(crop(whole, Box.tile(whole.shape, tile.within(larger)))) == _bits(part)
+        for whole, part in zip(run(larger), run(tile), strict=True)
     )
 
 

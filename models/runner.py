@@ -16,15 +16,16 @@ import numpy as np
 
 from models import blocking, engine, probe, rewrite
 from models.classes import Classes, Key
-from models.division import peak_memory
+from models.division import Tiler, peak_memory
+from models.filters import filter_task
 from models.graph import Graph
 from models.partition import Partition
 from models.reuse import Place, Reuse, Work
 from models.rewrite import tile_graph
 from models.strips import Strips
-from models.tensor import crop, part_shape, to_input
+from models.tensor import Boxes, crop, to_input
 from schemas.errors import PlanError
-from schemas.plan import Block, Plan, Region, digest
+from schemas.plan import Block, Box, Plan, Region, Tile, digest
 
 _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, undivided
 STRIP_BYTES = 16 << 20
@@ -38,11 +39,11 @@ Variant: TypeAlias = Literal["plain", "gives", "takes"]
 
 @dataclass(frozen=True)
 class _Job:
-    """How one tile runs: its graph's key, the region of each input that it reads, what its graph ends in."""
+    """How one tile runs: its graph's key, the box of each input that it reads, what its graph ends in."""
 
     key: Key
     work: Work
-    inputs: dict[str, Region]
+    inputs: Boxes
     ends: list[rewrite.Piece]
     share: float = 1.0  # of the memory of a plain tile: see Classes
 
@@ -81,6 +82,7 @@ class TileRunner:
                     raise PlanError(f"the plan's tensor {spec.name} {spec.shape} is not in this model")
         self._free, self._calm = free, 0
         self._sizes: dict[Key, float] = {}  # shares of what is executed whole
+        self._spans = Tiler(self._partition).planned(plan.blocks)
         self._classes = Classes(keep or self._fitting((free() or 0) // _PART), self._has_memory)
 
     def warm(self) -> bool:
@@ -94,9 +96,9 @@ class TileRunner:
         for block, tile, job in itertools.chain(self._plain(), self._variants()):
             if self._classes.has_room(job.key, job.share):
                 tensors, names = self._partition.graph.tensors, self._partition.graph.by_name
-                held = [(names[name], region) for name, region in job.inputs.items()]
-                held += [(t, region) for (t, _), region in job.work.strips()]
-                shapes = [((1, r.height, r.width, tensors[t].shape[3]), tensors[t].dtype) for t, r in held]
+                held = [(names[name], box) for name, box in job.inputs.items()]
+                held += [(t, Box.tile(tensors[t].shape, region)) for (t, _), region in job.work.strips()]
+                shapes = [(box.shape, tensors[t].dtype) for t, box in held]
                 self._engine(block, tile, job).run([np.zeros(*shape) for shape in shapes])
                 return True
         return False
@@ -116,20 +118,20 @@ class TileRunner:
         return probe.fault(self._partition.graph, self.made)
 
     def zeros(self, block: int, tile: int) -> dict[str, np.ndarray]:
-        """Inputs of a tile that say nothing, by name (the image as uint8 pixels)."""
+        """Inputs of a task that say nothing, by name (the image as uint8 pixels)."""
         specs = {spec.name: spec for spec in self.plan.blocks[block].inputs}
         dtypes = {name: "uint8" if name == self.plan.pixels.tensor else spec.dtype for name, spec in specs.items()}
-        inputs = self.plan.blocks[block].tiles[tile].inputs
-        return {name: np.zeros(part_shape(specs[name], region), dtypes[name]) for name, region in inputs.items()}
+        return {name: np.zeros(box.shape, dtypes[name]) for name, box in self._task(block, tile).inputs.items()}
+
+    def _task(self, block: int, home: int) -> Tile:
+        return self.plan.blocks[block].by_home[home]
 
     def _plain(self) -> Iterator[tuple[int, int, _Job]]:
         """Block, tile and job of a tile of each class, without reuse."""
         for block, spec in enumerate(self.plan.blocks):
-            if spec.mode == "tiles":
-                for tile in {t.tile_class: t.index for t in spec.tiles}.values():
-                    job = self._job(block, tile, "plain")
-                    if job.ends:
-                        yield block, tile, job
+            if spec.split == "tiles":
+                for tile in {t.tile_class: t.home for t in spec.tiles}.values():
+                    yield block, tile, self._job(block, tile, "plain")
 
     def _variants(self) -> Iterator[tuple[int, int, _Job]]:
         """Block, tile and job of all tiles that give strips, then of those that take them."""
@@ -148,11 +150,13 @@ class TileRunner:
         """What an engine of the largest class holds of its own, in bytes."""
         return max((self._bytes(self._graph(*which)) for which in self._plain()), default=1)
 
-    def _whole(self, key: Key, make: Callable[[], Graph], blocks: Sequence[Block]) -> engine.Engine:
+    def _whole(
+        self, key: Key, make: Callable[[], Graph], blocks: Sequence[Block], which: str = ""
+    ) -> engine.Engine:
         """The engine of what is executed whole: as large as so many classes."""
         if key not in self._sizes:
             self._sizes[key] = self._bytes(make()) / self._most
-        return self._classes.get(key, lambda: self._loaded(make(), blocks), self._sizes[key])
+        return self._classes.get(key, lambda: self._loaded(make(), blocks, which), self._sizes[key])
 
     def _bytes(self, graph: Graph) -> int:
         """What an engine of it holds of its own."""
@@ -191,7 +195,7 @@ class TileRunner:
 
     def crops(self, image: np.ndarray, block: int, tile: int) -> dict[str, np.ndarray]:
         """A tile's part of the whole uint8 image (NHWC), as views."""
-        return {name: crop(image, region) for name, region in self.plan.blocks[block].tiles[tile].inputs.items()}
+        return {name: crop(image, box) for name, box in self._task(block, tile).inputs.items()}
 
     def run(
         self, block: int, tile: int, inputs: Mapping[str, np.ndarray], frame: str = ""
@@ -204,37 +208,34 @@ class TileRunner:
         Raises:
             EngineError: the runtime failed.
         """
-        if self.plan.blocks[block].mode == "whole":
-            return self._run_block(block, inputs)
-        spec, model = self.plan.blocks[block].tiles[tile], self._partition.graph
+        if self.plan.blocks[block].split != "tiles":
+            return self._run_block(block, tile, inputs)
+        spec, model = self._task(block, tile), self._partition.graph
         variant, strips = self._variant(block, tile, frame)
         job = self._job(block, tile, variant)
-        given = [self._given(name, crop(inputs[name], r.within(spec.inputs[name]))) for name, r in job.inputs.items()]
+        given = [self._given(name, crop(inputs[name], b.within(spec.inputs[name]))) for name, b in job.inputs.items()]
         given += [strips[place] for place, _ in job.work.strips()]
-        found = dict(zip(job.ends, self._engine(block, tile, job).run(given), strict=True)) if job.ends else {}
+        found = dict(zip(job.ends, self._engine(block, tile, job).run(given), strict=True))
         if variant == "gives":
             self._keep_strips(block, tile, frame, found)
         self.last = variant
-        outputs = {}
-        for name, region in spec.outputs.items():
-            if (piece := (model.by_name[name], region)) in found:
-                outputs[name] = found[piece]
-            else:  # a skip connection that passes this block by
-                outputs[name] = crop(inputs[name], region.within(spec.inputs[name]))
-        return outputs
+        return {name: found[model.by_name[name], box.region] for name, box in spec.outputs.items()}
 
-    def _run_block(self, block: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A block that is executed whole: the operators as they are."""
-        spec, names = self.plan.blocks[block], self._partition.graph.by_name
-        ends = made(self.plan, block)
+    def _run_block(self, block: int, home: int, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """A task of a block that is divided by filters, or not at all."""
+        spec, span = self.plan.blocks[block], self._spans[block]
+        tensors = self._partition.graph.tensors
 
-        outputs = dict(inputs)  # some may pass it by
-        if ends:
-            given, wanted = [names[t.name] for t in spec.inputs], [names[name] for name in ends]
-            whole = self._whole((block, ""), lambda: rewrite.whole_graph(self._partition, given, wanted), [spec])
-            found = whole.run([inputs[t.name] for t in spec.inputs])
-            outputs.update(zip(ends, found, strict=True))
-        return {t.name: outputs[t.name] for t in spec.cut}
+        def make() -> Graph:
+            if spec.split == "whole":
+                return rewrite.whole_graph(self._partition, span.given, span.made)
+            part = [tile.home for tile in spec.tiles].index(home), len(spec.tiles)
+            return filter_task(self._partition.graph, span.ops, span.given, span.made, part).graph
+
+        which = f"-{home}" if spec.split == "filters" else ""
+        given = [self._given(tensors[t].name, inputs[tensors[t].name]) for t in span.given]
+        found = self._whole((block, str(home)), make, [spec], which).run(given)
+        return {tensors[t].name: array for t, array in zip(span.made, found, strict=True)}
 
     @property
     def strip_bytes(self) -> int:
@@ -278,8 +279,8 @@ class TileRunner:
         Raises:
             EngineError: the runtime failed.
         """
-        pixels, cut = self.plan.pixels, self.plan.blocks[-1].cut
-        if len(self.plan.blocks) == self.plan.lanes == 1:  # the only tile is all of it: one engine serves both
+        pixels, cut = self.plan.pixels, self.plan.ends
+        if len(self.plan.blocks) == self.plan.lanes == 1:  # the only task is all of it: one engine serves both
             return self.run(0, 0, self.crops(inputs[pixels.tensor], 0, 0))
 
         outputs = self._whole(_WHOLE, self._undivided, self.plan.blocks).run([to_input(inputs[pixels.tensor], pixels)])
@@ -287,11 +288,13 @@ class TileRunner:
 
     def _job(self, block: int, tile: int, variant: Variant) -> _Job:
         if (block, tile, variant) not in self._jobs:
-            spec, names, reuse = self.plan.blocks[block], self._partition.graph.by_name, self._reuse(block)
+            spec, reuse = self.plan.blocks[block], self._reuse(block)
+            tensors, names = self._partition.graph.tensors, self._partition.graph.by_name
             work = reuse.reduced(tile) if variant == "takes" else reuse.alone(tile)
-            inputs = {t.name: work.held[names[t.name]] for t in spec.inputs if names[t.name] in work.held}
+            given = [names[t.name] for t in spec.inputs if names[t.name] in work.held]
+            inputs = {tensors[t].name: Box.tile(tensors[t].shape, work.held[t]) for t in given}
             ends = rewrite.ends(self._outputs(block, tile), reuse.pieces(tile) if variant == "gives" else ())
-            job = _Job((block, str(spec.tiles[tile].tile_class)), work, inputs, ends)
+            job = _Job((block, str(self._task(block, tile).tile_class)), work, inputs, ends)
             if variant != "plain":
                 graph = self._graph(block, tile, job)
                 share = self._share(block, tile, graph) if variant == "takes" else 1.0
@@ -314,24 +317,23 @@ class TileRunner:
 
     def _ops(self, block: int) -> tuple[int, ...]:
         """A block's operators."""
-        names = self._partition.graph.by_name
-        given = [names[t.name] for t in self.plan.blocks[block].inputs]
-        return self._partition.between(given, [names[name] for name in made(self.plan, block)])
+        return self._spans[block].ops
 
     def _outputs(self, block: int, tile: int) -> dict[int, Region]:
-        """The regions that a tile makes: not what only passes by."""
-        regions, names = self.plan.blocks[block].tiles[tile].outputs, self._partition.graph.by_name
-        return {names[name]: regions[name] for name in made(self.plan, block)}
+        """The regions that a tile makes."""
+        names = self._partition.graph.by_name
+        return {names[name]: box.region for name, box in self._task(block, tile).outputs.items()}
 
     def _engine(self, block: int, tile: int, job: _Job) -> engine.Engine:
         return self._classes.get(
             job.key, lambda: self._loaded(self._graph(block, tile, job), [self.plan.blocks[block]]), job.share
         )
 
-    def _loaded(self, graph: Graph, blocks: Sequence[Block]) -> engine.Engine:
+    def _loaded(self, graph: Graph, blocks: Sequence[Block], which: str = "") -> engine.Engine:
         """An engine for a graph that computes ``blocks``, or a tile of them.
 
-        A cache file holds the weights of certain operators: it is shared by the classes of a block, not by blocks.
+        A cache file holds the weights of certain operators: it is shared by the classes of a block, not by blocks, nor by
+        tasks (``which``) of some filters each.
         """
         most = blocking.part_bytes()
         graph = blocking.blocked(graph, most, self._stride)
@@ -339,11 +341,6 @@ class TileRunner:
             return engine.load(graph.to_bytes(), self._threads)
         ends = [t.name for t in (*blocks[0].inputs, *blocks[-1].cut)]
         ops = digest("\n".join(ends).encode())[:8]
-        name = f"{self.plan.edge_model}-{ops}-{engine.here()}-{self._threads}-{most >> 10}-v3.xnnpack"
+        name = f"{self.plan.edge_model}-{ops}-{engine.here()}-{self._threads}-{most >> 10}{which}-v3.xnnpack"
         return engine.load_cached(graph, self._cache / name, self._threads)
 
-
-def made(plan: Plan, block: int) -> list[str]:
-    """The cut's tensors that this block computes; the others are inputs of it that later blocks need as well."""
-    given = {t.name for t in plan.blocks[block].inputs}
-    return [t.name for t in plan.blocks[block].cut if t.name not in given]

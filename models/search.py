@@ -5,21 +5,24 @@ divided once more, and so on. Only cuts that can matter are tried: where a later
 the earlier one is never better.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from models.cluster import Cluster
 from models.cost import Prediction, memory, predict_blocks, workload
-from models.division import Tiler
+from models.division import Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
+from models.filters import has_filters
 from models.partition import Cut, Partition
-from models.planner import WHOLE, BlockChoices, cut_bytes, fused_blocks, reusing
+from models.planner import cut_bytes, fused_blocks, reusing
 from models.uneven import shares
 from schemas.errors import PlanError
 from schemas.plan import Block, Region
 
 OBJECTIVES = ("latency", "throughput", "traffic")
 MAX_BLOCKS = 8
-FINE = ((4, 4), (5, 5))  # small tiles, for nodes with little memory
+ONE = Tiles(1, 1)
+FINE = (Tiles(4, 4), Tiles(5, 5))  # small tiles, for nodes with little memory
 _BEAM = 4  # plans of each grid that are divided once more
 _CUTS = 20  # cuts that are tried at most
 _SHIFTED = 6  # plans that are tried with uneven tiles
@@ -30,40 +33,47 @@ _ALIKE = 1.06  # predictions that near cannot be told apart
 
 @dataclass(frozen=True)
 class Choice:
-    """A plan that was considered: its cuts from the image on, its grid, its tiles' shares, and what is expected of it.
+    """A plan that was considered: where its blocks end and how each is divided, its tiles' shares, what is expected of it."""
 
-    The blocks to the last ``whole`` cuts are executed whole on one edge: it runs the tail, or the start of it.
-    """
-
-    cuts: tuple[Cut, ...]
-    grid: tuple[int, int]
+    pieces: tuple[Piece, ...]
     prediction: Prediction
     busy_s: float  # of all processors and links together
     shares: tuple[float, ...] = ()  # of the work for each tile; empty: even ones
-    whole: int = 0
 
     @property
-    def spread(self) -> tuple[Cut, ...]:
-        """The cuts of the blocks that are executed tile by tile."""
-        return self.cuts[: len(self.cuts) - self.whole]
+    def cuts(self) -> tuple[Cut, ...]:
+        """From the image on."""
+        return tuple(cut for cut, _ in self.pieces)
 
     @property
-    def blocks(self) -> BlockChoices:
-        """Cut and grid of each block, as ``make_plan`` takes them."""
-        return [(cut, self.grid if i < len(self.spread) else WHOLE) for i, cut in enumerate(self.cuts)]
+    def grid(self) -> Tiles:
+        """That of the first block; 1x1 for one that is not divided into tiles."""
+        first = self.pieces[0][1]
+        return first if isinstance(first, Tiles) else ONE
+
+    @property
+    def whole(self) -> int:
+        """Blocks at the end that are executed whole: an edge runs the tail, or the start of it."""
+        kinds = [isinstance(division, Whole) for _, division in self.pieces]
+        return next((i for i, whole in enumerate(reversed(kinds)) if not whole), len(kinds))
+
+    @property
+    def lanes(self) -> int:
+        return len({home for _, division in self.pieces for home in division.homes})
 
     @property
     def is_alone(self) -> bool:
         """One node computes all blocks of a frame."""
-        return self.grid == (1, 1)
+        return self.lanes == 1
 
     @property
     def name(self) -> str:
-        """Grid and cuts in words."""
-        uneven = " uneven" if self.shares else ""
-        marks = [""] * len(self.spread) + [" whole"] * self.whole
-        cuts = " | ".join(cut.name + mark for cut, mark in zip(self.cuts, marks))
-        return f"{self.grid[0]}x{self.grid[1]}{uneven}, {cuts}"
+        """Divisions and cuts in words; what follows from one division to the next is not repeated."""
+        uneven, told, last = " uneven" if self.shares else "", list[str](), ""
+        for cut, division in self.pieces:
+            told.append(cut.name if str(division) == last else f"{division}{uneven}, {cut.name}")
+            last, uneven = str(division), ""
+        return " | ".join(told)
 
 
 @dataclass(frozen=True)
@@ -93,11 +103,14 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     if objective not in OBJECTIVES:
         raise PlanError(f"--objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     search = _Search(partition, cluster, objective)
-    _, height, width, _ = partition.graph.tensors[partition.image].shape
+    height, width = partition.graph.tensors[partition.image].shape[-3:-1]
     fine = FINE if cluster.memory_bytes is not None else ()
     for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
         search.explore(grid)
     search.finish()
+    search.resume()
+    search.split_weights()
+    search.pipe()
     search.shift()
     ranked = search.ranked(force_split)
     best = ranked[0]
@@ -109,8 +122,7 @@ def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
     """Whether a source has the memory to compute its frames whole up to ``cut``."""
     if cluster.memory_bytes is None:
         return True
-    beyond = int(not tiler.partition.is_tileable(cut))
-    whole = fused_blocks(tiler, [cut], WHOLE, classes=False, whole=beyond)
+    whole = fused_blocks(tiler, [(cut, Whole())], classes=False)
     return memory(tiler, whole, cut, cluster)["edge1"] <= cluster.memory_bytes
 
 
@@ -125,20 +137,20 @@ def _why(best: Choice, ranked: Sequence[Choice], objective: str) -> str:
     return f"one node alone is faster: {alone_s:.3f} s a frame, {split.prediction.latency_s:.3f} s by {split.name}"
 
 
-def grids(nodes: int, is_square: bool = False) -> list[tuple[int, int]]:
+def grids(nodes: int, is_square: bool = False) -> list[Tiles]:
     """Grids worth trying: near-square ones of up to as many tiles as nodes, and some of up to twice as many.
 
     Of a square image's grids one orientation is as good as the other.
     """
     if nodes == 1:
-        return [(1, 1)]
+        return [ONE]
     counts = sorted({*range(max(2, nodes - 3), nodes + 1), *(nodes // k for k in (2, 3, 4) if nodes // k > 1)})
     more = [count for count in (nodes + nodes // 2, 2 * nodes) if count > nodes]
-    found = [(1, 1)]
+    found = [ONE]
     for count in (*counts, *more):
         rows = next(r for r in range(int(count**0.5), 0, -1) if count % r == 0)
         if count // rows <= 3 * rows or count in (2, nodes):
-            found += [(rows, count // rows), *([] if is_square else [(count // rows, rows)])]
+            found += [Tiles(rows, count // rows), *([] if is_square else [Tiles(count // rows, rows)])]
     return list(dict.fromkeys(found))
 
 
@@ -197,26 +209,146 @@ class _Search:
         except PlanError:
             return self.cuts[-1] if self.cuts else None
 
-    def explore(self, grid: tuple[int, int]) -> None:
+    def explore(self, grid: Tiles) -> None:
         """Plans of this grid with one block, then of two that hold a good cut of the first, and so on."""
-        beam = self._tried(grid, ([cut] for cut in self.cuts))
-        if grid[0] * grid[1] in range(2, self.cluster.nodes + 1):
+        beam = self._tried([(cut, grid)] for cut in self.cuts)
+        if len(grid.homes) in range(2, self.cluster.nodes + 1):
             for _ in range(MAX_BLOCKS - 1):
                 seeds = self._seeds(beam)
-                beam = self._tried(grid, (chain for seed in seeds for chain in self._divided(seed.cuts)))
+                beam = self._tried([(cut, grid) for cut in chain] for seed in seeds for chain in self._divided(seed.cuts))
                 if not beam or min(map(self._price, beam)) > 1.5 * min(map(self._price, seeds)):
                     break
 
     def finish(self) -> None:
         """The best plans of each grid and last cut once more, with the rest executed whole on the edge of lane 0."""
+        for choice in self._best_of_each():
+            least = 2 if self.end is None or self.partition.is_tileable(self.end) else 1
+            fits = choice.lanes in range(least, self.cluster.nodes + 1)
+            if fits and self.end is not None and set(choice.cuts[-1].ops) < set(self.end.ops):
+                self._try((*choice.pieces, (self.end, Whole())))
+
+    def resume(self) -> None:
+        """The best plans go on behind what no tile can compute: that is executed whole, where the maps stay where they are.
+
+        A squeeze-and-excitation's mean and dense layers are such a thing; the map that they scale passes them by.
+        """
+        hops = self._hops()
+        if not hops:
+            return
+        for grid in {choice.grid for choice in self._best_of_each() if choice.lanes in range(2, self.cluster.nodes + 1)}:
+            chain: list[Piece] = []
+            for before, behind in hops:
+                chain += [(before, grid)] if before is not None else []
+                if behind is None:
+                    break
+                chain.append((behind, Whole()))
+                if chain[0][1] == grid:
+                    self._try(tuple(chain))
+            if chain and chain[0][1] == grid:
+                self._try(tuple(chain))
+                if self.end is not None and set(chain[-1][0].ops) < set(self.end.ops):
+                    self._try((*chain, (self.end, Whole())))
+
+    def _hops(self) -> list[tuple[Cut | None, Cut | None]]:
+        """Cuts around each run of operators that no tile can compute: the last before it and the first behind it."""
+        refused = self.partition.refused
+        every = self._every_cut()
+        chain = [cut for cut, larger in zip(every, [*every[1:], None]) if larger is None or set(cut.ops) < set(larger.ops)]
+        found: list[tuple[Cut | None, Cut | None]] = []
+        last, at = None, set[int]()
+        for cut in chain:
+            strange = [i for i in cut.ops if i in refused and i not in at]
+            if strange and (found and found[-1][1] is last and last is not None):
+                found[-1] = (found[-1][0], cut)  # no tile between two such runs
+                at = set(cut.ops)
+            elif strange:
+                found.append((last, cut))
+                at = set(cut.ops)
+            last = cut
+        if found and last is not None and last is not found[-1][1]:
+            found.append((last, None))
+        return found if len(found) > 1 else []
+
+    def split_weights(self) -> None:
+        """The best plans of tiles go on by filters: each layer with weights among all nodes, the rest where it is."""
+        nodes = self.cluster.nodes
+        if nodes < 2 or self.end is None:
+            return
+        layers = self._layers()
+        starts = [c for c in self._best_of_each() if all(isinstance(division, Tiles) for _, division in c.pieces)]
+        starts = [c for c in starts if 1 < c.lanes <= nodes][: 2 * _BEAM]
+        for pieces in [(), *(choice.pieces for choice in starts)]:
+            done = set(pieces[-1][0].ops) if pieces else set()
+            rest = [cut for cut in layers if done < set(cut.ops)]
+            for kept in self._least_split(rest, done):
+                self._try((*pieces, *kept))
+
+    def _least_split(self, rest: Sequence[Cut], done: set[int]) -> Iterator[list[Piece]]:
+        """All of the rest by filters, or only from some layer on, whose weights are most of it; what lies before whole."""
+        nodes, graph = self.cluster.nodes, self.partition.graph
+        weights, before = list[int](), set(done)
+        for cut in rest:
+            weights.append(constant_bytes(graph, [i for i in cut.ops if i not in before]))
+            before = set(cut.ops)
+        for share in (1.0, 0.9, 0.5):
+            least = next((i for i in range(len(rest)) if sum(weights[i:]) <= share * sum(weights)), len(rest))
+            pieces: list[Piece] = [(rest[least - 1], Whole())] if least else []
+            yield [*pieces, *((cut, self._by_filters(cut, nodes)) for cut in rest[least:])]
+
+    def _by_filters(self, cut: Cut, nodes: int) -> Division:
+        least = min(self.partition.graph.tensors[t].shape[-1] for t in cut.tensors)
+        return Filters(min(nodes, least))
+
+    def _layers(self) -> list[Cut]:
+        """Cuts behind each operator with weights that are divided by filters, and behind what follows it channel by channel."""
+        graph, end = self.partition.graph, self.end
+        assert end is not None
+        every = self._every_cut(end)
+        found: list[Cut] = []
+        done: set[int] = set()
+        for cut in every:
+            new = [i for i in cut.ops if i not in done]
+            if set(cut.ops) < done or not new:
+                continue
+            if sum(has_filters(graph, [i]) for i in new) > 1 and found:
+                done = set(found[-1].ops)
+                new = [i for i in cut.ops if i not in done]
+            if found and not has_filters(graph, new):
+                found[-1] = cut
+            else:
+                found.append(cut)
+            done = set(cut.ops)
+        return found
+
+    def pipe(self) -> None:
+        """Consecutive stages of about equal effort on different nodes; the slowest of them bounds the frames a second."""
+        if self.objective != "throughput" or self.cluster.nodes < 2 or self.end is None:
+            return
+        cuts = [cut for cut in self._every_cut() if set(cut.ops) < set(self.end.ops)]
+        done = [self.partition.effort(cut.ops) for cut in cuts]
+        total = self.partition.effort(self.end.ops)
+        for stages in range(2, self.cluster.nodes + 1):
+            speeds = self.cluster.speeds[:stages]
+            pieces: list[Piece] = []
+            for stage in range(1, stages):
+                goal = total * sum(speeds[:stage]) / sum(speeds)
+                near = min(range(len(cuts)), key=lambda i: abs(done[i] - goal), default=None)
+                if near is not None and (not pieces or set(pieces[-1][0].ops) < set(cuts[near].ops)):
+                    pieces.append((cuts[near], Whole(len(pieces))))
+            if len(pieces) == stages - 1:
+                self._try((*pieces, (self.end, Whole(len(pieces)))))
+
+    def _every_cut(self, *more: Cut) -> list[Cut]:
+        """All legal cuts, shallow to deep."""
+        found = {cut.tensors: cut for cut in (*self.partition.later, *self.partition.cuts, *more)}
+        return sorted(found.values(), key=lambda cut: len(cut.ops))
+
+    def _best_of_each(self) -> list[Choice]:
+        """The best plan of each grid and last cut, best first."""
         best: dict[tuple[object, ...], Choice] = {}
         for choice in sorted((c for c in self.tried.values() if c is not None), key=self._price):
             best.setdefault((choice.grid, choice.cuts[-1].name), choice)
-        for choice in best.values():
-            least = 2 if self.end is None or self.partition.is_tileable(self.end) else 1
-            fits = choice.grid[0] * choice.grid[1] in range(least, self.cluster.nodes + 1)
-            if fits and self.end is not None and set(choice.cuts[-1].ops) < set(self.end.ops):
-                self._try(choice.grid, (*choice.cuts, self.end), whole=1)
+        return list(best.values())
 
     def _seeds(self, choices: Sequence[Choice]) -> list[Choice]:
         """The best of each last cut, and of those the best: who runs the tail must stay open for a while."""
@@ -232,43 +364,40 @@ class _Search:
             if len(chain) > len(cuts) and all(set(a.ops) < set(b.ops) for a, b in zip(chain, chain[1:])):
                 yield chain
 
-    def _tried(self, grid: tuple[int, int], chains: Iterable[Sequence[Cut]]) -> list[Choice]:
-        return [choice for chain in chains if (choice := self._try(grid, tuple(chain))) is not None]
+    def _tried(self, chains: Iterable[Sequence[Piece]]) -> list[Choice]:
+        return [choice for chain in chains if (choice := self._try(tuple(chain))) is not None]
 
     def shift(self) -> None:
         """The best plans with a tile for each node once more, with tiles of uneven work."""
-        even = [c for c in self.tried.values() if c is not None and c.grid[0] * c.grid[1] == self.cluster.nodes]
+        even = [c for c in self.tried.values() if c is not None and len(c.grid.homes) == c.lanes == self.cluster.nodes]
         for choice in sorted(even, key=self._price)[:_SHIFTED]:
-            blocks = fused_blocks(self.tiler, choice.spread, choice.grid, classes=False)
-            work = workload(self.tiler, blocks, choice.spread[-1])
+            spread = list(itertools.takewhile(lambda piece: piece[1] == choice.grid, choice.pieces))  # noqa: B023
+            blocks = fused_blocks(self.tiler, spread, classes=False)
+            work = workload(self.tiler, blocks, spread[-1][0])
             for weight in _WEIGHTS:
                 found = shares(self.cluster, work, weight)
                 if found is not None:
-                    self._try(choice.grid, choice.cuts, tuple(found), choice.whole)
+                    self._try(choice.pieces, tuple(found))
 
-    def _try(
-        self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...] = (), whole: int = 0
-    ) -> Choice | None:
-        key = (grid, tuple(cut.name for cut in cuts), shares, whole)
+    def _try(self, pieces: tuple[Piece, ...], shares: tuple[float, ...] = ()) -> Choice | None:
+        key = (tuple((cut.name, division) for cut, division in pieces), shares)
         if key not in self.tried:
-            self.tried[key] = self._judge(grid, cuts, shares, whole)
+            self.tried[key] = self._judge(pieces, shares)
         return self.tried[key]
 
-    def _judge(
-        self, grid: tuple[int, int], cuts: tuple[Cut, ...], shares: tuple[float, ...], whole: int
-    ) -> Choice | None:
+    def _judge(self, pieces: tuple[Piece, ...], shares: tuple[float, ...]) -> Choice | None:
         try:
-            blocks: tuple[Block, ...] = fused_blocks(self.tiler, cuts, grid, False, shares, whole)
+            blocks: tuple[Block, ...] = fused_blocks(self.tiler, pieces, False, shares)
         except PlanError:  # this cut's maps are smaller than the grid
             return None
+        last = pieces[-1][0]
         if len(blocks) == 1 and len(blocks[0].tiles) > self.cluster.nodes and not shares:
             blocks = (reusing(blocks[0]),)
         steady = self.objective == "throughput"
-        if cuts[-1].name not in self.fitting:
-            self.fitting[cuts[-1].name] = fits_undivided(self.tiler, cuts[-1], self.cluster)
-        undivided = self.fitting[cuts[-1].name]
-        prediction = predict_blocks(self.tiler, blocks, cuts[-1], self.cluster, steady, undivided)
-        return Choice(cuts, grid, prediction, self._busy_s(blocks, cuts[-1], prediction), shares, whole)
+        if last.name not in self.fitting:
+            self.fitting[last.name] = fits_undivided(self.tiler, last, self.cluster)
+        prediction = predict_blocks(self.tiler, blocks, last, self.cluster, steady, self.fitting[last.name])
+        return Choice(pieces, prediction, self._busy_s(blocks, last, prediction), shares)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
         cluster = self.cluster

@@ -7,13 +7,13 @@ those of a reference core; a host that has a share of one, or is slower, takes s
 """
 
 import heapq
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from statistics import linear_regression
 from typing import TypeAlias
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Saving, Workload
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Task, Workload
 
 Then: TypeAlias = Callable[[float], None]  # what happens next, at this time
 
@@ -69,7 +69,10 @@ class _Frame:
     owner: dict[int, int] = field(default_factory=dict)  # lane -> edge
     waiting: deque[int] = field(default_factory=deque)  # lanes that nobody has yet
     made: dict[int, int] = field(default_factory=dict)  # lane of the first block that is through -> edge
-    missing: Counter[tuple[int, int]] = field(default_factory=Counter)  # (block, lane) -> parts not yet here
+    here: set[tuple[Task, int]] = field(default_factory=set)  # what a task has made, and the lane where it is
+    begun: Counter[int] = field(default_factory=Counter)  # steps of a lane that have been begun, or wait for the processor
+    through: Counter[int] = field(default_factory=Counter)  # and those that are through
+    arrived: set[int] = field(default_factory=set)  # lanes that their node has heard of
     results: int = 0
     end: float = -1.0
 
@@ -88,11 +91,6 @@ class Run:
         self._left = [frames] * cluster.sources
         self._events: list[tuple[float, int, Then]] = []
         self._count = 0
-        self._needs = [Counter(e.taker for e in block) for block in work.exchanges]
-        self._gives: list[defaultdict[int, list[Exchange]]] = [defaultdict(list) for _ in work.exchanges]
-        for gives, block in zip(self._gives, work.exchanges):
-            for exchange in block:
-                gives[exchange.maker].append(exchange)
         for source in range(cluster.sources):
             for _ in range(cluster.window):
                 self._next_frame(source, 0.0)
@@ -181,8 +179,6 @@ class Run:
         self._left[source] -= 1
         frame = _Frame(source, now)
         self._frames.append(frame)
-        for block, needs in enumerate(self._needs):
-            frame.missing.update({(block + 1, lane): count for lane, count in needs.items()})
         number, host = len(self._frames) - 1, self._edges[source]
         seconds, host.owed_s = host.owed(now), 0.0
         seconds += self._cluster.per_frame_s if self._work.lanes > 1 else 0.0
@@ -192,13 +188,19 @@ class Run:
         """The first round: one tile for each edge, the idlest first, the source's own after all others are sent."""
         frame, lanes, edges = self._frames[number], self._work.lanes, self._cluster.nodes
         ring = [(frame.source + i) % edges for i in range(edges)]
-        static = len(self._work.effort) > 1
-        if static:
-            owners = [(lane, ring[lane % edges]) for lane in range(lanes)]
+        if self._is_static:
+            fixed = self._cluster.memory_bytes is not None  # a node keeps the weights that it has
+            loads = {edge: 0 if fixed else self._edges[edge].load for edge in ring}
+            owners = []
+            for lane in range(lanes):
+                edge = min(ring, key=lambda edge: loads[edge])
+                loads[edge] += 1
+                owners.append((lane, edge))
         else:
             order = self._work.order if self._work.savings and lanes > edges else range(lanes)
             owners = list(zip(order, sorted(ring, key=lambda edge: self._edges[edge].load)))
             frame.waiting.extend(order[edges:])
+        frame.owner.update(owners)
         for lane, edge in owners:
             if edge != frame.source:
                 self._lend(number, lane, edge, now)
@@ -206,6 +208,11 @@ class Run:
         self._edges[frame.source].load += len(own)
         self._edges[frame.source].owed_s, self._edges[frame.source].free_at = self._cluster.per_picture_s, now
         self._at(max(now, self._edges[frame.source].network), lambda now: self._begin(number, own, frame.source, now))
+
+    @property
+    def _is_static(self) -> bool:
+        """Lanes of several tasks wait for each other: all are dealt out at once."""
+        return len(self._work.effort) > self._work.lanes or any(self._work.needs.values())
 
     def _lend(self, number: int, lane: int, edge: int, now: float) -> None:
         sender, receiver = self._edges[self._frames[number].source], self._edges[edge]
@@ -216,8 +223,21 @@ class Run:
     def _begin(self, number: int, lanes: Sequence[int], edge: int, now: float) -> None:
         for lane in lanes:
             self._frames[number].owner[lane] = edge
-            self._edges[edge].ready.append((number, 0, lane))
-        self._compute(edge, now)
+            self._frames[number].arrived.add(lane)
+            self._proceed(number, lane, now)
+
+    def _proceed(self, number: int, lane: int, now: float) -> None:
+        """The next task of a lane may be computed, if all that it needs is here."""
+        frame, steps = self._frames[number], self._work.steps[lane]
+        step = frame.begun[lane]
+        if step != frame.through[lane] or step == len(steps) or lane not in frame.arrived:
+            return
+        task = (steps[step], lane)
+        if all((maker, lane) in frame.here for maker in self._work.needs[task]):
+            frame.begun[lane] += 1
+            edge = frame.owner[lane]
+            self._edges[edge].ready.append((number, -task[0], lane))
+            self._compute(edge, now)
 
     # -- a tile
 
@@ -229,13 +249,13 @@ class Run:
         host.ready.remove(task)
         host.computing, host.debt_s = True, 0.0
         number, block, lane = task[0], -task[1], task[2]
-        effort = self._work.effort[block][lane]
+        effort = self._work.effort[block, lane]
         saving = self._saving(self._frames[number], block, lane, edge)
         if saving is not None:
             effort -= saving.effort
             self.spared_flops += saving.flops
         seconds = effort / CORE_FLOPS_S + self._cluster.per_tile_s
-        seconds += self._cluster.per_lane_s if block == 0 else 0.0
+        seconds += self._cluster.per_lane_s if block == self._work.steps[lane][0] else 0.0
         shared = min(host.owed(now), seconds)
         seconds, host.owed_s = seconds + shared, host.owed_s - shared
         if edge != self._frames[number].source:
@@ -255,19 +275,20 @@ class Run:
             self._at(host.ends, lambda now: self._computed(number, block, lane, edge, now))
             return
         host.computing, host.free_at = False, now
-        self._frames[number].made.setdefault(lane, edge)
-        if block + 1 < len(self._work.effort):
-            self._give(number, block, lane, edge, now)
-        else:
-            host.load -= 1
-            count = self._work.results[lane]
+        frame = self._frames[number]
+        frame.made.setdefault(lane, edge)
+        frame.through[lane] += 1
+        if (count := self._work.results.get((block, lane))) is not None:
             self._send(now, host, self._gateway, count, "results", lambda now: self._merge(number, now))
-            frame = self._frames[number]
+        self._give(number, block, lane, edge, now)
+        if block == self._work.steps[lane][-1]:
+            host.load -= 1
             if edge != frame.source:
                 self._ask(number, edge, now, ahead=False)
             elif frame.waiting:
                 host.load += 1
                 self._begin(number, [frame.waiting.popleft()], edge, now)
+        self._proceed(number, lane, now)
         self._compute(edge, now)
 
     def _ask(self, number: int, edge: int, now: float, ahead: bool) -> None:
@@ -283,31 +304,18 @@ class Run:
         self._send(now, self._edges[edge], source, 0, "requests", lambda now: self._lend(number, lane, edge, now))
 
     def _give(self, number: int, block: int, lane: int, edge: int, now: float) -> None:
-        """Parts for the neighbours' lanes; the own lane's stay here."""
+        """Parts for other lanes; those for lanes of the same node stay here."""
         frame = self._frames[number]
-        for exchange in self._gives[block][lane]:
-            taker = exchange.taker
-            owner = self._owner(frame, taker)
+        for taker, size in self._work.gives[block, lane].items():
 
             def here(now: float, taker: int = taker) -> None:
-                self._release(number, block + 1, taker, now)
+                frame.here.add(((block, lane), taker))
+                self._proceed(number, taker, now)
 
-            if owner == edge:
+            if frame.owner[taker] == edge:
                 here(now)
             else:
-                self._send(now, self._edges[edge], self._edges[owner], exchange.size, "parts", here)
-
-    def _owner(self, frame: _Frame, lane: int) -> int:
-        return frame.owner.get(lane, (frame.source + lane) % self._cluster.nodes)
-
-    def _release(self, number: int, block: int, lane: int, now: float) -> None:
-        """A part has come; with the last one, the tile may be computed."""
-        frame = self._frames[number]
-        frame.missing[block, lane] -= 1
-        if frame.missing[block, lane] == 0:
-            edge = self._owner(frame, lane)
-            self._edges[edge].ready.append((number, -block, lane))
-            self._compute(edge, now)
+                self._send(now, self._edges[edge], self._edges[frame.owner[taker]], size, "parts", here)
 
     def _merge(self, number: int, now: float) -> None:
         frame = self._frames[number]

@@ -1,17 +1,21 @@
-"""Arrays: crop a region, stitch regions together, turn pixels into the model's input. NHWC everywhere.
+"""Arrays: crop a box, stitch boxes together, turn pixels into the model's input. NHWC everywhere.
 
-Between two blocks of a plan a tile's outputs part into what each tile of the next block needs, and a tile's inputs are
-assembled of such parts; both follow from the plan alone, so that sender and receiver agree without a word.
+What a task makes parts into what each lane needs of it later, and a task's inputs are assembled of such parts; both follow
+from the plan alone, so that sender and receiver agree without a word.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import TypeAlias
 
 import numpy as np
 
 from schemas.errors import DecodeError, PlanError
-from schemas.plan import Pixels, Plan, Region, TensorSpec, Tile, hasher
+from schemas.plan import Block, Box, Pixels, Plan, TensorSpec, hasher
+
+Boxes: TypeAlias = Mapping[str, Box]
+Task: TypeAlias = tuple[int, int]  # block and lane
 
 
 def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
@@ -23,106 +27,114 @@ def fingerprint(tensors: Mapping[str, np.ndarray]) -> str:
     return hashed.hexdigest()
 
 
-def crop(array: np.ndarray, region: Region) -> np.ndarray:
-    """The region of an NHWC array, as a view; what is no map is not divided."""
-    if array.ndim != 4:
-        return array
-    part: np.ndarray = array[:, region.y0 : region.y1, region.x0 : region.x1, :]
+def crop(array: np.ndarray, box: Box) -> np.ndarray:
+    """A part of an array, as a view."""
+    part: np.ndarray = array[box.slices()]
     return part
 
 
-def stitch(spec: TensorSpec, parts: Iterable[tuple[Region, np.ndarray]]) -> np.ndarray:
-    """The whole map of regions that partition it.
+def stitch(spec: TensorSpec, parts: Iterable[tuple[Box, np.ndarray]]) -> np.ndarray:
+    """The whole tensor of boxes that partition it.
 
     Raises:
-        PlanError: the regions do not cover the map exactly once.
+        PlanError: the boxes do not cover it exactly once.
     """
     array = np.empty(spec.shape, spec.dtype)
-    covered = np.zeros(spec.extent[2:], np.uint8)
-    for region, part in parts:
-        crop(array, region)[...] = part
-        covered[region.y0 : region.y1, region.x0 : region.x1] += 1
-    if (covered != 1).any():
-        wrong = int((covered != 1).sum())
-        raise PlanError(f"tiles cover {wrong} of the {covered.size} pixels of {spec.name} not at all or twice")
+    found = list(parts)
+    for box, part in found:
+        crop(array, box)[...] = part
+    if sum(prod(box.shape) for box, _ in found) != array.size or not _covers(spec.box, [box for box, _ in found]):
+        raise PlanError(f"tiles cover elements of {spec.name} not at all or twice")
     return array
 
 
-class Part(NamedTuple):
-    """What ``tile`` of the next block needs of a tensor that a tile has made: a region of the whole map."""
+def _covers(whole: Box, boxes: Sequence[Box]) -> bool:
+    """Whether the boxes hold every element of ``whole`` between them."""
+    if whole in boxes:
+        return True
+    cuts = [sorted({end for box in (whole, *boxes) for end in box[axis]}) for axis in range(len(whole))]
+    covered = np.zeros([len(lines) - 1 for lines in cuts], bool)
+    for box in boxes:
+        covered[tuple(slice(lines.index(a), lines.index(b)) for lines, (a, b) in zip(cuts, box))] = True
+    inside = tuple(slice(lines.index(a), lines.index(b)) for lines, (a, b) in zip(cuts, whole))
+    return bool(covered[inside].all())
 
-    tile: int
-    tensor: str
-    region: Region
 
+@dataclass(frozen=True)
+class Exchange:
+    """What tasks give each other. ``gives``: by maker and lane, the box of each tensor; ``needs``: each task's makers.
 
-def parts(plan: Plan, block: int, tile: int) -> list[Part]:
-    """Where a tile's outputs go: for each tile of the next block (its own lane's among them) what it needs of them.
-
-    Empty for the last block, whose outputs go to the gateway.
+    A lane's tasks may need different boxes of what one task made: their hull is given once.
     """
-    after = plan.blocks[block + 1 : block + 2]
-    return shared(plan.blocks[block].tiles[tile], after[0].tiles) if after else []
+
+    gives: Mapping[Task, Mapping[int, Boxes]]
+    needs: Mapping[Task, frozenset[Task]]
 
 
-def shared(maker: Tile, takers: Iterable[Tile]) -> list[Part]:
-    """What each of ``takers`` needs of the outputs of ``maker``."""
-    met = (
-        (taker.index, name, maker.outputs[name].common(need)) for taker in takers for name, need in taker.inputs.items()
-    )
-    return [Part(index, name, region) for index, name, region in met if region is not None]
+Pairs: TypeAlias = dict[tuple[int, int], tuple[Block, Block, list[tuple[int, int, str, Box]]]]
 
 
-def part_shape(spec: TensorSpec, region: Region) -> tuple[int, ...]:
-    """The shape of a region of an NHWC map; of what is no map its own."""
-    if len(spec.shape) != 4:
-        return spec.shape
-    return (spec.shape[0], region.height, region.width, spec.shape[3])
+def exchange(blocks: Sequence[Block], known: Pairs | None = None) -> Exchange:
+    """The exchange between the tasks of these blocks. The image, which nobody makes, is not in it.
+
+    ``known`` remembers what pairs of blocks give each other, for who asks for many plans of the same blocks.
+    """
+    gives: dict[Task, dict[int, dict[str, Box]]] = {(i, t.home): {} for i, block in enumerate(blocks) for t in block.tiles}
+    needs: dict[Task, set[Task]] = {task: set() for task in gives}
+    makers = {spec.name: i for i, block in enumerate(blocks) for spec in block.cut}
+    known = {} if known is None else known
+    for i, block in enumerate(blocks):
+        for layer in {makers[spec.name]: None for spec in block.inputs if spec.name in makers}:
+            key = id(blocks[layer]), id(block)
+            if key not in known:  # the blocks, too: while they are kept no others have their ids
+                known[key] = blocks[layer], block, _met(blocks[layer], block)
+            for maker, taker, name, box in known[key][2]:
+                given = gives[layer, maker].setdefault(taker, {})
+                given[name] = given[name].hull(box) if name in given else box
+                needs[i, taker].add((layer, maker))
+    return Exchange(gives, {task: frozenset(of) for task, of in needs.items()})
 
 
-def part_bytes(spec: TensorSpec, region: Region) -> int:
-    """Bytes of a region of an NHWC map."""
-    return prod(part_shape(spec, region)) * np.dtype(spec.dtype).itemsize
+def _met(layer: Block, block: Block) -> list[tuple[int, int, str, Box]]:
+    """What each task of ``block`` needs of each of ``layer``: homes of maker and taker, tensor and box."""
+    names = {spec.name for spec in layer.cut}.intersection(spec.name for spec in block.inputs)
+    found = [
+        (maker.home, taker.home, name, maker.outputs[name].common(taker.inputs[name]))
+        for name in sorted(names) for maker in layer.tiles for taker in block.tiles
+    ]  # fmt: skip
+    return [(maker, taker, name, box) for maker, taker, name, box in found if box is not None]
 
 
-def assemble(
-    plan: Plan, block: int, tile: int, given: Iterable[tuple[str, Region, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """The inputs of a tile from parts of them: tensor, region of its whole map, values (NHWC). Repeats do no harm.
+def box_bytes(spec: TensorSpec, box: Box) -> int:
+    """Bytes of a part of a tensor."""
+    return prod(box.shape) * np.dtype(spec.dtype).itemsize
+
+
+def assemble(specs: Iterable[TensorSpec], needs: Boxes, given: Iterable[tuple[str, Box, np.ndarray]]) -> dict[str, np.ndarray]:
+    """The inputs of a task (``needs``) from parts: tensor, its box and values. Repeats do no harm.
 
     A single part that is all of an input is used as it is, not copied.
 
     Raises:
-        DecodeError: a part is not what its region says, or lies outside of what the tile needs.
-        PlanError: the parts do not cover what the tile needs.
+        PlanError: the parts do not cover what the task needs.
     """
-    specs = {spec.name: spec for spec in plan.blocks[block].inputs}
-    needs = plan.blocks[block].tiles[tile].inputs
-    found: dict[str, list[tuple[Region, np.ndarray]]] = {name: [] for name in needs}
-    for name, region, array in given:
-        if name not in needs or region.common(needs[name]) != region:
-            raise DecodeError(f"tile {tile} of block {block} needs no {name} of {tuple(region)}")
-        spec = specs[name]
-        if array.shape != part_shape(spec, region) or array.dtype != spec.dtype:
-            told = f"{array.dtype}{array.shape}"
-            raise DecodeError(f"{name} of {tuple(region)} for tile {tile} of block {block} is {told}")
-        found[name].append((region, array))
-    return {name: _joined(specs[name], needs[name], pieces) for name, pieces in found.items()}
+    dtypes = {spec.name: spec.dtype for spec in specs}
+    found: dict[str, list[tuple[Box, np.ndarray]]] = {name: [] for name in needs}
+    for name, box, array in given:
+        if name in needs and (common := box.common(needs[name])) is not None:
+            found[name].append((common, array if common == box else crop(array, common.within(box))))
+    return {name: _joined(name, dtypes[name], needs[name], pieces) for name, pieces in found.items()}
 
 
-def _joined(spec: TensorSpec, need: Region, pieces: list[tuple[Region, np.ndarray]]) -> np.ndarray:
-    for region, array in pieces:
-        if region == need:
+def _joined(name: str, dtype: str, need: Box, pieces: Sequence[tuple[Box, np.ndarray]]) -> np.ndarray:
+    for box, array in pieces:
+        if box == need:
             return array
-    array = np.empty(part_shape(spec, need), spec.dtype)
-    covered = np.zeros((need.height, need.width), bool)
-    for region, piece in pieces:
-        where = region.within(need)
-        crop(array, where)[...] = piece
-        covered[where.y0 : where.y1, where.x0 : where.x1] = True
-    if not covered.all():
-        missing = int((~covered).sum())
-        raise PlanError(f"parts leave {missing} of the {covered.size} pixels of {spec.name} {tuple(need)} uncovered")
+    if not _covers(need, [box for box, _ in pieces]):
+        raise PlanError(f"parts leave elements of {name} {tuple(need)} uncovered")
+    array = np.empty(need.shape, dtype)
+    for box, piece in pieces:
+        crop(array, box.within(need))[...] = piece
     return array
 
 
@@ -138,35 +150,51 @@ def to_input(image: np.ndarray, pixels: Pixels) -> np.ndarray:
     return values
 
 
-def check(plan: Plan, block: int, tile: int, tensors: Mapping[str, np.ndarray], *, inputs: bool) -> None:
-    """Whether ``tensors`` are what the plan says of this tile: names, shapes and dtypes.
+def check_inputs(plan: Plan, lane: int, tensors: Mapping[str, np.ndarray]) -> None:
+    """Whether ``tensors`` are what a lane is lent with: its task's part of the image, or nothing.
 
     Raises:
-        DecodeError: they are not, or there is no such tile.
+        DecodeError: they are not, or there is no such lane.
     """
-    if block >= len(plan.blocks) or tile >= len(plan.blocks[block].tiles):
-        raise DecodeError(f"there is no tile {tile} in block {block} of the plan")
-    spec, where = plan.blocks[block], plan.blocks[block].tiles[tile]
-    specs, regions = (spec.inputs, where.inputs) if inputs else (spec.cut, where.outputs)
-    if set(tensors) != set(regions):
-        raise DecodeError(f"tile {tile} has tensors {sorted(tensors)}, not {sorted(regions)}"[:300])
-    for t in specs:
-        region, array = regions[t.name], tensors[t.name]
-        shape = part_shape(t, region)
-        dtype = "uint8" if t.name == plan.pixels.tensor else t.dtype
-        if array.shape != shape or array.dtype != dtype:
-            raise DecodeError(f"tensor {t.name} of tile {tile} is {array.dtype}{array.shape}, not {dtype}{shape}"[:300])
+    if lane >= plan.lanes:
+        raise DecodeError(f"there is no lane {lane} in the plan")
+    task = plan.task(0, lane)
+    _check(f"lane {lane}", plan, task.inputs if task else {}, plan.blocks[0].inputs, tensors)
 
 
-def check_whole(plan: Plan, block: int, tensors: Mapping[str, np.ndarray]) -> None:
-    """Whether ``tensors`` are the whole maps of a block's cut.
+def answer_of(plan: Plan, block: int, lane: int) -> Boxes:
+    """What the gateway gets of a task: those of its outputs that it merges."""
+    ends, task = {spec.name for spec in plan.ends}, plan.task(block, lane)
+    return {} if task is None else {name: box for name, box in task.outputs.items() if name in ends}
+
+
+def check_answer(plan: Plan, block: int, lane: int, tensors: Mapping[str, np.ndarray]) -> None:
+    """Whether ``tensors`` are what the gateway gets of a task: names, shapes and dtypes.
 
     Raises:
-        DecodeError: they are not, or there is no such block.
+        DecodeError: they are not, or no such task answers.
     """
-    if block >= len(plan.blocks):
-        raise DecodeError(f"there is no block {block} in the plan")
-    wanted = {spec.name: (spec.shape, spec.dtype) for spec in plan.blocks[block].cut}
-    given = {name: (array.shape, str(array.dtype)) for name, array in tensors.items()}
-    if given != wanted:
-        raise DecodeError(f"the whole maps are {given}, not {wanted}"[:300])
+    wanted = answer_of(plan, block, lane)
+    if not wanted:
+        raise DecodeError(f"tile {lane} of block {block} answers for nothing in the plan")
+    _check(f"tile {lane} of block {block}", plan, wanted, plan.ends, tensors)
+
+
+def check_whole(plan: Plan, tensors: Mapping[str, np.ndarray]) -> None:
+    """Whether ``tensors`` are all that the gateway merges, undivided.
+
+    Raises:
+        DecodeError: they are not.
+    """
+    _check("the whole frame", plan, {spec.name: spec.box for spec in plan.ends}, plan.ends, tensors)
+
+
+def _check(what: str, plan: Plan, boxes: Boxes, specs: Iterable[TensorSpec], tensors: Mapping[str, np.ndarray]) -> None:
+    if tensors.keys() != boxes.keys():
+        raise DecodeError(f"{what} has tensors {sorted(tensors)}, not {sorted(boxes)}"[:300])
+    dtypes = {spec.name: "uint8" if spec.name == plan.pixels.tensor else spec.dtype for spec in specs}
+    for name, box in boxes.items():
+        array = tensors[name]
+        if array.shape != box.shape or array.dtype != dtypes[name]:
+            told = f"{array.dtype}{array.shape}, not {dtypes[name]}{box.shape}"
+            raise DecodeError(f"tensor {name} of {what} is {told}"[:300])

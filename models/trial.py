@@ -27,7 +27,7 @@ from models.files import cache_folder
 from models.graph import Graph, load, parse
 from models.partition import Cut, Partition
 from models.runner import TileRunner
-from models.tensor import check, check_whole
+from models.tensor import check_whole
 from schemas.cgroup import free_bytes
 from schemas.errors import DecodeError, DtError, EngineError
 from schemas.plan import Plan
@@ -190,7 +190,7 @@ def _limit_memory(graph: Graph) -> None:
 
 
 def _cut(plan: Plan, partition: Partition) -> Cut:
-    return partition.find("+".join(spec.name for spec in plan.blocks[-1].cut))
+    return partition.find("+".join(spec.name for spec in plan.ends))
 
 
 def _edges(plan: Plan, whole: Graph) -> Graph:
@@ -223,10 +223,12 @@ def _try_tiles(plan: Plan, model: Graph, weights: Path | None, threads: int) -> 
     try:
         for index, block in enumerate(plan.blocks):
             for tile in {tile.tile_class: tile for tile in reversed(block.tiles)}.values():
-                outputs = runner.run(index, tile.index, runner.zeros(index, tile.index))
-                check(plan, index, tile.index, outputs, inputs=False)
+                outputs = runner.run(index, tile.home, runner.zeros(index, tile.home))
+                found = {name: array.shape for name, array in outputs.items()}
+                if found != (wanted := {name: box.shape for name, box in tile.outputs.items()}):
+                    raise EngineError(f"the runtime makes other shapes than the model says: {found}, not {wanted}"[:300])
         if plan.undivided and weights is not None and runner.fits_whole:
             image = plan.blocks[0].inputs[0]
-            check_whole(plan, len(plan.blocks) - 1, runner.run_whole({image.name: np.zeros(image.shape, np.uint8)}))
+            check_whole(plan, runner.run_whole({image.name: np.zeros(image.shape, np.uint8)}))
     except DecodeError as error:
         raise EngineError(f"the runtime makes other shapes than the model says: {error}") from None

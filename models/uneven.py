@@ -106,13 +106,15 @@ def shares(cluster: Cluster, work: Workload, weight: float = 1.0) -> list[float]
     """
     if work.lanes != cluster.nodes or work.lanes < 2:
         return None
-    lane_s = cluster.per_lane_s + cluster.per_tile_s * len(work.effort)
+    lane_s = cluster.per_lane_s + cluster.per_tile_s * len(work.steps[0])
     sent_s = [_message_s(cluster, crop, True) for crop in work.crops]
-    back_s = [_message_s(cluster, result, False) for result in work.results]
+    back_s = [0.0] * work.lanes
+    for (_, lane), count in work.results.items():
+        back_s[lane] += _message_s(cluster, count, False)
     beside = [weight * (lane_s + got + back) for got, back in zip(sent_s, back_s)]
     beside[0] = weight * (lane_s + cluster.per_frame_s + cluster.per_picture_s + sum(sent_s[1:]) + back_s[0])
     power = [speed / CORE_FLOPS_S for speed in cluster.speeds]
-    whole_s = sum(map(sum, work.effort)) / CORE_FLOPS_S
+    whole_s = sum(work.effort.values()) / CORE_FLOPS_S
     end_s = (whole_s + sum(beside)) / sum(power)
     found = [end_s * share - busy for share, busy in zip(power, beside)]
     return [max(own / whole_s, _LEAST / work.lanes) for own in found]

@@ -1,6 +1,6 @@
 """Compares a plan, block by block, tile by tile and tail, with the unpartitioned model: equal means every bit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +8,8 @@ import numpy as np
 from models import graph
 from models.bundle import Bundle, Reference, Tail
 from models.runner import TileRunner
-from models.tensor import assemble, crop, parts, stitch, to_input
-from schemas.plan import Region
+from models.tensor import assemble, stitch, to_input
+from schemas.plan import Box
 
 _FRAME = "verified"  # a name, so that reuse is verified where the plan has it
 
@@ -57,46 +57,32 @@ class Verifier:
         self._reference = Reference(bundle, threads, [s.name for block in bundle.plan.blocks for s in block.cut])
 
     def check(self, image: np.ndarray) -> tuple[list[Difference], list[Difference]]:
-        """uint8 pixels of the model's size (NHWC) -> differences of all cuts' tensors, block by block, and of the outputs.
-
-        The last block's tensors, which the tail starts from, stand last.
-        """
+        """uint8 pixels of the model's size (NHWC) -> differences of all cuts' tensors, block by block, and of the outputs."""
         plan = self.bundle.plan
         self._runner.forget(_FRAME)
         cuts, outputs = self._reference.run(to_input(image, plan.pixels))
-        made: dict[int, dict[str, np.ndarray]] = {}
-        found: list[Difference] = []
+        made: dict[str, list[tuple[Box, np.ndarray]]] = {}
+        merged: dict[str, np.ndarray] = {}
         for block in range(len(plan.blocks)):
-            made = self._block(block, image, made)
-            merged = self._merged(block, made)
-            found += compare_all(merged, {name: cuts[name] for name in merged})
-        return found, compare_all(self._tail.run(merged), outputs)
+            for name, parts in self._block(block, image, made).items():
+                made[name] = parts
+            merged.update(self._merged(block, made))
+        found = compare_all(merged, {name: cuts[name] for name in merged})
+        ends = {spec.name: merged.pop(spec.name) for spec in plan.ends}
+        return found, compare_all(self._tail.run(ends), outputs)
 
     def _block(
-        self, block: int, image: np.ndarray, before: Mapping[int, Mapping[str, np.ndarray]]
-    ) -> dict[int, dict[str, np.ndarray]]:
-        """All tiles of a block by index, from the image or from the tiles of the block before."""
-        order = self.bundle.plan.blocks[block].order
-        if block == 0:
-            return {i: self._runner.run(0, i, self._runner.crops(image, 0, i), _FRAME) for i in order}
-        given = self._exchanged(block - 1, before)
-        return {i: self._runner.run(block, i, assemble(self.bundle.plan, block, i, given[i])) for i in order}
+        self, block: int, image: np.ndarray, before: Mapping[str, Sequence[tuple[Box, np.ndarray]]]
+    ) -> dict[str, list[tuple[Box, np.ndarray]]]:
+        """All tasks of a block, from the image or from what those before it made; what they make, by tensor."""
+        spec, found = self.bundle.plan.blocks[block], dict[str, list[tuple[Box, np.ndarray]]]()
+        given = [(name, box, array) for name, parts in before.items() for box, array in parts]
+        for home in spec.order:
+            task = spec.by_home[home]
+            inputs = assemble(spec.inputs, task.inputs, given) if block else self._runner.crops(image, 0, home)
+            for name, array in self._runner.run(block, home, inputs, "" if block else _FRAME).items():
+                found.setdefault(name, []).append((task.outputs[name], array))
+        return found
 
-    def _exchanged(
-        self, block: int, made: Mapping[int, Mapping[str, np.ndarray]]
-    ) -> dict[int, list[tuple[str, Region, np.ndarray]]]:
-        """What each tile of the next block gets of this one's."""
-        plan = self.bundle.plan
-        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {i: [] for i in plan.blocks[block + 1].order}
-        for i, tensors in made.items():
-            for part in parts(plan, block, i):
-                where = part.region.within(plan.blocks[block].tiles[i].outputs[part.tensor])
-                given[part.tile].append((part.tensor, part.region, crop(tensors[part.tensor], where)))
-        return given
-
-    def _merged(self, block: int, made: Mapping[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        spec = self.bundle.plan.blocks[block]
-        return {
-            t.name: stitch(t, ((spec.tiles[i].outputs[t.name], tensors[t.name]) for i, tensors in made.items()))
-            for t in spec.cut
-        }
+    def _merged(self, block: int, made: Mapping[str, Sequence[tuple[Box, np.ndarray]]]) -> dict[str, np.ndarray]:
+        return {spec.name: stitch(spec, made[spec.name]) for spec in self.bundle.plan.blocks[block].cut}

@@ -212,7 +212,8 @@ class Accepted(Message):
     """``dt/accepted/<node>``, gateway -> source and worker: these tiles of this frame are done.
 
     ``ended``: the whole frame has its outcome (result or failure); nothing of it is needed any more. The source hears whose
-    result it was and its ``fingerprint``, as ``models.tensor`` has it, if it was not its own.
+    result it was and its ``fingerprint``, as ``models.tensor`` has it, if it was not its own;
+    it is that of the first of ``tiles``.
     """
 
     frame: FrameId

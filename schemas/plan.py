@@ -1,24 +1,31 @@
-"""What the offline step decides: regions, tiles, fused blocks and the plan that names them.
+"""What the offline step decides: boxes, tiles, fused blocks and the plan that names them.
 
 A plan is complete: with the model it says what every node computes. It holds no path, no address and no clock, so equal
-plans have equal digests on every machine. A block is executed tile by tile (``mode="tiles"``) or on one node
-(``mode="whole"``); its tiles name the region of every tensor they need and give, so that halo exchange between blocks is
-a matter of regions, not of another format. Tile ``i`` of all blocks is lane ``i``; blocks executed whole stand last, and are
-the business of lane 0: a plan's end.
+plans have equal digests on every machine. A plan is a list of blocks in topological order; a block is divided (``split``)
+into tiles of its maps, by the filters of its layers, or not at all, and reads the image or what any earlier block gave.
+Each task names the box of every tensor that it needs and gives, and its home: a lane, which one node computes for a frame.
+What one task gives another follows from their boxes alone, so halo exchange, gathering for a whole block, the hop of a
+pipeline and a skip connection that passes by are one thing and no other format.
 """
 
+import functools
 import hashlib
 import mmap
+from collections.abc import Iterable, Mapping
 from math import prod
-from typing import Annotated, Final, Literal, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, Literal, NamedTuple, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_validator
+from pydantic_core import CoreSchema, core_schema
+from typing_extensions import Self
 
-PLAN_VERSION: Final = 2
+PLAN_VERSION: Final = 3
 MAPS: Final = ("float32", "int8", "uint8")  # what equality is shown for; int16 leaves XNNPACK for kernels that are not exact
 MAP_ELEMENTS: Final = 2**30
 TENSORS: Final = ("uint8", "int8", "int16", "int32", "int64", "float32", "float16", "bool")  # what travels
 MAX_RANK: Final = 6  # of what travels
+MAX_BLOCKS: Final = 256
+MAX_LANES: Final = 4096
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Channels: TypeAlias = float | tuple[float, float, float]  # one number for all channels, or one for each
 
@@ -53,10 +60,70 @@ class Region(NamedTuple):
         return Region(self.y0 - outer.y0, self.x0 - outer.x0, self.y1 - outer.y0, self.x1 - outer.x0)
 
 
+class Box(tuple[tuple[int, int], ...]):
+    """A part of a tensor: a half-open range ``(start, stop)`` of each of its axes, in elements.
+
+    A tile's part is whole in all but rows and columns, a slice of filters in all but the last axis.
+    """
+
+    @classmethod
+    def whole(cls, shape: Iterable[int]) -> "Box":
+        """All of a tensor."""
+        return cls((0, size) for size in shape)
+
+    @classmethod
+    def tile(cls, shape: tuple[int, ...], region: Region) -> "Box":
+        """A region of a map: NHWC, or frames before rows (NDHWC)."""
+        ends = [(0, size) for size in shape]
+        ends[-3:-1] = [(region.y0, region.y1), (region.x0, region.x1)]
+        return cls(ends)
+
+    @property
+    def region(self) -> Region:
+        """Rows and columns of a map's part; what is no map counts as one pixel, which nobody divides."""
+        if len(self) < 4:
+            return Region(0, 0, 1, 1)
+        (y0, y1), (x0, x1) = self[-3], self[-2]
+        return Region(y0, x0, y1, x1)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(stop - start for start, stop in self)
+
+    def common(self, other: "Box") -> "Box | None":
+        """What both hold, if anything."""
+        met = Box((max(a, c), min(b, d)) for (a, b), (c, d) in zip(self, other))
+        return met if all(start < stop for start, stop in met) else None
+
+    def hull(self, other: "Box") -> "Box":
+        """Smallest box that holds both."""
+        return Box((min(a, c), max(b, d)) for (a, b), (c, d) in zip(self, other))
+
+    def within(self, outer: "Box") -> "Box":
+        """This box in the coordinates of ``outer``."""
+        return Box((start - low, stop - low) for (start, stop), (low, _) in zip(self, outer))
+
+    def slices(self) -> tuple[slice, ...]:
+        """To index an array with."""
+        return tuple(slice(start, stop) for start, stop in self)
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        ends = handler.generate_schema(Annotated[tuple[tuple[Count, Count], ...], Field(max_length=MAX_RANK)])
+        return core_schema.no_info_after_validator_function(cls, ends)
+
+
 class Record(BaseModel):
     """A frozen value that refuses what it does not know."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, cache_strings="keys")
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As in pydantic, but a copy that differs works out anew what follows from its fields."""
+        copied = super().model_copy(update=update, deep=deep)
+        for name in copied.__dict__.keys() - type(self).model_fields.keys():
+            del copied.__dict__[name]
+        return copied
 
 
 Count = Annotated[int, Field(ge=0, le=2**53)]  # what any reader of JSON takes exactly
@@ -71,10 +138,9 @@ class TensorSpec(Record):
     dtype: str
 
     @property
-    def extent(self) -> Region:
-        """The region that is all of it. What is no map (NHWC) counts as a map of one pixel, which nobody divides."""
-        height, width = self.shape[1:3] if len(self.shape) == 4 else (1, 1)
-        return Region(0, 0, height, width)
+    def box(self) -> Box:
+        """All of it."""
+        return Box.whole(self.shape)
 
     def check_tensor(self) -> None:
         """Whether one node may give it to another whole: any shape that is known and not empty, of a dtype that travels.
@@ -85,84 +151,96 @@ class TensorSpec(Record):
         known = 1 <= len(self.shape) <= MAX_RANK and min(self.shape) >= 1 and prod(self.shape) <= MAP_ELEMENTS
         if not known or self.dtype not in TENSORS:
             raise ValueError(
-                f"tensor {self.name[:200]!r} of a block that is executed whole is {self.dtype[:20]} of shape {self.shape}: it "
-                f"must have 1 to {MAX_RANK} known dimensions, at most {MAP_ELEMENTS} elements and be {', '.join(TENSORS)}"
-            )
-
-    def check_map(self) -> None:
-        """Whether it is a map that tiles are cut of: NHWC, not empty, of a dtype that is shown to be exact.
-
-        Raises:
-            ValueError: it is not.
-        """
-        if len(self.shape) != 4 or min(self.shape) < 1 or prod(self.shape) > MAP_ELEMENTS or self.dtype not in MAPS:
-            raise ValueError(
-                f"a tensor at a cut is {self.dtype[:20]} of shape {self.shape}: a map has four dimensions, at most "
-                f"{MAP_ELEMENTS} elements and one of {', '.join(MAPS)}"
+                f"tensor {self.name[:200]!r} at a cut is {self.dtype[:20]} of shape {self.shape}: it must have 1 to "
+                f"{MAX_RANK} known dimensions, at most {MAP_ELEMENTS} elements and be {', '.join(TENSORS)}"
             )
 
 
 class Tile(Record):
-    """One task: the region of every tensor it needs and of every tensor it gives, by tensor name.
+    """One task: the box of every tensor that it needs and of every tensor that it gives, by tensor name.
 
-    ``tile_class`` is shared by tiles whose graphs are the same (same sizes, same image borders). ``effort``: what it costs
-    a processor, in operations of a large convolution (``models.effort``).
+    ``home`` is the lane that computes it. ``tile_class`` is shared by tasks whose graphs are the same (same sizes, same image
+    borders, same filters). ``effort``: what it costs a processor, in operations of a large convolution (``models.effort``);
+    ``weight_bytes``: of the constants that it reads.
     """
 
-    index: Count
-    row: Count
-    col: Count
+    home: Count
     tile_class: Count
-    inputs: dict[str, Region]
-    outputs: dict[str, Region]
+    inputs: dict[str, Box]
+    outputs: dict[str, Box]
     flops: Count
     effort: Count
+    weight_bytes: Count = 0
+
+
+Split: TypeAlias = Literal["tiles", "filters", "whole"]
 
 
 class Block(Record):
-    """The fused layers between two cuts. ``order`` is the sequence in which tiles are taken.
+    """Consecutive operators, divided one way. ``order`` is the sequence in which lanes are taken that begin here.
 
-    ``mode`` whole: the operators as they are, tileable or not, on the node that has lane 0; the one tile is everything.
+    ``split``: ``tiles`` of a grid of ``rows`` and ``cols``, numbered row by row, as homes are; ``filters``: each task computes
+    some of the last axis; ``whole``: the operators as they are, on one node. ``cut``: what it gives.
     """
 
     inputs: tuple[TensorSpec, ...]
-    cut: tuple[TensorSpec, ...]
-    mode: Literal["tiles", "whole"] = "tiles"
+    cut: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
+    split: Split = "tiles"
     rows: Annotated[int, Field(ge=1, le=64)]
     cols: Annotated[int, Field(ge=1, le=64)]
     reuse: bool = False
-    tiles: tuple[Tile, ...]
+    tiles: Annotated[tuple[Tile, ...], Field(min_length=1, max_length=4096)]
     order: tuple[Count, ...]
 
     @model_validator(mode="after")
     def _inside(self) -> "Block":
-        """Every tile names every tensor of the block's two ends, and regions that lie in its map: what crops rely on."""
+        """Every task names every tensor of the block's two ends, and boxes that lie in it: what crops rely on."""
         needs, gives = ({spec.name: spec for spec in specs} for specs in (self.inputs, self.cut))
-        if len(needs) != len(self.inputs) or len(gives) != len(self.cut):
-            raise ValueError("tensors of one end of a block have one name")
+        if len(needs) != len(self.inputs) or len(gives) != len(self.cut) or not needs.keys().isdisjoint(gives):
+            raise ValueError("tensors of the ends of a block have one name")
         for spec in (*self.inputs, *self.cut):
-            spec.check_tensor() if self.mode == "whole" else spec.check_map()
+            spec.check_tensor()
         for tile in self.tiles:
-            for regions, specs in ((tile.inputs, needs), (tile.outputs, gives)):
-                if regions.keys() != specs.keys():
-                    raise ValueError(f"tile {tile.index} names other tensors than its block")
-                for name, region in regions.items():
-                    (y0, x0, y1, x1), extent = region, specs[name].extent
-                    if self.mode == "whole" and region != extent:
+            for boxes, specs in ((tile.inputs, needs), (tile.outputs, gives)):
+                if boxes.keys() != specs.keys():
+                    raise ValueError(f"tile {tile.home} names other tensors than its block")
+                for name, box in boxes.items():
+                    whole = specs[name].box
+                    if self.split == "whole" and box != whole:
                         raise ValueError(f"a block that is executed whole has {name[:200]!r} in part")
-                    if not (0 <= y0 < y1 <= extent.y1 and 0 <= x0 < x1 <= extent.x1):
-                        raise ValueError(f"tile {tile.index} has a region outside of its map")
+                    if len(box) != len(whole) or not all(0 <= a < b <= size for (a, b), (_, size) in zip(box, whole)):
+                        raise ValueError(f"tile {tile.home} has a region outside of its map")
         return self
 
     @model_validator(mode="after")
     def _whole(self) -> "Block":
-        if len(self.tiles) != self.rows * self.cols or any(t.index != i for i, t in enumerate(self.tiles)):
+        homes = [tile.home for tile in self.tiles]
+        if self.split == "tiles" and homes != list(range(self.rows * self.cols)):
             raise ValueError(f"a {self.rows}x{self.cols} block needs {self.rows * self.cols} tiles, numbered in order")
-        if sorted(self.order) != list(range(len(self.tiles))):
+        if homes != sorted(set(homes)) or homes[-1] >= MAX_LANES:
+            raise ValueError(f"the homes of a block's tasks are different lanes below {MAX_LANES}, in order")
+        if sorted(self.order) != homes:
             raise ValueError("order must name every tile once")
-        if self.mode == "whole" and (len(self.tiles) != 1 or self.reuse):
-            raise ValueError("a block that is executed whole is one tile, and reuses nothing")
+        if self.split == "whole" and len(self.tiles) != 1:
+            raise ValueError("a block that is executed whole is one task")
+        if self.reuse and self.split != "tiles":
+            raise ValueError("a block that is not divided into tiles reuses nothing")
         return self
+
+    @functools.cached_property
+    def by_home(self) -> Mapping[int, Tile]:
+        """Its tasks by lane."""
+        return {tile.home: tile for tile in self.tiles}
+
+    @property
+    def name(self) -> str:
+        """Of what it gives."""
+        return "+".join(spec.name for spec in self.cut)
+
+    @property
+    def kind(self) -> str:
+        """How it is divided, in a word or two."""
+        return {"tiles": f"{self.rows}x{self.cols}", "filters": f"filters {len(self.tiles)}", "whole": "whole"}[self.split]
 
 
 class Pixels(Record):
@@ -189,53 +267,75 @@ class Plan(Record):
 
     ``model`` is the digest of the whole model, ``edge_model`` that of the part which the edges run (its blocks).
     ``runtime`` is what a node must run so that its bits equal the others' (empty: not yet bound to a cluster).
+    ``ends``: what the blocks give to the gateway, which merges it and computes the rest.
     ``undivided``: a source may compute a frame whole where no other node is idle (every node has the memory for it).
     ``schedule``: idle nodes steal tiles, or (a baseline to measure against) the gateway deals them out equally.
     """
 
-    version: Literal[2] = PLAN_VERSION
+    version: Literal[3] = PLAN_VERSION
     model: Digest
     edge_model: Digest
     runtime: str = ""
     undivided: bool = True
     schedule: Literal["stealing", "sharing"] = "stealing"
     pixels: Pixels
-    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=64)]
+    blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=MAX_BLOCKS)]
+    ends: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
     tail_inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
     @model_validator(mode="after")
     def _joined(self) -> "Plan":
-        """The first block reads the image alone, and every other what the one before it gives."""
-        given = self.blocks[0].inputs
+        """The first block reads the image alone, every other what those before it give, all of it made once."""
         image = (1, self.pixels.height, self.pixels.width, self.pixels.channels)
+        given = self.blocks[0].inputs
         if [spec.name for spec in given] != [self.pixels.tensor] or given[0].shape != image:
             raise ValueError(f"the first block must read the image {self.pixels.tensor[:200]!r} of {image}, and no more")
-        for before, block in zip(self.blocks, self.blocks[1:]):
-            if not set(block.inputs) <= set(before.cut):
-                raise ValueError("a block reads what the one before it does not give")
+        known: dict[str, TensorSpec] = {}
+        for i, block in enumerate(self.blocks):
+            if i and any(known.get(spec.name) != spec for spec in block.inputs):
+                raise ValueError("a block reads what none before it gives")
+            if any(spec.name in known or spec.name == self.pixels.tensor for spec in block.cut):
+                raise ValueError("two blocks give the same tensor")
+            known.update({spec.name: spec for spec in block.cut})
+        if any(known.get(spec.name) != spec for spec in self.ends):
+            raise ValueError("the gateway merges what no block gives")
+        homes = {tile.home for block in self.blocks for tile in block.tiles}
+        if homes != set(range(len(homes))):
+            raise ValueError("lanes are numbered from 0 on, without a gap")
         return self
 
-    @model_validator(mode="after")
-    def _ending(self) -> "Plan":
-        """Blocks of one grid, then maybe blocks that are executed whole: every lane has its tile in each of the former."""
-        if self.blocks[0].mode == "whole":
-            raise ValueError("the first block is executed tile by tile")
-        for before, block in zip(self.blocks, self.blocks[1:]):
-            same = (before.mode, before.rows, before.cols) == (block.mode, block.rows, block.cols)
-            if block.mode == "tiles" and not same:
-                raise ValueError("blocks have one grid, and behind one that is executed whole all are")
-        return self
-
-    @property
+    @functools.cached_property
     def lanes(self) -> int:
-        """Tiles of a frame that nodes take, lend and steal: those of the first block."""
-        return len(self.blocks[0].tiles)
+        """Lanes of a frame, which nodes take, lend and steal."""
+        return 1 + max(block.tiles[-1].home for block in self.blocks)
 
-    @property
-    def spread(self) -> int:
-        """Blocks that are executed tile by tile; those behind them are lane 0's alone."""
-        return sum(block.mode == "tiles" for block in self.blocks)
+    @functools.cached_property
+    def order(self) -> tuple[int, ...]:
+        """The sequence in which a source takes lanes; thieves take from its end."""
+        return (*self.blocks[0].order, *(lane for lane in range(self.lanes) if lane not in self.blocks[0].by_home))
+
+    @functools.cached_property
+    def steps(self) -> tuple[tuple[int, ...], ...]:
+        """For each lane the blocks that have a task there, in order."""
+        return tuple(
+            tuple(i for i, block in enumerate(self.blocks) if lane in block.by_home) for lane in range(self.lanes)
+        )
+
+    @functools.cached_property
+    def makers(self) -> Mapping[str, int]:
+        """The block that gives each tensor."""
+        return {spec.name: i for i, block in enumerate(self.blocks) for spec in block.cut}
+
+    @functools.cached_property
+    def answers(self) -> tuple[tuple[int, int], ...]:
+        """Block and lane of each task whose outputs, or some of them, are the gateway's."""
+        last = sorted({self.makers[spec.name] for spec in self.ends})
+        return tuple((i, tile.home) for i in last for tile in self.blocks[i].tiles)
+
+    def task(self, block: int, lane: int) -> Tile | None:
+        """What a lane computes of a block, if anything."""
+        return self.blocks[block].by_home.get(lane) if block < len(self.blocks) else None
 
     def digest(self) -> str:
         """Digest of the canonical JSON of this plan (BLAKE2b, 128 bits, hexadecimal)."""

@@ -15,7 +15,7 @@ from schemas import topics
 from schemas.chunks import CHUNK_BYTES
 from schemas.codec import DTYPES
 from schemas.messages import frame_id
-from schemas.plan import Plan, Region, TensorSpec
+from schemas.plan import Box, Plan, TensorSpec
 from schemas.topics import Topic
 
 MARK = b"DTprobe:"  # no message begins so
@@ -51,7 +51,7 @@ def kinds(plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool
     which may use every topic; ``outputs``: it publishes those of the model."""
     tile = max(_bytes(plan, plan.blocks[0].inputs, tile.inputs) for tile in plan.blocks[0].tiles)
     made = [max(_bytes(plan, block.cut, tile.outputs) for tile in block.tiles) for block in plan.blocks]
-    result = max(made[-1], sum(map(_whole, plan.blocks[-1].cut)) if plan.undivided else 0)
+    result = max(made[plan.answers[-1][0]], sum(map(_whole, plan.ends)) if plan.undivided else 0)
     frame = frame_id(node, "0" * 8, 0)
 
     def kind(what: str, topic: Topic, size: int, **levels: str | int) -> Iterator[Kind]:
@@ -71,21 +71,17 @@ def kinds(plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool
         yield from kind("a tile's result", topics.RESULT, result, frame=frame)
         yield from kind("a part of a model", topics.MODEL, CHUNK_BYTES, node=node)
         if len(plan.blocks) > 1:
-            yield from kind("a part of a tile", topics.OVERLAP, max(made[:-1]), layer=0, tile=1 << 30)
+            yield from kind("a part of a tile", topics.OVERLAP, max(made), layer=0, tile=1 << 30)
         if outputs:
             yield from kind("a model's outputs", topics.OUTPUT, sum(map(_whole, plan.outputs)), source=node)
 
     return sorted(all_kinds(), key=lambda found: found.size)
 
 
-def _bytes(plan: Plan, specs: Sequence[TensorSpec], regions: Mapping[str, Region]) -> int:
-    """Of these regions of tensors, or of whole tensors of another rank; those of the image travel as uint8."""
-    total = 0
-    for spec in specs:
-        region, whole = regions[spec.name], _whole(spec)
-        item = whole // math.prod(spec.shape) if spec.name != plan.pixels.tensor else 1
-        total += region.height * region.width * spec.shape[3] * item if len(spec.shape) == 4 else whole
-    return total
+def _bytes(plan: Plan, specs: Sequence[TensorSpec], boxes: Mapping[str, Box]) -> int:
+    """Of these parts of tensors; those of the image travel as uint8."""
+    items = {spec.name: 1 if spec.name == plan.pixels.tensor else DTYPES[spec.dtype].itemsize for spec in specs}
+    return sum(math.prod(box.shape) * items[name] for name, box in boxes.items())
 
 
 def _whole(spec: TensorSpec) -> int:

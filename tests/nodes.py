@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from models.build import Network
+from models.division import Tiles, Whole
 from models.graph import Graph, Op, Tensor, parse
 from models.partition import Partition
 from models.planner import BlockChoices, make_plan
@@ -35,7 +36,7 @@ def blocks_plan(runtime: str = "test kernels") -> Plan:
     for layer in (("conv", 4, 3, 1), ("conv", 3, 3, 1), ("conv", 4, 3, 1), ("route", -1, -3), ("conv", 5, 3, 1)):
         network.add(layer)
     partition = Partition(parse(network.graph().to_bytes()))
-    blocks = [(cut, (2, 3)) for cut in ("conv0", "conv0+conv2", "conv4")]
+    blocks = [(cut, Tiles(2, 3)) for cut in ("conv0", "conv0+conv2", "conv4")]
     plan, _, _ = make_plan(partition, "0" * 32, blocks=blocks)
     return plan.model_copy(update={"runtime": runtime})
 
@@ -54,7 +55,7 @@ def ended_graph() -> Graph:
     return parse(Graph(tensors, [*made.ops, op], made.inputs, (count + 1,)).to_bytes())
 
 
-WHOLE_BLOCKS = (("conv0", (2, 3)), ("conv0+conv1", (2, 3)), ("conv0+conv2", (1, 1)), ("end", (1, 1)))
+WHOLE_BLOCKS = (("conv0", Tiles(2, 3)), ("conv0+conv1", Tiles(2, 3)), ("conv0+conv2", Whole()), ("end", Whole()))
 
 
 def whole_plan(blocks: BlockChoices = WHOLE_BLOCKS, runtime: str = "test kernels") -> Plan:
@@ -70,11 +71,8 @@ def heard(topic: Topic, message: m.Message, tensors: Any = None) -> Incoming:
 def outputs(plan: Plan, tile: int, value: float = 0.0) -> dict[str, np.ndarray]:
     """What a worker would send for this tile: every element ``value``."""
     block = plan.blocks[0]
-    regions = block.tiles[tile].outputs
-    return {
-        spec.name: np.full((1, regions[spec.name].height, regions[spec.name].width, spec.shape[3]), value, spec.dtype)
-        for spec in block.cut
-    }
+    boxes = block.tiles[tile].outputs
+    return {spec.name: np.full(boxes[spec.name].shape, value, spec.dtype) for spec in block.cut}
 
 
 def published(actions: Any, topic: Topic) -> list[Any]:

@@ -200,7 +200,7 @@ def test_plan_for_a_cluster_says_what_it_expects_and_why(mini: Path, tmp_path: P
     for words in ("The closest rivals", "the tail: ", "run by ", "bytes of a frame by hop", "memory: edge1", "(bound "):
         assert words in done.stdout
     said = json.loads(report.read_text())
-    assert set(said) == KEYS and said["latency_s"] > 0 and set(said["blocks"][0]) == {"cut", "grid", "mode", "flops"}
+    assert set(said) == KEYS and said["latency_s"] > 0 and set(said["blocks"][0]) == {"cut", "grid", "split", "flops"}
     assert dt("verify", folder).returncode == 0
     assert json.loads((folder / "plan.json").read_text())["undivided"] is True
     tight = ["--memory", f"{said['memory_bytes']['edge1'] / 1e6 + 1:.1f}MB"]

@@ -21,6 +21,7 @@ from gateway_agent.journal import JOURNAL, Line
 from gateway_agent.tail import digests
 from models.build import build
 from models.bundle import Reference, make_bundle, save
+from models.division import Tiles
 from models.tensor import to_input
 from schemas import messages as m
 from schemas import topics
@@ -41,7 +42,7 @@ class Cluster:
         self.folder = folder
         model = folder / "mini.tflite"
         model.write_bytes(build("mini").to_bytes())
-        self.bundle = make_bundle(model, blocks=[(cut, (3, 3)) for cut in cuts])
+        self.bundle = make_bundle(model, blocks=[(cut, Tiles(3, 3)) for cut in cuts])
         save(self.bundle, folder / "plan")
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         self.inbox: queue.Queue[Any] = queue.Queue()

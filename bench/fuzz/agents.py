@@ -12,7 +12,7 @@ import numpy as np
 from bench.fuzz.targets import ROOT, addressed
 from edge_agent.node import Compute, EdgeNode
 from gateway_agent.node import Finish, GatewayNode
-from models.tensor import part_shape
+from models.tensor import answer_of
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import decode, encode
@@ -72,10 +72,9 @@ def _answer(plan: Plan, edge: EdgeNode, gateway: GatewayNode, actions: Iterable[
         elif isinstance(action, Finish):
             todo += gateway.finished(action.complete.frame, {}, now)
         elif isinstance(action, Compute):
-            block = plan.blocks[-1]
-            tile = block.tiles[action.key[2]]
-            shapes = {s.name: s.shape if action.whole else part_shape(s, tile.outputs[s.name]) for s in block.cut}
-            zeros = {s.name: np.zeros(shapes[s.name], s.dtype) for s in block.cut}
+            _, block, lane = action.key
+            boxes = {s.name: s.box for s in plan.ends} if action.whole else plan.blocks[block].by_home[lane].outputs
+            zeros = {s.name: np.zeros(boxes[s.name].shape, s.dtype) for s in plan.ends}
             todo += edge.computed(action.key, zeros, 0.1, now)
         assert len(todo) < 1000, "they talk without end"
 
@@ -89,12 +88,13 @@ def seeds() -> Iterable[bytes]:
     digest = plan.digest()
     head: dict[str, Any] = {"node": "t", "epoch": "89abcdef"}
     frame, request = m.frame_id(NAME, EPOCH, 0), "0000000a"
-    tile = plan.blocks[-1].tiles[0]
-    made = {s.name: np.zeros(part_shape(s, tile.outputs[s.name]), s.dtype) for s in plan.blocks[-1].cut}
+    block, lane = plan.answers[0]
+    boxes = answer_of(plan, block, lane)
+    made = {s.name: np.zeros(boxes[s.name].shape, s.dtype) for s in plan.ends}
     register = m.Register(**head, seq=1, runtime="r", plan=digest)
     steal = m.Steal(node="g", epoch=EPOCH, plan=digest, thief="t", thief_epoch="89abcdef", request=request)
-    result = m.ResultHeader(**head, plan=digest, frame=frame, block=len(plan.blocks) - 1, tile=0, stolen=True)
-    accepted = m.Accepted(node="g", epoch=EPOCH, frame=frame, tiles=(0,), block=len(plan.blocks) - 1)
+    result = m.ResultHeader(**head, plan=digest, frame=frame, block=block, tile=lane, stolen=True)
+    accepted = m.Accepted(node="g", epoch=EPOCH, frame=frame, tiles=(lane,), block=block)
     told = [
         record(topics.REGISTER, register),
         record(topics.VICTIM_REQ, m.VictimRequest(**head, plan=digest, request=request)),

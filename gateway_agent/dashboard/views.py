@@ -10,7 +10,7 @@ from typing import Any, Final
 from gateway_agent.board import Board, Event, NodeView, Timeline
 from models.bundle import Bundle
 from models.draw import class_colour, node_colour
-from models.geometry import halo_boxes, tile_boxes
+from models.geometry import answer_boxes, halo_boxes
 from models.readings import read_panels
 from schemas.messages import Outcome, Picture, Status, frame_source
 from schemas.plan import Plan
@@ -120,23 +120,20 @@ def says(result: Result) -> str:
 def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
     """The plan: its tiles, and for each size of picture (``WxH``) their shares and halos in its pixels."""
     plan = bundle.plan
-    first, last = plan.blocks[0], plan.blocks[-1]
-    ends_whole = last.mode == "whole"  # who has computed a frame's end answers for all of it
+    last = plan.blocks[plan.answers[-1][0]]
     return {
         "digest": plan.digest(), "model": bundle.name, "task": bundle.card.task, "undivided": plan.undivided,
         "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
         "blocks": [
-            {"cut": "+".join(spec.name for spec in block.cut), "reuse": block.reuse,
+            {"cut": block.name, "split": block.kind, "reuse": block.reuse,
              "flops": sum(tile.flops for tile in block.tiles)}
             for block in plan.blocks
         ],
         "flops": plan_flops(plan),
         "views": {
             f"{size[1]}x{size[0]}": {
-                "shares": _boxes(tile_boxes(last, plan.pixels, size)),
-                "halos": _boxes(
-                    tile_boxes(last, plan.pixels, size) if ends_whole else halo_boxes(first, plan.pixels, size)
-                ),
+                "shares": _boxes(answer_boxes(plan, size)),
+                "halos": _boxes(halo_boxes(plan, size)),
             }
             for size in sizes
         },
@@ -144,11 +141,12 @@ def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
 
 
 def plan_flops(plan: Plan) -> list[int]:
-    """Operations of each tile of the last block, and of those that it comes of."""
-    last = plan.blocks[-1]
-    if last.mode == "whole":
-        return [sum(tile.flops for block in plan.blocks for tile in block.tiles)]
-    return [sum(block.tiles[i].flops for block in plan.blocks) for i in range(len(last.tiles))]
+    """Operations of each task that answers, and of those of its lane; where other lanes work for it, of all of them."""
+    found = []
+    for block, lane in plan.answers:
+        own = [lane] if plan.blocks[block].split == "tiles" else range(plan.lanes)
+        found.append(sum(task.flops for i in range(block + 1) for home in own if (task := plan.task(i, home))))
+    return found
 
 
 def _boxes(boxes: Iterable[tuple[float, ...]]) -> list[list[float]]:

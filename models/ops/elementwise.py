@@ -8,9 +8,10 @@ import numpy as np
 
 from models import engine
 from models.graph import Graph, Op, Tensor
-from models.ops.rule import DYNAMIC_RANGE, Emitter, Rule, two_pixels
+from models.ops.rule import DYNAMIC_RANGE, Emitter, Needs, Rule, two_pixels
 from schemas.plan import MAPS, Region
 
+ONE = Region(0, 0, 1, 1)
 _ALONG_AXES = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2", "GATHER")
 
 
@@ -29,13 +30,18 @@ class ElementwiseRule(Rule):
             return "its scales are 128 times its output's: the kernel that takes over from XNNPACK is not exact"
         for t in op.inputs:
             shape = graph.tensors[t].shape if t >= 0 else ()
-            if t >= 0 and t not in graph.constant and shape[1:3] != out[1:3]:
+            if t >= 0 and t not in graph.constant and shape[1:3] not in (out[1:3], (1, 1)):
                 return "it broadcasts one map over another"
             if t in graph.constant and graph.tensors[t].data is None and max(_map_axes(shape)) > 1:
                 return "it joins the map with a constant that is computed"
             if t in graph.constant and graph.tensors[t].dtype not in MAPS:
                 return f"it joins the map with a constant of {graph.tensors[t].dtype}"
         return None
+
+    def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
+        """A map of one pixel is for all of another: the weights of a squeeze-and-excitation, whole for each tile."""
+        needs = super().needs(graph, op, out)
+        return {slot: ONE if graph.tensors[op.inputs[slot]].shape[1:3] == (1, 1) else out for slot in needs}
 
     def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
         inputs = [given[s] if s in given else self._constant(emitter, t, out) for s, t in enumerate(op.inputs)]

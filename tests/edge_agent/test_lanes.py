@@ -5,15 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Strip, Tensors, Want, weights
+from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Part, Tensors, Want, weights
 from models.tensor import crop
 from schemas.errors import DecodeError
 from schemas.plan import Plan, TensorSpec
 from tests.examples import examples
 from tests.nodes import blocks_plan, whole_plan
+from tests.simulation.pictures import EVERYTHING, FILTERS, PIPELINE, lanes_plan
 
 PLAN, WHOLE = blocks_plan(), whole_plan()
-LAST = len(PLAN.blocks) - 1
+LAST, SPREAD = len(PLAN.blocks) - 1, 2
 TILES = range(len(PLAN.blocks[0].tiles))
 FRAME = "edge1-11111111-0"
 
@@ -25,13 +26,13 @@ def truth(spec: TensorSpec) -> np.ndarray:
 
 
 def made(block: int, tile: int, plan: Plan = PLAN) -> Tensors:
-    regions = plan.blocks[block].tiles[tile].outputs
-    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in plan.blocks[block].cut}
+    boxes = plan.blocks[block].by_home[tile].outputs
+    return {spec.name: crop(truth(spec), boxes[spec.name]) for spec in plan.blocks[block].cut}
 
 
 def expected(block: int, tile: int, plan: Plan = PLAN) -> Tensors:
-    regions = plan.blocks[block].tiles[tile].inputs
-    return {spec.name: crop(truth(spec), regions[spec.name]) for spec in plan.blocks[block].inputs}
+    task = plan.task(block, tile)
+    return {spec.name: crop(truth(spec), task.inputs[spec.name]) for spec in plan.blocks[block].inputs} if task else {}
 
 
 class Node:
@@ -42,16 +43,13 @@ class Node:
         for tile in tiles:
             self.lanes.start(FRAME, tile, expected(0, tile, plan), now)
 
-    def work(self, now: float) -> list[Strip]:
-        said: list[Strip] = []
+    def work(self, now: float) -> list[Part]:
+        said: list[Part] = []
         while taken := self.lanes.take():
             (frame, block, tile), inputs = taken
             wanted = expected(block, tile, self.plan)
             assert inputs.keys() == wanted.keys() and all((inputs[n] == wanted[n]).all() for n in wanted)
-            if block == len(self.plan.blocks) - 1:
-                self.lanes.drop(frame, tile)
-            else:
-                said += self.lanes.computed((frame, block, tile), made(block, tile, self.plan), now)
+            said += self.lanes.computed((frame, block, tile), made(block, tile, self.plan), now)
             if self.lanes.ends(tile, block):
                 assert (frame, tile) not in self.lanes
                 self.done.add(tile)
@@ -59,15 +57,16 @@ class Node:
 
 
 @examples(200)
-@given(st.data(), st.sampled_from([PLAN, WHOLE]))
+@given(st.data(), st.sampled_from([PLAN, WHOLE, *(lanes_plan(blocks) for blocks in (FILTERS, PIPELINE, EVERYTHING))]))
 def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_whatever_is_lost(
     data: st.DataObject, plan: Plan
 ) -> None:
-    holders = data.draw(st.lists(st.integers(0, 3), min_size=len(TILES), max_size=len(TILES)))
-    nodes = [Node([t for t in TILES if holders[t] == n], plan=plan) for n in range(4)]
-    flights: list[tuple[int, Strip]] = []
+    lanes = range(plan.lanes)
+    holders = data.draw(st.lists(st.integers(0, 3), min_size=len(lanes), max_size=len(lanes)))
+    nodes = [Node([t for t in lanes if holders[t] == n], plan=plan) for n in range(4)]
+    flights: list[tuple[int, Part]] = []
 
-    def publish(sender: int, strips: list[Strip]) -> None:
+    def publish(sender: int, strips: list[Part]) -> None:
         flights.extend((to, strip) for strip in strips for to in {holders[strip.tile]} - {sender})
 
     for n, node in enumerate(nodes):
@@ -89,7 +88,7 @@ def test_every_tile_gets_exactly_its_inputs_whoever_computes_the_others_and_what
         for to, strip in flights:
             nodes[to].lanes.hear(strip)
         flights.clear()
-    assert sorted(t for node in nodes for t in node.done) == list(TILES)
+    assert sorted(t for node in nodes for t in node.done) == list(lanes)
 
 
 def test_strips_between_lanes_of_one_node_never_travel() -> None:
@@ -183,8 +182,8 @@ def test_where_a_block_is_executed_whole_lane_0_goes_on_and_the_others_end_with_
         others.lanes.hear(strip)
     said = others.work(0.0)
     assert others.done == set(TILES[1:]) and len(others.lanes) == 0
-    assert {s.tile for s in said if s.layer == WHOLE.spread - 1} == {0}
-    assert {s.maker for s in said if s.layer == WHOLE.spread - 1} == set(TILES[1:])
+    assert {s.tile for s in said if s.layer == SPREAD - 1} == {0}
+    assert {s.maker for s in said if s.layer == SPREAD - 1} == set(TILES[1:])
     for strip in said:
         node.lanes.hear(strip)
     assert node.work(0.0) == [] and node.done == {0}, "what is whole has no halo"

@@ -8,8 +8,10 @@ import pytest
 from edge_agent.lanes import FIRST_WANT_S
 from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
 from models.build import build
+from models.division import Tiles
 from models.partition import Partition
 from models.planner import make_plan
+from models.tensor import crop
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import EngineError
@@ -54,8 +56,8 @@ def test_a_frame_is_computed_and_registered_at_once() -> None:
     said = node.frame(IMAGE, 1.0)
     (work,) = [a for a in said if isinstance(a, Compute)]
     assert work.key == ("edge1-11111111-0", 0, PLAN.blocks[0].order[0])
-    region = PLAN.blocks[0].tiles[work.key[2]].inputs["image"]
-    np.testing.assert_array_equal(work.inputs["image"], IMAGE[:, region.y0 : region.y1, region.x0 : region.x1])
+    box = PLAN.blocks[0].tiles[work.key[2]].inputs["image"]
+    np.testing.assert_array_equal(work.inputs["image"], crop(IMAGE, box))
     (register,) = published(said, topics.REGISTER)
     assert register.message.waiting == 3 and register.message.frames == ("edge1-11111111-0",)
 
@@ -84,7 +86,7 @@ def test_an_idle_edge_asks_once_the_gateway_has_answered_and_then_computes_what_
     assert not published(node.connected(0.0), topics.VICTIM_REQ)
     (ask,) = published(echoed(node, 1, 0.0), topics.VICTIM_REQ)
     tile = PLAN.blocks[0].tiles[3]
-    pixels = {"image": IMAGE[:, tile.inputs["image"].y0 :, tile.inputs["image"].x0 :]}
+    pixels = {"image": crop(IMAGE, tile.inputs["image"])}
     header = m.TileHeader(
         node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request=ask.message.request,
         frame="edge1-11111111-0", tile=3, lease_s=5,
@@ -170,7 +172,7 @@ def test_after_a_connection_a_node_registers_before_it_sends_its_results_again()
 
 
 def test_an_undivided_frame_has_the_effort_of_all_blocks_where_the_plan_knows_it() -> None:
-    chain = make_plan(Partition(build("mini", 96)), "0" * 32, blocks=[("max3", (1, 1)), ("max7", (1, 1))])[0]
+    chain = make_plan(Partition(build("mini", 96)), "0" * 32, blocks=[("max3", Tiles(1, 1)), ("max7", Tiles(1, 1))])[0]
     key = ("edge1-11111111-0", 0, 0)
     one, divided = (EdgeNode("edge1", "11111111", plan, "test kernels") for plan in (chain, PLAN))
     assert one.effort(key, whole=True) == sum(block.tiles[0].effort for block in chain.blocks) > one.effort(key)
@@ -260,7 +262,8 @@ def test_each_thief_gets_the_tile_that_it_had_before_if_it_can() -> None:
         got = {t.levels["node"]: t.message.tile for t in tiles}
         assert all(had.setdefault(thief, tile) == tile for thief, tile in got.items()), "its class is loaded there"
         node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=tiles[0].message.frame, ended=True)), 1.8 + number)
-        node.computed(next(iter(node.tiles.tiles), ("edge1-11111111-9", 0, 0)), {}, 0.1, 1.9 + number)
+        frame, lane = next(iter(node.tiles.tiles), ("edge1-11111111-9", 0))
+        node.computed((frame, 0, lane), outputs(PLAN, lane), 0.1, 1.9 + number)
 
 
 def test_a_node_that_has_not_repeated_its_request_is_given_nothing() -> None:
@@ -419,7 +422,7 @@ def test_a_tile_of_a_frame_that_its_sender_did_not_open_is_not_computed() -> Non
         node="edge3", epoch="33333333", plan=node.digest, to_epoch="11111111", request=ask.message.request,
         frame="edge2-22222222-0", tile=3, lease_s=5,
     )  # fmt: skip
-    pixels = {name: IMAGE[:, r.y0 : r.y1, r.x0 : r.x1] for name, r in PLAN.blocks[0].tiles[3].inputs.items()}
+    pixels = {name: crop(IMAGE, box) for name, box in PLAN.blocks[0].tiles[3].inputs.items()}
     for sender, computed in (("edge3", 0), ("edge2", 1)):
         said = node.hear(heard(topics.TILE, header.model_copy(update={"node": sender}), pixels), 6.0)
         assert len([a for a in said if isinstance(a, Compute)]) == computed
@@ -464,9 +467,7 @@ BIG = np.zeros((1, 24, 30, 3), np.uint8)
 
 
 def block_outputs(key: Any) -> dict[str, np.ndarray]:
-    regions = BLOCKS.blocks[key[1]].tiles[key[2]].outputs
-    shapes = {s.name: (1, regions[s.name].height, regions[s.name].width, s.shape[3]) for s in BLOCKS.blocks[key[1]].cut}
-    return {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return {name: np.zeros(box.shape, np.float32) for name, box in BLOCKS.blocks[key[1]].tiles[key[2]].outputs.items()}
 
 
 def test_one_edge_takes_its_tiles_through_all_blocks_and_says_nothing_of_the_parts_between() -> None:
@@ -563,7 +564,7 @@ def test_where_tiles_are_shared_out_a_node_takes_them_unasked_and_asks_for_none(
     said = echoed(node, 1, 0.0, cameras=1, helpers=1)
     assert not published(said, topics.VICTIM_REQ)
     tile = plan.blocks[0].tiles[3]
-    pixels = {name: IMAGE[:, r.y0 : r.y1, r.x0 : r.x1] for name, r in tile.inputs.items()}
+    pixels = {name: crop(IMAGE, box) for name, box in tile.inputs.items()}
     header = m.TileHeader(
         node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request="0000000a",
         frame="edge1-11111111-0", tile=3, lease_s=5.0,

@@ -3,13 +3,13 @@
 import pytest
 
 from edge_agent.tiles import NEVER, Computing, Done, Lease, Lent, Sent, TileQueue, Waiting
-from schemas.keys import Key
+from schemas.keys import LaneKey
 
 A, B = "cam-0000000a-0", "cam-0000000a-1"
 
 
-def key(tile: int, frame: str = A) -> Key:
-    return (frame, 0, tile)
+def key(tile: int, frame: str = A) -> LaneKey:
+    return (frame, tile)
 
 
 @pytest.fixture
@@ -154,32 +154,37 @@ def test_late_and_unknown_messages_are_counted_and_change_nothing(queue: TileQue
     before = dict(queue.tiles)
     queue.accept("cam-0000000a-9", 0, [0], ended=True)
     queue.accept(A, 0, [7], ended=False)
-    queue.accept(A, 1, [0], ended=False)
-    queue.put_back(("cam-0000000a-9", 0, 0))
+    queue.put_back(("cam-0000000a-9", 0))
     queue.add(A, [key(0)])
-    assert not queue.computed(("cam-0000000a-9", 0, 0))
+    assert not queue.computed(("cam-0000000a-9", 0))
     assert dict(queue.tiles) == before
-    assert queue.ignored.total() == 6
+    assert queue.ignored.total() == 5
 
 
-def test_tiles_of_a_later_block_keep_the_age_of_their_frame(queue: TileQueue) -> None:
-    queue.accept(A, 0, [0, 1, 2], ended=False)
-    queue.add(A, [(A, 1, 0)])
-    assert queue.take(0.0) == (A, 1, 0)
+def test_a_lane_is_done_when_all_its_answers_are_accepted() -> None:
+    queue = TileQueue([(0, 0), (2, 0), (2, 1)])
+    queue.add(A, [key(0), key(1), key(2)])
+    queue.accept(A, 2, [0, 1], ended=False)
+    assert [queue.state(key(lane)) for lane in range(3)] == [Waiting(), Done(), Waiting()]
+    queue.accept(A, 0, [0], ended=False)
+    assert queue.state(key(0)) == Done()
+    queue.requeue()
+    queue.accept(A, 2, [0], ended=False)
+    assert queue.state(key(0)) == Waiting(), "a gateway that restarted has forgotten the other one"
 
 
 def test_a_thief_gets_the_tile_that_it_prefers_but_never_the_next_of_the_own_engine() -> None:
     queue = TileQueue()
-    queue.add("cam-00000000-0", [("cam-00000000-0", 0, tile) for tile in range(4)])
-    assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam-00000000-0", 0, 3)
-    assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam-00000000-0", 0, 1)
+    queue.add("cam-00000000-0", [("cam-00000000-0", tile) for tile in range(4)])
+    assert queue.lend("thief", "r1", False, 0.0, 1.0, prefer=0) == ("cam-00000000-0", 3)
+    assert queue.lend("thief", "r2", False, 0.0, 1.0, prefer=1) == ("cam-00000000-0", 1)
 
 
 def test_tiles_that_are_cheaper_here_are_lent_last() -> None:
     queue = TileQueue()
-    queue.add("cam-00000000-0", [("cam-00000000-0", 0, tile) for tile in range(5)])
+    queue.add("cam-00000000-0", [("cam-00000000-0", tile) for tile in range(5)])
     lent = [queue.lend("thief", f"r{n}", False, 0.0, 1.0, keep={2, 4}) for n in range(4)]
-    assert [key and key[2] for key in lent] == [3, 1, 4, 2]
+    assert [key and key[1] for key in lent] == [3, 1, 4, 2]
 
 
 def test_a_result_counts_though_its_frame_was_restarted_meanwhile(queue: TileQueue) -> None:

@@ -7,15 +7,16 @@ import pytest
 
 from edge_agent.node import FIRST_LEASE_S, LEASE_TILES, Compute, EdgeNode
 from edge_agent.tiles import Computing, Done, Lent, Passed, Sent, Waiting
+from models.division import Tiles, Whole
 from models.tensor import crop
 from schemas import messages as m
 from schemas import topics
-from schemas.keys import Key
+from schemas.keys import TaskKey
 from tests.nodes import heard, published, whole_plan
 
 PLAN = whole_plan()
 LANES = range(PLAN.lanes)
-LAST, SPREAD = len(PLAN.blocks) - 1, PLAN.spread
+LAST, SPREAD = len(PLAN.blocks) - 1, 2
 IMAGE = np.zeros((1, 24, 30, 3), np.uint8)
 FRAME = "edge1-11111111-0"
 GATEWAY: dict[str, Any] = {"node": "gateway", "epoch": "aaaaaaaa"}
@@ -37,13 +38,13 @@ def echo(node: EdgeNode, seq: int, epoch: str = "aaaaaaaa", helpers: int = 1) ->
 
 
 def made(block: int, tile: int) -> dict[str, np.ndarray]:
-    specs, regions = PLAN.blocks[block].cut, PLAN.blocks[block].tiles[tile].outputs
-    return {spec.name: crop(np.zeros(spec.shape, spec.dtype), regions[spec.name]) for spec in specs}
+    specs, boxes = PLAN.blocks[block].cut, PLAN.blocks[block].by_home[tile].outputs
+    return {spec.name: crop(np.zeros(spec.shape, spec.dtype), boxes[spec.name]) for spec in specs}
 
 
-def work(node: EdgeNode, said: list[Any], seconds: float = 0.1, count: int = 100) -> tuple[list[Key], list[Any]]:
+def work(node: EdgeNode, said: list[Any], seconds: float = 0.1, count: int = 100) -> tuple[list[TaskKey], list[Any]]:
     """The engine works until it has nothing, or for so many tiles: what it computed, and what was said."""
-    keys: list[Key] = []
+    keys: list[TaskKey] = []
     heard_of = list(said)
     while (compute := next((a for a in said if isinstance(a, Compute)), None)) and len(keys) < count:
         assert not compute.whole
@@ -65,7 +66,7 @@ def accept(node: EdgeNode, ended: bool = False) -> None:
 
 
 def states(node: EdgeNode) -> list[type]:
-    return [type(node.tiles.state((FRAME, LAST, tile))) for tile in LANES]
+    return [type(node.tiles.state((FRAME, tile))) for tile in LANES]
 
 
 def test_one_edge_computes_all_tiles_and_the_end_once_and_gives_one_result() -> None:
@@ -87,7 +88,7 @@ def test_one_edge_computes_all_tiles_and_the_end_once_and_gives_one_result() -> 
 
 
 def test_a_thief_of_another_lane_gives_its_parts_and_no_result_and_is_free_for_the_next() -> None:
-    plan = whole_plan((("conv0+conv2", (2, 3)), ("end", (1, 1))))
+    plan = whole_plan((("conv0+conv2", Tiles(2, 3)), ("end", Whole())))
     thief, tile = EdgeNode("edge2", "22222222", plan, "test kernels"), plan.blocks[0].tiles[4]
     thief.connected(0.0)
     (ask,) = published(echo(thief, 1), topics.VICTIM_REQ)
@@ -97,11 +98,7 @@ def test_a_thief_of_another_lane_gives_its_parts_and_no_result_and_is_free_for_t
     )  # fmt: skip
     said = thief.hear(heard(topics.TILE, header, {"image": crop(IMAGE, tile.inputs["image"])}), 1.0)
     (compute,) = [a for a in said if isinstance(a, Compute)]
-    outputs = {
-        spec.name: np.zeros((1, r.height, r.width, spec.shape[3]), np.float32)
-        for spec in plan.blocks[0].cut
-        for r in [tile.outputs[spec.name]]
-    }
+    outputs = {name: np.zeros(box.shape, np.float32) for name, box in tile.outputs.items()}
     said = thief.computed(compute.key, outputs, 0.1, 2.0)
     (part,) = published(said, topics.OVERLAP)
     assert (part.message.layer, part.message.tile, part.message.maker) == (0, 0, 4) and set(part.tensors) == set(outputs)
@@ -147,7 +144,7 @@ def test_where_lane_0_is_stuck_the_frame_begins_anew() -> None:
         lend(node, f"{request:08x}")
     work(node, said)
     assert (FRAME, 0) in node.lanes
-    node.tiles.computed((FRAME, LAST, 1), passed=True)
+    node.tiles.computed((FRAME, 1), passed=True)
     node.tick(1.0 + node._lease_s - 1e-6)
     assert states(node)[1] is Passed
     node.tick(2.0 + node._lease_s)
@@ -162,7 +159,7 @@ def test_an_engine_that_fails_in_another_lane_says_so() -> None:
         error = "broken" if compute.key[2] == 1 else ""
         said = node.computed(compute.key, {} if error else made(*compute.key[1:]), 0.1, 1.0, error)
         failed = next((r for r in published(said, topics.RESULT) if r.message.error), None)
-    assert (failed.message.block, failed.message.tile, failed.message.error) == (LAST, 1, "broken")
+    assert (failed.message.block, failed.message.tile, failed.message.error) == (0, 1, "broken")
 
 
 def test_a_frame_that_is_computed_undivided_answers_for_all_tiles() -> None:

@@ -6,9 +6,12 @@ F0, F1, F2 = (f"cam-0000000a-{number}" for number in range(3))
 NEW = "cam-0000000b-0"
 
 
+TWO = ((0, 0), (0, 1))  # answers
+
+
 def assembly(deadline_s: float = 120.0, memory: int = 4096) -> Assembly[str]:
     """One block of two tiles, two frames announced at 0 s."""
-    frames: Assembly[str] = Assembly([2], deadline_s=deadline_s, memory=memory)
+    frames: Assembly[str] = Assembly(TWO, deadline_s=deadline_s, memory=memory)
     frames.announce("cam", "0000000a", [F0, F1], 0.0)
     return frames
 
@@ -74,7 +77,7 @@ def test_a_source_that_still_lists_an_ended_frame_is_told() -> None:
 
 
 def test_a_result_opens_no_frame_and_numbers_none() -> None:
-    frames: Assembly[str] = Assembly([2], memory=0)
+    frames: Assembly[str] = Assembly(TWO, memory=0)
     huge = "cam-0000000a-999999999999"
     for tile in (0, 1):
         assert give(frames, huge, tile) == Verdict(accepted=False)
@@ -150,7 +153,7 @@ def test_a_stale_announcement_changes_nothing() -> None:
 
 
 def test_a_living_source_is_heard_again_after_a_late_word_of_a_dead_epoch() -> None:
-    frames: Assembly[str] = Assembly([2])
+    frames: Assembly[str] = Assembly(TWO)
     frames.announce("cam", "0000000b", [NEW], 0.0)
     frames.announce("cam", "0000000a", [F0], 1.0)
     assert frames.announce("cam", "0000000b", [NEW], 2.0).ended == ()
@@ -172,12 +175,12 @@ def test_a_tile_that_the_plan_does_not_have_is_not_accepted() -> None:
     assert frames.ignored["result: no such tile"] == 2
 
 
-def test_the_last_blocks_tiles_make_a_frame_whole() -> None:
-    frames: Assembly[str] = Assembly([2, 1])
+def test_a_frame_is_whole_with_the_answers_of_all_its_blocks() -> None:
+    frames: Assembly[str] = Assembly([(0, 0), (1, 2)])
     frames.announce("cam", "0000000a", [F0], 0.0)
     assert frames.result(F0, 0, 0, "cam", False, "x").complete is None
-    whole = frames.result(F0, 1, 0, "cam", False, "y").complete
-    assert whole and whole.tiles == {(0, 0): "x", (1, 0): "y"}
+    whole = frames.result(F0, 1, 2, "cam", False, "y").complete
+    assert whole and whole.tiles == {(0, 0): "x", (1, 2): "y"}
 
 
 def test_beyond_its_memory_a_frame_stays_ended_by_its_number() -> None:

@@ -6,6 +6,7 @@ import pytest
 from gateway_agent.early import BYTES, HELD_S, RESULTS
 from gateway_agent.node import Before, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.victims import Forward
+from models.tensor import crop
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -228,15 +229,15 @@ def test_an_undivided_frame_is_whole_with_one_result() -> None:
     (accepted,) = published(said, topics.ACCEPTED)
     assert accepted.message.tiles == (0, 1, 2, 3) and finish.complete.computed == {"edge1": 4}
     for tile in PLAN.blocks[0].tiles:
-        (name, r), *_ = tile.outputs.items()
-        assert (finish.complete.tiles[0, tile.index][name] == maps[name][:, r.y0 : r.y1, r.x0 : r.x1]).all()
+        (name, box), *_ = tile.outputs.items()
+        assert (finish.complete.tiles[0, tile.home][name] == crop(maps[name], box)).all()
 
 
 def test_whole_maps_of_another_shape_are_refused() -> None:
     header = m.ResultHeader(
         node="edge2", epoch="22222222", plan=PLAN.digest(), frame=FRAME, block=0, tile=0, whole=True
     )  # fmt: skip
-    with pytest.raises(DecodeError, match="the whole maps are"):
+    with pytest.raises(DecodeError, match="tensor max1 of the whole frame is"):
         running().hear(heard(topics.RESULT, header, outputs(PLAN, 0)), 1.0)
 
 
@@ -244,11 +245,10 @@ def test_a_result_of_a_block_before_the_last_counts_for_nothing() -> None:
     plan = blocks_plan()
     node = GatewayNode("gateway", "aaaaaaaa", plan, deadline_s=30.0)
     register(node, "edge1", "11111111", 4, (FRAME,))
-    tile, spec = plan.blocks[0].tiles[0], plan.blocks[0].cut[0]
-    region = tile.outputs[spec.name]
-    maps = {spec.name: np.zeros((1, region.height, region.width, spec.shape[3]), spec.dtype)}
+    maps = {name: np.zeros(box.shape, np.float32) for name, box in plan.blocks[0].tiles[0].outputs.items()}
     header = m.ResultHeader(node="edge1", epoch="11111111", plan=node.digest, frame=FRAME, block=0, tile=0)
-    assert node.hear(heard(topics.RESULT, header, maps), 1.0) == []
+    with pytest.raises(DecodeError, match="answers for nothing"):
+        node.hear(heard(topics.RESULT, header, maps), 1.0)
     assert node.assembly.frames == (FRAME,)
 
 

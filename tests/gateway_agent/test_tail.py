@@ -12,7 +12,6 @@ from gateway_agent.node import Finish
 from gateway_agent.tail import Finished, TailQueue, TailThread, Tensors
 from models.build import build
 from models.bundle import Bundle, make_bundle
-from models.tensor import part_shape
 
 SOURCES = {"a": 5, "b": 0, "c": 0, "d": -3}
 
@@ -62,9 +61,7 @@ def ready(bundle: Bundle, source: str, priority: int) -> Finish:
     """A frame of zeros."""
     block = bundle.plan.blocks[-1]
     tiles: dict[tuple[int, int], Tensors] = {
-        (0, tile.index): {
-            spec.name: np.zeros(part_shape(spec, tile.outputs[spec.name]), spec.dtype) for spec in block.cut
-        }
+        (0, tile.home): {spec.name: np.zeros(tile.outputs[spec.name].shape, spec.dtype) for spec in block.cut}
         for tile in block.tiles
     }
     return Finish(Complete(f"{source}-11111111-0", tiles, {}, {}, 0.0), (96, 96), priority)

@@ -8,7 +8,7 @@ import pytest
 from gateway_agent.dashboard.views import plan_flops
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.victims import Forward
-from models.geometry import tile_boxes
+from models.geometry import answer_boxes
 from schemas import messages as m
 from schemas import topics
 from schemas.errors import DecodeError
@@ -65,7 +65,7 @@ def test_an_undivided_frame_is_accepted_for_all_tiles() -> None:
 
 
 def test_a_result_of_another_lane_is_no_result() -> None:
-    with pytest.raises(DecodeError, match="no tile 1"):
+    with pytest.raises(DecodeError, match="tile 1 of block 3 answers for nothing"):
         result(gateway(), MEAN, tile=1)
 
 
@@ -96,6 +96,6 @@ def test_where_tiles_are_shared_out_each_node_gets_its_share_of_the_lanes() -> N
 
 
 def test_people_see_who_has_computed_the_end_as_the_one_who_answers_for_the_picture() -> None:
-    assert tile_boxes(PLAN.blocks[-1], PLAN.pixels, (24, 30)) == [(0.0, 0.0, 30.0, 24.0)]
+    assert answer_boxes(PLAN, (24, 30)) == [(0.0, 0.0, 30.0, 24.0)]
     assert plan_flops(PLAN) == [sum(tile.flops for block in PLAN.blocks for tile in block.tiles)]
     assert len(plan_flops(blocks_plan())) == 6

@@ -13,6 +13,7 @@ from models.partition import Cut, Partition
 from models.rewrite import signature, tail_graph, tile_graph
 from models.tensor import crop
 from models.tflite_schema import OPTIONS
+from schemas.plan import Box
 
 # What the schema calls the fused activations.
 NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
@@ -382,9 +383,9 @@ def merge(partition: Partition, cut: Cut, rows: int, cols: int, image: np.ndarra
         key = signature(tile)
         if key not in engines:
             engines[key] = engine.load(tile.to_bytes())
-        made = engines[key].run([np.ascontiguousarray(crop(image, regions[partition.image]))])
+        made = engines[key].run([np.ascontiguousarray(crop(image, Box.tile(image.shape, regions[partition.image])))])
         for whole, t, part in zip(maps, cut.tensors, made, strict=True):
-            crop(whole, outputs[t])[...] = part
+            crop(whole, Box.tile(whole.shape, outputs[t]))[...] = part
     return maps
 
 

@@ -1,6 +1,7 @@
 """What a prediction is made of: operations, bytes by hop, memory and the bound, for plans that can be counted by hand."""
 
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from models.build import build
 from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster
 from models.cost import measure_speed, predict, workload
-from models.division import Tiler, constant_bytes, rest_of
+from models.division import Tiler, Tiles, constant_bytes, rest_of
 from models.effort import ARITHMETICS, effort_of
 from models.graph import Op
 from models.ops import flops_of
@@ -26,7 +27,7 @@ def mini() -> Partition:
 
 
 def plan_of(partition: Partition, grid: tuple[int, int], *cuts: str) -> Plan:
-    return make_plan(partition, "0" * 32, blocks=[(cut, grid) for cut in cuts])[0]
+    return make_plan(partition, "0" * 32, blocks=[(cut, Tiles(*grid)) for cut in cuts])[0]
 
 
 def test_one_lane_moves_its_result_and_nothing_else(mini: Partition) -> None:
@@ -39,11 +40,11 @@ def test_one_lane_moves_its_result_and_nothing_else(mini: Partition) -> None:
 def test_bytes_of_a_frame_are_crops_halos_and_results_once_for_each_hop(mini: Partition) -> None:
     plan = plan_of(mini, (2, 3), "max3", "max7")
     found = predict(mini, plan, CLUSTER)
-    crops = [t.inputs["image"] for t in plan.blocks[0].tiles[1:]]
-    moved = sum(r.height * r.width * 3 + HEADER_BYTES for r in crops)
+    moved = sum(prod(t.inputs["image"].shape) + HEADER_BYTES for t in plan.blocks[0].tiles[1:])
     assert found.bytes_by_hop["tiles up"] == found.bytes_by_hop["tiles down"] == moved
-    others = sum(e.maker != e.taker for e in workload(Tiler(mini), plan.blocks, mini.find("max7")).exchanges[0])
-    assert found.bytes_by_hop["parts up"] == exchanged_bytes(plan, 0) + others * HEADER_BYTES
+    gives = workload(Tiler(mini), plan.blocks, mini.find("max7")).gives
+    others = sum(lane != taker for (_, lane), takers in gives.items() for taker in takers)
+    assert found.bytes_by_hop["parts up"] == exchanged_bytes(plan) + others * HEADER_BYTES
     assert found.bytes_by_hop["results up"] == cut_bytes(mini.graph, mini.find("max7")) + 6 * HEADER_BYTES
     assert found.wire_bytes == sum(found.bytes_by_hop.values())
 
@@ -106,7 +107,7 @@ def test_memory_is_weights_and_live_maps_and_the_runtime(mini: Partition) -> Non
     weights = constant_bytes(mini.graph, mini.find("max7").ops)
     assert set(found) == {*(f"edge{i}" for i in range(1, 7)), "gateway"}
     image = plan.blocks[0].tiles[0].inputs["image"]
-    assert found["edge1"] > weights + CLUSTER.runtime_bytes + image.height * image.width * 12
+    assert found["edge1"] > weights + CLUSTER.runtime_bytes + prod(image.shape) * 4
     whole = predict(mini, plan_of(mini, (1, 1), "max7"), CLUSTER)
     assert whole.edge_memory_bytes > predict(mini, plan, CLUSTER).edge_memory_bytes
     assert whole.memory_bytes["edge2"] == CLUSTER.runtime_bytes

@@ -13,15 +13,17 @@ from hypothesis import strategies as st
 from edge_agent.sources.fit import fit
 from edge_agent.sources.video import Video
 from models import engine
+from models.build import Network
 from models.card import Card, load_card
 from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, card_text
 from models.decode import DECODERS, decode, quantization_of, segmentation_map
-from models.geometry import clipped, placed, tile_boxes, to_source
+from models.geometry import answer_boxes, clipped, placed, to_source
 from models.graph import load
-from models.partition import image_input
+from models.partition import Partition, image_input
+from models.planner import make_plan
 from models.tensor import to_input
 from schemas.errors import EngineError, PlanError
-from schemas.plan import Block, Pixels, Region, TensorSpec, Tile, digest
+from schemas.plan import Pixels, digest
 from schemas.results import Result, sentence
 from tests.paths import shared
 
@@ -85,20 +87,11 @@ def test_a_letterbox_is_undone_in_an_example_that_can_be_checked_by_hand() -> No
 
 @given(side, side)
 def test_shares_of_tiles_partition_the_source_image(height: int, width: int) -> None:
-    regions = [Region(0, 0, 3, 4), Region(0, 4, 3, 7), Region(3, 0, 7, 4), Region(3, 4, 7, 7)]
-    tiles = [
-        Tile(index=i, row=i // 2, col=i % 2, tile_class=0, inputs={"x": r}, outputs={"y": r}, flops=1, effort=1)
-        for i, r in enumerate(regions)
-    ]
-    block = Block(
-        inputs=(TensorSpec(name="x", shape=(1, 56, 56, 3), dtype="uint8"),),
-        cut=(TensorSpec(name="y", shape=(1, 7, 7, 4), dtype="float32"),),
-        rows=2,
-        cols=2,
-        tiles=tuple(tiles),
-        order=(0, 1, 2, 3),
-    )
-    boxes = tile_boxes(block, model_pixels(56, 56, "letterbox"), (height, width))
+    net = Network((56, 56, 3))
+    for layer in [("conv", 4, 3, 2)] * 3:
+        net.add(layer)
+    plan, _, _ = make_plan(Partition(net.graph()), "0" * 32, (2, 2), "conv2", fit="letterbox")
+    boxes = answer_boxes(plan, (height, width))
     areas = [(x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in boxes]
     assert math.isclose(sum(areas), height * width)
     assert boxes[0][:2] == (0, 0) and np.allclose(boxes[3][2:], (width, height))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.build import build
-from models.division import Tiler, live_bytes, peak_memory
+from models.division import Tiler, Tiles, live_bytes, peak_memory
 from models.ops import SAME
 from models.partition import Cut, Partition
 from models.planner import fused_blocks
@@ -30,16 +30,22 @@ def halo(partition: Partition, cuts: Sequence[Cut], tiles: Sequence[Sequence[dic
     moved = 0
     for span, before, after in zip(Tiler(partition).spans(cuts)[1:], tiles, tiles[1:]):
         for own, outputs in zip(before, after, strict=True):
-            need = Tiler(partition).work(span, outputs).inputs
+            need = {t: box.region for t, box in Tiler(partition).work(span, outputs).inputs.items()}
             common = {t: own[t].common(region) for t, region in need.items()}
             moved += sum(area(r) - (area(met) if (met := common[t]) else 0) for t, r in need.items())
     return moved
 
 
+def divided(tiler: Tiler, cuts: Sequence[Cut], grid: tuple[int, int]) -> list[list[dict[int, Region]]]:
+    """The output regions of every tile of every block."""
+    works = tiler.divide([(cut, Tiles(*grid)) for cut in cuts])
+    return [[{t: box.region for t, box in work.outputs.items()} for work in block] for block in works]
+
+
 @given(st.sets(st.integers(0, 4), min_size=1), st.integers(1, 4), st.integers(1, 4))
 def test_tiles_partition_every_map_of_every_cut(chosen: set[int], rows: int, cols: int) -> None:
     cuts = [CHAIN[i] for i in sorted(chosen)]
-    for cut, tiles in zip(cuts, Tiler(MINI).divide(cuts, rows, cols), strict=True):
+    for cut, tiles in zip(cuts, divided(Tiler(MINI), cuts, (rows, cols)), strict=True):
         for t in cut.tensors:
             _, height, width, _ = MINI.graph.tensors[t].shape
             assert sum(area(tile[t]) for tile in tiles) == height * width
@@ -51,7 +57,7 @@ def test_tiles_partition_every_map_of_every_cut(chosen: set[int], rows: int, col
 def test_no_line_costs_halo_that_another_place_for_it_would_save(grid: tuple[int, int]) -> None:
     """The need of neighbours meets or overlaps wherever a line lies: moving it one pixel never saves an element."""
     tiler, cuts = Tiler(MINI), CHAIN[1:4]
-    tiles = tiler.divide(cuts, *grid)
+    tiles = divided(tiler, cuts, grid)
     least = halo(MINI, cuts, tiles)
     for by in (-1, 1):
         for axis in (0, 1):
@@ -74,10 +80,10 @@ def shifted(region: Region, by: int, axis: int, size: tuple[int, int]) -> Region
 
 def test_more_blocks_mean_less_redundant_work_on_the_same_cut() -> None:
     whole = MINI.flops(CHAIN[-1].ops)
-    done = [
-        sum(t.flops for block in fused_blocks(Tiler(MINI), cuts, (2, 3), classes=False) for t in block.tiles) / whole
-        for cuts in (CHAIN[-1:], [CHAIN[2], CHAIN[4]], CHAIN)
-    ]
+    done = []
+    for cuts in (CHAIN[-1:], [CHAIN[2], CHAIN[4]], CHAIN):
+        blocks = fused_blocks(Tiler(MINI), [(cut, Tiles(2, 3)) for cut in cuts], classes=False)
+        done.append(sum(tile.flops for block in blocks for tile in block.tiles) / whole)
     assert done[0] > done[1] > done[2] >= 1
 
 
@@ -91,22 +97,20 @@ def skipping() -> tuple[Partition, list[Cut]]:
     return partition, [cut for cut in partition.cuts if len(cut.ops) in (1, 2, 3)]
 
 
-def test_a_tensor_that_passes_a_block_by_is_needed_where_it_is_given() -> None:
+def test_a_tensor_that_passes_blocks_by_is_given_once_and_divided_as_its_next_reader_needs_it() -> None:
     partition, cuts = skipping()
     assert [len(cut.tensors) for cut in cuts] == [1, 2, 2]
-    blocks = fused_blocks(Tiler(partition), cuts, (2, 2))
+    blocks = fused_blocks(Tiler(partition), [(cut, Tiles(2, 2)) for cut in cuts])
     skip = blocks[0].cut[0].name
-    for block in blocks[1:]:
-        for tile in block.tiles:
-            assert tile.outputs[skip].common(tile.inputs[skip]) == tile.outputs[skip]
-    last = blocks[2]  # nothing but the way past: no halo, and its share does not move
-    assert [tile.inputs[skip] for tile in last.tiles] == [tile.outputs[skip] for tile in last.tiles]
-    assert [tile.outputs[skip] for tile in blocks[1].tiles] == [tile.outputs[skip] for tile in last.tiles]
+    assert [[spec.name for spec in block.cut].count(skip) for block in blocks] == [1, 0, 0]
+    assert [spec.name for spec in blocks[1].inputs] == [skip] and skip not in {spec.name for spec in blocks[2].inputs}
+    for made, taken in zip(blocks[0].tiles, blocks[1].tiles):
+        assert made.outputs[skip].common(taken.inputs[skip]) == made.outputs[skip]
 
 
 def test_a_grid_that_leaves_tiles_empty_at_any_cut_is_refused() -> None:
     with pytest.raises(PlanError, match="a 41x1 grid leaves tiles empty"):
-        Tiler(MINI).divide([CHAIN[1], CHAIN[2]], 41, 1)
+        divided(Tiler(MINI), [CHAIN[1], CHAIN[2]], (41, 1))
 
 
 def test_a_line_moves_into_what_both_neighbours_need_and_no_strip_is_emptied() -> None:

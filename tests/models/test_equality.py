@@ -104,7 +104,7 @@ def test_the_weight_cache_changes_no_bit(name: str, yolov2_16: Path, tmp_path: P
     image = picture(bundle)
     classes = {tile.tile_class: tile for tile in block.tiles}
     for tile in classes.values():
-        outputs = {names[name]: region for name, region in tile.outputs.items()}
+        outputs = {names[name]: box.region for name, box in tile.outputs.items()}
         graph = tile_graph(edge, sorted(edge.tileable), [edge.image], outputs)
         region = tile.inputs[bundle.plan.pixels.tensor]
         given = np.ascontiguousarray(to_input(crop(image, region), bundle.plan.pixels))

@@ -1,6 +1,7 @@
 """A plan says what every tile needs, gives and costs; the cut is chosen where none is named."""
 
 import re
+from math import prod
 
 import pytest
 from hypothesis import given
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from models import rewrite
 from models.build import build
-from models.division import peak_memory
+from models.division import Division, Filters, Tiles, Whole, constant_bytes, peak_memory
 from models.graph import parse
 from models.ops import SAME
 from models.partition import Partition
@@ -50,7 +51,7 @@ def test_a_plan_holds_all_that_a_node_must_know(mini: Partition) -> None:
     )
     assert [(s.name, s.shape, s.dtype) for s in block.cut] == [("max7", (1, 20, 20, 64), "float32")]
     assert [(s.name, s.shape) for s in block.inputs] == [("image", (1, 160, 160, 3))]
-    assert (block.rows, block.cols, len(block.tiles), block.mode, block.reuse) == (2, 3, 6, "tiles", True)
+    assert (block.rows, block.cols, len(block.tiles), block.split, block.reuse) == (2, 3, 6, "tiles", True)
     assert [s.name for s in plan.tail_inputs] == ["max7"]
     assert [s.shape for s in plan.outputs] == [(1, 10, 10, 75)]
     assert cut.name == "max7"
@@ -61,10 +62,10 @@ def test_tiles_carry_the_regions_and_operations_of_the_partition(mini: Partition
     plan, cut, _ = make_plan(mini, DIGEST, (3, 3), "max7")
     for tile, outputs in zip(plan.blocks[0].tiles, mini.tile_outputs(cut, 3, 3), strict=True):
         regions = mini.regions(cut.ops, outputs)
-        assert tile.outputs == {"max7": outputs[cut.tensors[0]]}
-        assert tile.inputs == {"image": regions[mini.image]}
+        assert {name: box.region for name, box in tile.outputs.items()} == {"max7": outputs[cut.tensors[0]]}
+        assert {name: box.region for name, box in tile.inputs.items()} == {"image": regions[mini.image]}
         assert tile.flops == mini.flops(cut.ops, regions)
-        assert tile.index == tile.row * 3 + tile.col
+        assert tile.weight_bytes == constant_bytes(mini.graph, cut.ops)
 
 
 def test_equal_plans_have_equal_digests_and_survive_json(mini: Partition) -> None:
@@ -102,7 +103,7 @@ def test_a_plan_of_one_block_with_several_tiles_reuses_and_takes_the_first_level
     block = make_plan(mini, DIGEST, (3, 3), "max7")[0].blocks[0]
     assert block.reuse and sorted(block.order[:5]) == [0, 2, 4, 6, 8]
     assert not make_plan(mini, DIGEST, (1, 1), "max7")[0].blocks[0].reuse
-    several = make_plan(mini, DIGEST, blocks=[("max3", (3, 3)), ("max7", (3, 3))])[0].blocks
+    several = make_plan(mini, DIGEST, blocks=[("max3", Tiles(3, 3)), ("max7", Tiles(3, 3))])[0].blocks
     assert not any(b.reuse for b in several)
 
 
@@ -144,7 +145,7 @@ def test_costs_of_a_tile_count_pixels_in_and_the_cut_out(mini: Partition) -> Non
     costs = tile_costs(mini, plan)
     assert sum(c.bytes_out for c in costs) == cut_bytes(mini.graph, cut) == 20 * 20 * 64 * 4
     first = plan.blocks[0].tiles[0].inputs["image"]
-    assert costs[0].bytes_in == first.height * first.width * 3
+    assert costs[0].bytes_in == first.region.height * first.region.width * 3
     assert [c.flops for c in costs] == [t.flops for t in plan.blocks[0].tiles]
     assert all(c.peak_memory_bytes > c.bytes_out for c in costs)
 
@@ -171,7 +172,7 @@ def test_a_tail_holds_every_output_that_the_cut_is_not() -> None:
 
 def test_blocks_follow_each_other_from_the_image_to_the_deepest_cut(mini: Partition) -> None:
     names = ["max3", "conv5", "max7"]
-    plan, cut, edge_model = make_plan(mini, DIGEST, blocks=[(name, (2, 3)) for name in names])
+    plan, cut, edge_model = make_plan(mini, DIGEST, blocks=[(name, Tiles(2, 3)) for name in names])
     assert [[s.name for s in b.inputs] for b in plan.blocks] == [["image"], ["max3"], ["conv5"]]
     assert [[s.name for s in b.cut] for b in plan.blocks] == [["max3"], ["conv5"], ["max7"]]
     assert cut.name == "max7" and [s.name for s in plan.tail_inputs] == ["max7"]
@@ -180,7 +181,7 @@ def test_blocks_follow_each_other_from_the_image_to_the_deepest_cut(mini: Partit
 
 
 def test_operations_of_a_tile_are_those_of_its_block_alone(mini: Partition) -> None:
-    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (1, 1)), ("max7", (1, 1))])
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", Tiles(1, 1)), ("max7", Tiles(1, 1))])
     done = [block.tiles[0].flops for block in plan.blocks]
     assert done == [mini.flops(mini.find("max3").ops), mini.flops(mini.find("max7").ops) - done[0]]
 
@@ -189,32 +190,33 @@ def test_operations_of_a_tile_are_those_of_its_block_alone(mini: Partition) -> N
     ("blocks", "says"),
     [
         ([], "at least one block"),
-        ([("max7", (2, 2)), ("max3", (2, 2))], "cut max3 does not follow max7"),
-        ([("max3", (2, 2)), ("max3", (2, 2))], "cut max3 does not follow max3"),
-        ([("max3", (2, 2)), ("max7", (2, 3))], "one grid, not 2x2, 2x3"),
-        ([("max3", (2, 2))] * 65, "65 blocks: a plan holds at most 64"),
+        ([("max7", Tiles(2, 2)), ("max3", Tiles(2, 2))], "cut max3 does not follow max7"),
+        ([("max3", Tiles(2, 2)), ("max3", Tiles(2, 2))], "cut max3 does not follow max3"),
+        ([("max3", Tiles(2, 2)), ("max7", Whole(5))], "nothing is in lane 4"),
+        ([("max3", Filters(33))], "32 channels cannot be divided among 33 tasks"),
+        ([("max3", Tiles(2, 2))] * 257, "257 blocks: a plan holds at most 256"),
     ],
 )
 def test_blocks_that_make_no_plan_are_refused(
-    blocks: list[tuple[str, tuple[int, int]]], says: str, mini: Partition
+    blocks: list[tuple[str, Division]], says: str, mini: Partition
 ) -> None:
     with pytest.raises(PlanError, match=says):
         make_plan(mini, DIGEST, blocks=blocks)
 
 
 def test_costs_of_a_later_block_count_its_maps_in_their_dtype(mini: Partition) -> None:
-    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (2, 2)), ("max7", (2, 2))])
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", Tiles(2, 2)), ("max7", Tiles(2, 2))])
     need = plan.blocks[1].tiles[0].inputs["max3"]
     first = tile_costs(mini, plan, 1)[0]
-    assert first.bytes_in == need.height * need.width * 32 * 4
+    assert first.bytes_in == need.region.height * need.region.width * 32 * 4
     assert first.peak_memory_bytes >= first.bytes_in
 
 
 def test_exchanged_bytes_are_what_tiles_need_beyond_their_own(mini: Partition) -> None:
-    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", (2, 2)), ("max7", (2, 2))])
+    plan, _, _ = make_plan(mini, DIGEST, blocks=[("max3", Tiles(2, 2)), ("max7", Tiles(2, 2))])
     areas = [
-        [r["max3"].height * r["max3"].width for r in (b.inputs, a.outputs)]
+        [prod(boxes["max3"].shape) for boxes in (b.inputs, a.outputs)]
         for a, b in zip(plan.blocks[0].tiles, plan.blocks[1].tiles)
     ]
-    assert exchanged_bytes(plan, 0) == sum(need - own for need, own in areas) * 32 * 4 > 0
-    assert exchanged_bytes(make_plan(mini, DIGEST, blocks=[("max3", (1, 1)), ("max7", (1, 1))])[0], 0) == 0
+    assert exchanged_bytes(plan) == sum(need - own for need, own in areas) * 4 > 0
+    assert exchanged_bytes(make_plan(mini, DIGEST, blocks=[("max3", Tiles(1, 1)), ("max7", Tiles(1, 1))])[0]) == 0

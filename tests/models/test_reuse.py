@@ -16,7 +16,7 @@ from models.partition import Cut, Partition
 from models.reuse import Place, Reuse, divide, is_first, neighbours, order
 from models.rewrite import ends, signature, tile_graph
 from models.tensor import crop
-from schemas.plan import Region
+from schemas.plan import Box, Region
 from tests.examples import examples
 from tests.models.sketch import Sketch, image_for, quantized, run, same_bits
 from tests.models.test_random_graphs import draw_graph
@@ -55,11 +55,11 @@ class Tiles:
         given = [t for t in (self.partition.image,) if t in work.held]
         pieces = self.reuse.pieces(tile) if gives else []
         made = tile_graph(self.partition, self.cut.ops, given, self.outputs[tile], work, pieces)
-        arrays = [np.ascontiguousarray(crop(self.image, work.held[t])) for t in given]
+        arrays = [np.ascontiguousarray(crop(self.image, Box.tile(self.image.shape, work.held[t]))) for t in given]
         arrays += [mine[place] for place, _ in work.strips()]
         found = dict(zip(ends(self.outputs[tile], pieces), self._engine(made).run(arrays), strict=True))
         for whole, t in zip(self.maps, self.cut.tensors):
-            crop(whole, self.outputs[tile][t])[...] = found[t, self.outputs[tile][t]]
+            crop(whole, Box.tile(whole.shape, self.outputs[tile][t]))[...] = found[t, self.outputs[tile][t]]
         if gives:
             for taker, places in self.reuse.gives(tile).items():
                 strips = {(t, side): found[t, region] for (t, side), region in places.items()}

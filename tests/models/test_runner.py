@@ -421,8 +421,8 @@ class Idle:
 def test_a_crop_is_the_region_that_the_plan_names(planned: tuple[Plan, Graph]) -> None:
     runner = TileRunner(*planned)
     for tile in planned[0].blocks[0].tiles:
-        r = tile.inputs["image"]
-        assert np.array_equal(runner.crops(IMAGE, 0, tile.index)["image"], IMAGE[:, r.y0 : r.y1, r.x0 : r.x1])
+        r = tile.inputs["image"].region
+        assert np.array_equal(runner.crops(IMAGE, 0, tile.home)["image"], IMAGE[:, r.y0 : r.y1, r.x0 : r.x1])
 
 
 def test_a_plan_of_another_model_is_refused(planned: tuple[Plan, Graph]) -> None:

@@ -9,7 +9,7 @@ import pytest
 from models.build import build
 from models.cluster import Cluster
 from models.cost import predict, predict_blocks
-from models.division import Tiler
+from models.division import Tiler, Tiles
 from models.graph import Graph, Op, Tensor
 from models.partition import Cut, Partition
 from models.planner import fused_blocks, make_plan
@@ -57,7 +57,7 @@ def chains(partition: Partition, most: int) -> Iterator[tuple[Cut, ...]]:
 def test_no_plan_of_two_blocks_is_faster_than_what_is_found(mini: Partition, cluster: Cluster) -> None:
     tiler, best = Tiler(mini), float("inf")
     for chain in chains(mini, 2):
-        blocks = fused_blocks(tiler, chain, (2, 3), classes=False)
+        blocks = fused_blocks(tiler, [(cut, Tiles(2, 3)) for cut in chain], classes=False)
         best = min(best, predict_blocks(tiler, blocks, chain[-1], cluster).latency_s)
     assert best_plan(mini, cluster).best.prediction.latency_s <= best * 1.05 * 1.01
 
@@ -134,7 +134,7 @@ def test_plans_whose_tiles_share_a_node_are_judged_with_what_they_reuse(yolov2_1
     least = predict(yolov2_16, make_plan(yolov2_16, "0" * 32, (5, 5))[0], CLUSTER).edge_memory_bytes
     alone = replace(CLUSTER, speeds=(33e9,), gateway_flops_s=1e9, memory_bytes=least)
     best = best_plan(yolov2_16, alone).best
-    plan = make_plan(yolov2_16, "0" * 32, blocks=best.blocks)[0].model_copy(update={"undivided": False})
+    plan = make_plan(yolov2_16, "0" * 32, blocks=best.pieces)[0].model_copy(update={"undivided": False})
     assert not best.is_alone and plan.blocks[0].reuse
     assert best.prediction.redundancy == predict(yolov2_16, plan, alone).redundancy
     assert best.prediction.redundancy < yolov2_16.redundancy(best.cuts[0], *best.grid)
@@ -166,11 +166,11 @@ def test_the_tail_is_run_by_an_edge_where_the_gateway_is_slow_and_by_the_gateway
     near = replace(SLOW, round_trip_s=0.0, broker_message_s=0.0, rate_mbit=1e5, slice_s=0.0)
     speeds = (1e5, 1e12)
     slow, fast = (best_plan(partition, replace(near, gateway_flops_s=s), force_split=True) for s in speeds)
-    assert slow.best.whole == 1 and slow.best.cuts[-1] is partition.end and slow.best.name.endswith("| mean whole")
+    assert slow.best.whole == 1 and slow.best.cuts[-1] is partition.end and slow.best.name.endswith("| whole, mean")
     assert slow.other is not None and slow.other.whole == 0
     assert slow.best.prediction.latency_s < slow.other.prediction.latency_s
     assert fast.best.whole == 0 and fast.best.prediction.tail_flops > 0
-    plan, _, _ = make_plan(partition, "0" * 32, blocks=slow.best.blocks, shares=slow.best.shares)
+    plan, _, _ = make_plan(partition, "0" * 32, blocks=slow.best.pieces, shares=slow.best.shares)
     assert predict(partition, plan, replace(near, gateway_flops_s=1e5)).latency_s == slow.best.prediction.latency_s
 
 

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Exchange, Saving, Workload, is_whole, undivided
+from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Workload, is_whole, undivided
 from models.simulation import Run
 from tests.examples import examples
+from tests.models.workloads import Exchange, workload
 
 FREE = Cluster(  # messages cost nothing but their bytes; a full core each, so that seconds are plain
     speeds=(CORE_FLOPS_S,) * 3,
@@ -35,26 +36,26 @@ def latency_s(work: Workload, cluster: Cluster = FREE) -> float:
 
 
 def test_one_node_alone_computes_and_sends_its_result() -> None:
-    run = Run(Workload(((2 * SECOND,),), (5,), (), (MB,), tail_effort=SECOND), FREE)
+    run = Run(workload(((2 * SECOND,),), (5,), (), (MB,), tail_effort=SECOND), FREE)
     assert run.latencies_s == [pytest.approx(2 + 1 + 1)]
     assert run.bytes_by_hop == {"results up": 1_000_000}
 
 
 def test_a_lent_tile_crosses_two_hops_while_the_source_computes_its_own() -> None:
     """Up 0-1, down 1-2, computed 2-3, result 3-4 for the other; the source has computed and sent 0-1, 1-2."""
-    run = Run(Workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), FREE)
+    run = Run(workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), FREE)
     assert run.latencies_s == [pytest.approx(4.0)]
     assert run.bytes_by_hop == {"tiles up": 10**6, "tiles down": 10**6, "results up": 2 * 10**6}
 
 
 def test_tiles_of_one_source_share_its_link_and_results_the_gateways() -> None:
     """Tiles leave at 1 and 2 s, arrive at 2 and 3 s; results arrive at 3 and 4 s: the first link is what holds them up."""
-    assert latency_s(Workload(((0, 0, 0),), (0, MB, MB), (), (0, MB, MB))) == pytest.approx(4.0, abs=0.01)
+    assert latency_s(workload(((0, 0, 0),), (0, MB, MB), (), (0, MB, MB))) == pytest.approx(4.0, abs=0.01)
 
 
 def test_packed_pixels_and_maps_are_less_on_the_wire_and_cost_both_ends() -> None:
     packing = replace(FREE, pack_byte_s=1e-7, packed_pixels=0.5, packed_maps=0.75)
-    run = Run(Workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), packing)
+    run = Run(workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), packing)
     assert run.bytes_by_hop["tiles up"] == MB // 2 + HEADER_BYTES
     assert run.bytes_by_hop["results up"] == 2 * (MB * 3 // 4 + HEADER_BYTES)
     # packed by 0.1, up by 0.6, down by 1.1, unpacked by 1.2, computed by 2.2, packed by 2.3, up by 3.05, unpacked by 3.15
@@ -63,38 +64,38 @@ def test_packed_pixels_and_maps_are_less_on_the_wire_and_cost_both_ends() -> Non
 
 def test_nothing_is_packed_where_it_costs_more_than_the_link() -> None:
     dear = replace(FREE, pack_byte_s=0.6e-6, packed_pixels=0.5, packed_maps=0.25)  # of 1e-6 s a byte on the link
-    run = Run(Workload(((0, 0),), (MB, MB), (), (MB, 100)), dear)
+    run = Run(workload(((0, 0),), (MB, MB), (), (MB, 100)), dear)
     assert run.bytes_by_hop["tiles up"] == MB + HEADER_BYTES
     assert run.bytes_by_hop["results up"] == MB // 4 + 100 + 2 * HEADER_BYTES  # what is small is not packed
 
 
 def test_the_next_picture_is_taken_while_the_source_computes() -> None:
     taking = replace(FREE, per_picture_s=0.5)
-    assert latency_s(Workload(((SECOND, SECOND),), (0, 0), (), (0, 0)), taking) == pytest.approx(1.5, abs=0.01)
+    assert latency_s(workload(((SECOND, SECOND),), (0, 0), (), (0, 0)), taking) == pytest.approx(1.5, abs=0.01)
 
 
 def test_a_block_waits_for_the_parts_of_its_neighbours() -> None:
     """The other's tile arrives at 2 s and its part at 2 + 2 s: the source's second block runs 4-5, the result is there at 6."""
     parts = (Exchange(0, 0, 9), Exchange(1, 1, 9), Exchange(1, 0, MB))
-    work = Workload(((SECOND, 0), (SECOND, 0)), (MB, MB), (parts,), (MB, 0))
+    work = workload(((SECOND, 0), (SECOND, 0)), (MB, MB), (parts,), (MB, 0))
     assert latency_s(work) == pytest.approx(6.0, abs=0.01)
     assert Run(work, FREE).bytes_by_hop["parts up"] == 10**6
 
 
 def test_parts_between_tiles_of_one_node_do_not_travel() -> None:
     parts = tuple(Exchange(a, b, MB) for a in range(2) for b in range(2))
-    run = Run(Workload(((1, 1), (1, 1)), (MB, MB), (parts,), (1, 1)), replace(FREE, speeds=FREE.speeds[:1]))
+    run = Run(workload(((1, 1), (1, 1)), (MB, MB), (parts,), (1, 1)), replace(FREE, speeds=FREE.speeds[:1]))
     assert set(run.bytes_by_hop) == {"results up"}
 
 
 def test_more_tiles_than_nodes_are_taken_in_rounds() -> None:
     tiles = 7
-    run = Run(Workload(((SECOND,) * tiles,), (0,) * tiles, (), (0,) * tiles), FREE)
+    run = Run(workload(((SECOND,) * tiles,), (0,) * tiles, (), (0,) * tiles), FREE)
     assert run.latencies_s[0] == pytest.approx(3.0, abs=0.01)
     assert run.bytes_by_hop["results up"] == tiles * HEADER_BYTES
 
 
-REUSING = Workload(
+REUSING = workload(
     ((SECOND,) * 4,), (0,) * 4, (), (0,) * 4,
     savings={1: Saving(frozenset({0, 3}), 3, SECOND * 3 // 4), 2: Saving(frozenset({0, 3}), 2, SECOND // 2)},
     order=(0, 3, 1, 2),
@@ -112,19 +113,19 @@ def test_tiles_save_what_their_neighbours_have_made_on_the_same_node(nodes: int,
 def test_thieves_get_tiles_that_save_something_last() -> None:
     """The source computes 0 all the time. Another one gets 3 at once, then 4, which saves nothing, before 2 and 1."""
     effort = (9 * SECOND, SECOND, SECOND, SECOND, SECOND)
-    work = replace(REUSING, effort=(effort,), crops=(0,) * 5, results=(0,) * 5, order=(0, 3, 4, 1, 2))
+    work = workload((effort,), (0,) * 5, (), (0,) * 5, savings=REUSING.savings, order=(0, 3, 4, 1, 2))
     run = Run(work, replace(FREE, speeds=FREE.speeds[:2]))
     assert [lane for lane, edge in run._frames[0].made.items() if edge] == [3, 4, 2, 1]
 
 
 def test_results_of_several_nodes_share_the_gateways_link() -> None:
-    assert latency_s(Workload(((0, 0, 0),), (0, 0, 0), (), (0, MB, MB))) == pytest.approx(2.0, abs=0.01)
+    assert latency_s(workload(((0, 0, 0),), (0, 0, 0), (), (0, MB, MB))) == pytest.approx(2.0, abs=0.01)
 
 
 def test_a_busy_node_that_asks_ahead_never_gets_the_last_tile() -> None:
     """The source takes it after a second and has it done at 6 s; behind the other's it would end at 10 s."""
     two = replace(FREE, speeds=FREE.speeds[:2])
-    work = Workload(((SECOND, 5 * SECOND, 5 * SECOND),), (0,) * 3, (), (0,) * 3)
+    work = workload(((SECOND, 5 * SECOND, 5 * SECOND),), (0,) * 3, (), (0,) * 3)
     assert latency_s(work, two) == pytest.approx(6.0, abs=0.01)
 
 
@@ -132,7 +133,7 @@ def test_messages_that_come_while_a_tile_runs_make_it_longer() -> None:
     """The source lends one tile (0.1 s), computes for 10 s, is asked for the last tile and lends it (0.2 s), and sends its
     result, which the gateway takes (0.2 s)."""
     two = replace(FREE, speeds=FREE.speeds[:2], per_message_s=0.1)
-    work = Workload(((10 * SECOND, SECOND, SECOND),), (0,) * 3, (), (0,) * 3)
+    work = workload(((10 * SECOND, SECOND, SECOND),), (0,) * 3, (), (0,) * 3)
     assert latency_s(work, two) == pytest.approx(10.5, abs=0.01)
 
 
@@ -140,26 +141,26 @@ def test_a_share_of_a_core_is_slow_but_for_the_slice_that_was_saved_up() -> None
     """A quarter of a core in slices of 20 ms: 5 ms of saved time, then four times as long."""
     slow = replace(FREE, speeds=(CORE_FLOPS_S / 4,), slice_s=0.02)
     short = int(SECOND * 0.004)
-    assert latency_s(Workload(((short,),), (0,), (), (0,)), slow) == pytest.approx(0.004, abs=0.001)
-    twice = Workload(((short,), (short,)), (0,), ((Exchange(0, 0, 1),),), (0,))
+    assert latency_s(workload(((short,),), (0,), (), (0,)), slow) == pytest.approx(0.004, abs=0.001)
+    twice = workload(((short,), (short,)), (0,), ((Exchange(0, 0, 1),),), (0,))
     assert latency_s(twice, slow) == pytest.approx(0.004 + 0.001 + 4 * 0.003, abs=0.001)
-    assert latency_s(Workload(((SECOND,),), (0,), (), (0,)), slow) == pytest.approx(4 - 0.015, abs=0.001)
+    assert latency_s(workload(((SECOND,),), (0,), (), (0,)), slow) == pytest.approx(4 - 0.015, abs=0.001)
 
 
 def test_frames_in_flight_hide_transfers_behind_compute() -> None:
-    work = Workload(((SECOND,),), (0,), (), (MB,))
+    work = workload(((SECOND,),), (0,), (), (MB,))
     assert Run(work, FREE, 5).fps == pytest.approx(0.5, rel=0.01)
     assert Run(work, replace(FREE, window=2), 5).fps == pytest.approx(1.0, rel=0.01)
 
 
 def test_frames_of_one_tile_go_to_the_idlest_node_so_several_in_flight_keep_all_busy() -> None:
-    work, three = Workload(((SECOND,),), (0,), (), (0,)), replace(FREE, speeds=(CORE_FLOPS_S,) * 3)
+    work, three = workload(((SECOND,),), (0,), (), (0,)), replace(FREE, speeds=(CORE_FLOPS_S,) * 3)
     for window, fps in ((1, 1.0), (2, 2.0), (3, 3.0), (6, 3.0)):
         assert Run(work, replace(three, window=window), 18).fps == pytest.approx(fps, rel=0.05)
 
 
 def test_sources_that_compute_alone_each_add_their_throughput() -> None:
-    work = undivided(Workload(((1, 1, 1),), (0,) * 3, (), (0,) * 3), SECOND, 0)
+    work = undivided(workload(((1, 1, 1),), (0,) * 3, (), (0,) * 3), SECOND, 0)
     assert Run(work, replace(FREE, sources=3), 4).fps == pytest.approx(3.0, rel=0.01)
 
 
@@ -181,7 +182,7 @@ def works(draw: st.DrawFn) -> Workload:
         return tuple(Exchange(maker, taker, draw(st.integers(1, MB))) for maker, taker in sorted(chosen))
 
     effort = tuple(tuple(1000 * n for n in draw(each)) for _ in range(blocks))
-    return Workload(effort, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
+    return workload(effort, draw(each), tuple(exchanges() for _ in range(blocks - 1)), draw(each), 1000)
 
 
 @examples(60)
@@ -193,10 +194,10 @@ def test_every_frame_ends_and_none_before_its_work_could_be_done(
     cluster = replace(FREE, speeds=(CORE_FLOPS_S,) * nodes, sources=sources, window=window, per_message_s=0.001)
     run = Run(work, cluster, 3)
     assert len(run.latencies_s) == 3 * sources
-    lanes = [sum(block[i] for block in work.effort) for i in range(work.lanes)]
+    lanes = [work.lane_effort(lane) for lane in range(work.lanes)]
     least = max(max(lanes), sum(lanes) / nodes) / CORE_FLOPS_S
     assert all(latency >= least for latency in run.latencies_s)
-    assert run.bytes_by_hop["results up"] == 3 * sources * sum(r + HEADER_BYTES for r in work.results)
+    assert run.bytes_by_hop["results up"] == 3 * sources * sum(r + HEADER_BYTES for r in work.results.values())
     assert run.bytes_by_hop["tiles up"] == run.bytes_by_hop["tiles down"]
     assert run.bytes_by_hop["parts up"] == run.bytes_by_hop["parts down"]
 
@@ -210,16 +211,16 @@ def test_equal_workloads_take_equal_time(work: Workload) -> None:
 def test_the_next_picture_takes_turns_with_a_tile_and_goes_on_while_the_source_waits() -> None:
     """A quarter of a second for the tile, as much meanwhile for the picture, and 0.75 s more until the next frame."""
     taking = replace(FREE, speeds=FREE.speeds[:1], per_picture_s=1.0)
-    run = Run(Workload(((SECOND // 4,),), (0,), (), (0,)), taking, frames=4)
+    run = Run(workload(((SECOND // 4,),), (0,), (), (0,)), taking, frames=4)
     assert run.latencies_s[0] == pytest.approx(0.5, abs=0.01)
     assert run.fps == pytest.approx(1 / 1.25, rel=0.01)
-    waiting = Run(Workload(((0, 5 * SECOND),), (0, 0), (), (0, 0)), replace(taking, speeds=FREE.speeds[:2]), frames=4)
+    waiting = Run(workload(((0, 5 * SECOND),), (0, 0), (), (0, 0)), replace(taking, speeds=FREE.speeds[:2]), frames=4)
     assert waiting.fps == pytest.approx(1 / 5, rel=0.01)
 
 
 def test_a_message_takes_turns_with_a_tile_no_longer_than_it_runs() -> None:
     """Four seconds of it beside a tile that has one second left: both are slowed down by one."""
-    run = Run(Workload(((0,),), (0,), (), (0,)), FREE)
+    run = Run(workload(((0,),), (0,), (), (0,)), FREE)
     host = run._edges[0]
     host.computing, host.ends, host.network, host.debt_s = True, 1.0, 0.0, 0.0
     run._spend(0.0, host, 4.0, lambda now: None)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from models.build import build
 from models.bundle import make_bundle
-from models.cluster import CORE_FLOPS_S, Cluster, Workload
-from models.division import Tiler
+from models.cluster import CORE_FLOPS_S, Cluster
+from models.division import Tiler, Tiles
 from models.partition import Partition
 from models.search import best_plan
 from models.simulation import Run
@@ -20,6 +20,7 @@ from models.verify import Verifier
 from schemas.errors import PlanError
 from schemas.plan import Region
 from tests.examples import examples
+from tests.models.workloads import workload
 
 MINI = Partition(build("mini", 160))
 CLUSTER = Cluster((33e9,) * 6, 1000.0, 55e9)
@@ -67,14 +68,14 @@ def test_a_map_smaller_than_the_grid_is_refused() -> None:
 def test_blocks_of_a_network_are_divided_by_shares_with_their_halos_counted(wanted: list[float], names: list[str]) -> None:
     cuts = [MINI.find(name) for name in names]
     tiler = Tiler(MINI)
-    divided = tiler.divide(cuts, 2, 3, wanted)
+    pieces = [(cut, Tiles(2, 3)) for cut in cuts]
+    divided = tiler.divide(pieces, wanted)
     for cut, tiles in zip(cuts, divided, strict=True):
         for t in cut.tensors:
             _, height, width, _ = MINI.graph.tensors[t].shape
-            assert_partitions([tile[t] for tile in tiles], height, width)
-    span = tiler.spans(cuts)[-1]
-    done = [tiler.work(span, outputs).effort for outputs in divided[-1]]
-    even = [tiler.work(span, outputs).effort for outputs in tiler.divide(cuts, 2, 3)[-1]]
+            assert_partitions([tile.outputs[t].region for tile in tiles], height, width)
+    done = [work.effort for work in divided[-1]]
+    even = [work.effort for work in tiler.divide(pieces)[-1]]
 
     def worst(work: list[int]) -> float:
         return max(flops / sum(work) / (share / sum(wanted)) for flops, share in zip(work, wanted))
@@ -86,7 +87,7 @@ def test_blocks_of_a_network_are_divided_by_shares_with_their_halos_counted(want
 def test_an_uneven_plan_has_the_bits_of_the_whole_model(tmp_path: Path, cuts: list[str]) -> None:
     model = tmp_path / "mini.tflite"
     model.write_bytes(build("mini", 160).to_bytes())
-    bundle = make_bundle(model, blocks=[(cut, (2, 3)) for cut in cuts], shares=(0.2, 0.05, 0.2, 0.15, 0.25, 0.15))
+    bundle = make_bundle(model, blocks=[(cut, Tiles(2, 3)) for cut in cuts], shares=(0.2, 0.05, 0.2, 0.15, 0.25, 0.15))
     assert bundle.plan.blocks[0].order[0] == 0  # the source's tile is taken first, the largest last
     efforts = [bundle.plan.blocks[0].tiles[i].effort for i in bundle.plan.blocks[0].order[1:]]
     assert efforts == sorted(efforts)
@@ -98,14 +99,13 @@ def test_an_uneven_plan_has_the_bits_of_the_whole_model(tmp_path: Path, cuts: li
 
 def test_work_is_as_asked_within_a_tenth_on_the_papers_network() -> None:
     partition = Partition(build("yolov2", 416, layers=16))
-    tiler, cuts, wanted = Tiler(partition), [partition.find("conv15")], (0.05, 0.2, 0.2, 0.15, 0.25, 0.15)
-    span = tiler.spans(cuts)[0]
-    done = [tiler.work(span, outputs).effort for outputs in tiler.divide(cuts, 2, 3, wanted)[0]]
+    tiler, wanted = Tiler(partition), (0.05, 0.2, 0.2, 0.15, 0.25, 0.15)
+    done = [work.effort for work in tiler.divide([(partition.find("conv15"), Tiles(2, 3))], wanted)[0]]
     assert max(flops / sum(done) / share for flops, share in zip(done, wanted)) < 1.1
 
 
 def test_shares_make_all_nodes_end_at_the_same_time() -> None:
-    even = Workload(((int(CORE_FLOPS_S / 10),) * 4,), (100_000,) * 4, (), (100_000,) * 4)
+    even = workload(((int(CORE_FLOPS_S / 10),) * 4,), (100_000,) * 4, (), (100_000,) * 4)
     cluster = replace(CLUSTER, speeds=(CORE_FLOPS_S / 2, CORE_FLOPS_S / 2, CORE_FLOPS_S / 4, CORE_FLOPS_S), per_picture_s=0.02)
     found = shares(cluster, even)
     assert found is not None and sum(found) == pytest.approx(1.0)
@@ -116,7 +116,7 @@ def test_shares_make_all_nodes_end_at_the_same_time() -> None:
 
 @given(st.lists(st.floats(0.01, 1.0), min_size=6, max_size=6))
 def test_a_node_that_is_too_slow_still_gets_a_little(speeds: list[float]) -> None:
-    work = Workload(((10**9,) * 6,), (100_000,) * 6, (), (10_000,) * 6)
+    work = workload(((10**9,) * 6,), (100_000,) * 6, (), (10_000,) * 6)
     found = shares(replace(CLUSTER, speeds=tuple(CORE_FLOPS_S * s for s in speeds)), work)
     assert found is not None and min(found) >= 0.2 / 6
 
@@ -127,6 +127,6 @@ def test_the_planner_gives_a_slow_node_less_and_is_expected_to_gain_by_it() -> N
     found = best_plan(MINI, slow)
     plans = sorted((found.best, *found.rivals), key=lambda choice: choice.prediction.latency_s)
     assert plans[0].shares and min(plans[0].shares) == plans[0].shares[5]
-    even = Workload(((10**9,) * 6,), (10,) * 6, (), (10,) * 6)
-    uneven = replace(even, effort=(tuple(int(6e9 * s) for s in shares(slow, even) or ()),))
+    even = workload(((10**9,) * 6,), (10,) * 6, (), (10,) * 6)
+    uneven = workload((tuple(int(6e9 * s) for s in shares(slow, even) or ()),), (10,) * 6, (), (10,) * 6)
     assert Run(uneven, slow).latencies_s[0] < 0.6 * Run(even, slow).latencies_s[0]

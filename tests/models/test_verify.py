@@ -7,6 +7,7 @@ import pytest
 
 from models.build import build
 from models.bundle import make_bundle
+from models.division import Tiles
 from models.verify import Difference, Verifier, compare, compare_all
 from tests.models.sketch import Sketch
 
@@ -66,7 +67,7 @@ def test_several_blocks_are_exact_at_every_cut_and_at_the_end(grid: tuple[int, i
     path = tmp_path / "mini.tflite"
     path.write_bytes(build("mini", 96).to_bytes())
     names = ["max1", "max3", "conv5", "max7", "conv9"]
-    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, grid) for name in names])).check(image())
+    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, Tiles(*grid)) for name in names])).check(image())
     assert [d.tensor for d in cuts] == names
     assert [d.differing for d in (*cuts, *outputs)] == [0] * 6
 
@@ -79,16 +80,16 @@ def test_a_map_that_passes_blocks_by_arrives_as_it_was_made(tmp_path: Path) -> N
     path = tmp_path / "skip.tflite"
     path.write_bytes(net.graph(skip, y).to_bytes())
     names = [net.tensors[skip].name, *(f"{net.tensors[skip].name}+{net.tensors[t].name}" for t in (x, y))]
-    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, (2, 2)) for name in names])).check(
+    cuts, outputs = Verifier(make_bundle(path, blocks=[(name, Tiles(2, 2)) for name in names])).check(
         np.random.default_rng(0).integers(0, 256, (1, 25, 23, 3)).astype(np.uint8)
     )
-    assert [d.differing for d in (*cuts, *outputs)] == [0] * 7
+    assert [d.differing for d in (*cuts, *outputs)] == [0] * 5
 
 
 def test_a_difference_in_an_early_block_is_found_in_every_later_one(tmp_path: Path) -> None:
     path = tmp_path / "mini.tflite"
     path.write_bytes(build("mini", 96).to_bytes())
-    verifier = Verifier(make_bundle(path, blocks=[(name, (2, 2)) for name in ("max1", "conv5", "max7")]))
+    verifier = Verifier(make_bundle(path, blocks=[(name, Tiles(2, 2)) for name in ("max1", "conv5", "max7")]))
     right = verifier._runner.run
 
     def wrong(block: int, tile: int, *given: object) -> dict[str, np.ndarray]:

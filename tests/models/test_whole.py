@@ -8,24 +8,24 @@ import pytest
 
 from models.bundle import Bundle, Reference, make_bundle, open_bundle, save
 from models.cost import predict
-from models.division import Tiler
+from models.division import Tiler, Tiles, Whole
 from models.engine import Engine
 from models.graph import Graph, Op, load, parse
 from models.partition import Partition
-from models.planner import fused_blocks, make_plan, tile_costs
+from models.planner import BlockChoices, fused_blocks, make_plan, tile_costs
 from models.rewrite import whole_graph
 from models.runner import TileRunner
-from models.tensor import assemble, crop, parts, to_input
+from models.tensor import to_input
 from models.trial import Trial
 from models.verify import Verifier, compare_all
 from schemas.errors import PlanError
-from schemas.plan import Block, Region
+from schemas.plan import Block
 from tests.models.test_equality import MODELS, picture, some_cuts
 from tests.models.test_search import SLOW
 from tests.nodes import WHOLE_BLOCKS, ended_graph, small_graph, whole_plan
 from tests.paths import shared
 
-WHOLE = (1, 1)
+WHOLE = Whole()
 RECURRENT = "traffic_model"
 
 
@@ -33,7 +33,7 @@ def ended(path: Path, grid: tuple[int, int], which: int = 2) -> Bundle:
     """A real model that is divided to one of three cuts, and executed whole from there to its end."""
     partition = Partition(load(path))
     cut = some_cuts(partition, grid)[which]
-    return make_bundle(path, blocks=[(cut.name, grid), ("end", WHOLE)], partition=partition)
+    return make_bundle(path, blocks=[(cut.name, Tiles(*grid)), ("end", WHOLE)], partition=partition)
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def model(tmp_path: Path) -> Path:
 def test_a_real_model_is_exact_to_its_end(path: Path, which: int) -> None:
     bundle = ended(path, (2, 3), which)
     cuts, outputs = Verifier(bundle).check(picture(bundle))
-    assert bundle.plan.blocks[-1].mode == "whole" and bundle.plan.tail_inputs == ()
+    assert bundle.plan.blocks[-1].split == "whole" and bundle.plan.tail_inputs == ()
     assert {d.tensor for d in outputs} <= {d.tensor for d in cuts}, "the last block gives the model's outputs"
     assert [d for d in (*cuts, *outputs) if d.differing] == []
 
@@ -56,14 +56,14 @@ def test_a_real_model_is_exact_to_its_end(path: Path, which: int) -> None:
 def test_a_recurrent_model_keeps_its_tail_at_the_gateway() -> None:
     partition = Partition(load(shared(f"data/models/{RECURRENT}.tflite")))
     with pytest.raises(PlanError, match="besides the image it needs 'raw_inputs/init_lstm_c'"):
-        make_plan(partition, "0" * 32, blocks=[(partition.cuts[8], (2, 2)), ("end", WHOLE)])
+        make_plan(partition, "0" * 32, blocks=[(partition.cuts[8], Tiles(2, 2)), ("end", WHOLE)])
 
 
 def test_a_recurrent_model_may_be_executed_whole_as_far_as_tiles_reach() -> None:
     path = shared(f"data/models/{RECURRENT}.tflite")
     partition = Partition(load(path))
-    some = some_cuts(partition, (2, 2))
-    bundle = make_bundle(path, blocks=[(some[0].name, (2, 2)), (some[2].name, WHOLE)], partition=partition)
+    some = some_cuts(partition, Tiles(2, 2))
+    bundle = make_bundle(path, blocks=[(some[0].name, Tiles(2, 2)), (some[2].name, WHOLE)], partition=partition)
     cuts, outputs = Verifier(bundle).check(picture(bundle))
     assert len(bundle.plan.tail_inputs) > 1 and not [d for d in (*cuts, *outputs) if d.differing]
 
@@ -74,14 +74,14 @@ def test_what_is_executed_whole_is_not_loaded_ahead(model: Path) -> None:
     loaded = 0
     while runner.warm():
         loaded += 1
-    assert loaded == sum(len({tile.tile_class for tile in block.tiles}) for block in bundle.plan.blocks[: bundle.plan.spread])
+    assert loaded == sum(len({tile.tile_class for tile in block.tiles}) for block in bundle.plan.blocks[:2])
 
 
 def test_several_whole_blocks_and_what_passes_them_by_are_exact(model: Path) -> None:
     bundle = make_bundle(model, blocks=WHOLE_BLOCKS)
     cuts, outputs = Verifier(bundle).check(picture(bundle))
-    assert [block.mode for block in bundle.plan.blocks] == ["tiles"] * 2 + ["whole"] * 2
-    assert len(cuts) == 6 and not [d for d in (*cuts, *outputs) if d.differing]
+    assert [block.split for block in bundle.plan.blocks] == ["tiles"] * 2 + ["whole"] * 2
+    assert len(cuts) == 4 and not [d for d in (*cuts, *outputs) if d.differing]
 
 
 @pytest.mark.parametrize("name", ["mobilenet_v1_0.25_128_quant", "movenet_single_pose_lightning_ptq", ""])
@@ -89,28 +89,21 @@ def test_the_end_is_exact_with_the_weight_cache_and_undivided(name: str, model: 
     bundle = ended(shared(f"data/models/{name}.tflite"), (2, 2)) if name else make_bundle(model, blocks=WHOLE_BLOCKS)
     plan, image = bundle.plan, picture(bundle)
     runner = TileRunner(plan, parse(bundle.edge_model), tmp_path)
-    made = {i: runner.run(0, i, runner.crops(image, 0, i)) for i in range(plan.lanes)}
-    for block in range(1, len(plan.blocks)):
-        given: dict[int, list[tuple[str, Region, np.ndarray]]] = {tile.index: [] for tile in plan.blocks[block].tiles}
-        for maker, tensors in made.items():
-            outputs = plan.blocks[block - 1].tiles[maker].outputs
-            for part in parts(plan, block - 1, maker):
-                piece = crop(tensors[part.tensor], part.region.within(outputs[part.tensor]))
-                given[part.tile].append((part.tensor, part.region, piece))
-        made = {i: runner.run(block, i, assemble(plan, block, i, pieces)) for i, pieces in given.items()}
+    found = Verifier(bundle)
+    found._runner = runner
+    assert not [d for differences in found.check(image) for d in differences if d.differing]
     cut, wanted = Reference(bundle).run(to_input(image, plan.pixels))
-    assert cut.keys() == wanted.keys() == made[0].keys()
-    for got in (made[0], runner.run_whole({plan.pixels.tensor: image})):
-        assert not [d for d in compare_all(got, wanted) if d.differing]
+    got = runner.run_whole({plan.pixels.tensor: image})
+    assert cut.keys() == wanted.keys() == got.keys() and not [d for d in compare_all(got, wanted) if d.differing]
 
 
 def test_the_only_tile_and_the_undivided_frame_share_an_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     bundle = make_bundle(shared("data/models/mobilenet_v1_0.25_128_quant.tflite"), (1, 1))
     loads, load = [], TileRunner._loaded
 
-    def counted(self: TileRunner, graph: Graph, blocks: Sequence[Block]) -> Engine:
+    def counted(self: TileRunner, graph: Graph, blocks: Sequence[Block], *more: str) -> Engine:
         loads.append(graph)
-        return load(self, graph, blocks)
+        return load(self, graph, blocks, *more)
 
     monkeypatch.setattr(TileRunner, "_loaded", counted)
     runner, image = TileRunner(bundle.plan, parse(bundle.edge_model), keep=4), picture(bundle)
@@ -136,12 +129,10 @@ def test_the_end_of_a_model_that_tiles_reach_is_its_last_cut() -> None:
 @pytest.mark.parametrize(
     ("blocks", "says"),
     [
-        ((("end", (2, 2)),), "no tile reaches mean: operator 9 .*MEAN.*--whole"),
-        ((("conv0", (2, 2)), ("end", (2, 2))), "no tile reaches mean"),
-        ((("conv0", (2, 2)), ("conv0+conv1", WHOLE), ("conv4", (2, 2))), "one grid, not 2x2, 1x1, 2x2"),
-        ((("conv0", WHOLE), ("conv4", (2, 2))), "one grid, not 1x1, 2x2"),
-        ((("conv4", (2, 2)), ("conv0", WHOLE)), "cut conv0 does not follow conv4"),
-        ((("conv4", (2, 2)), ("elsewhere", WHOLE)), "no legal cut 'elsewhere'"),
+        ((("end", Tiles(2, 2)),), "no tile reaches mean: operator 9 .*MEAN.*--whole"),
+        ((("conv0", Tiles(2, 2)), ("end", Tiles(2, 2))), "no tile reaches mean"),
+        ((("conv4", Tiles(2, 2)), ("conv0", WHOLE)), "cut conv0 does not follow conv4"),
+        ((("conv4", Tiles(2, 2)), ("elsewhere", WHOLE)), "no legal cut 'elsewhere'"),
     ],
 )
 def test_blocks_that_make_no_plan_are_refused(blocks: object, says: str) -> None:
@@ -151,9 +142,9 @@ def test_blocks_that_make_no_plan_are_refused(blocks: object, says: str) -> None
 
 def test_one_node_computes_all_to_the_end_where_tiles_do_not_reach() -> None:
     plan, _, _ = make_plan(Partition(ended_graph()), "0" * 32, blocks=[("conv0", WHOLE), ("conv4", WHOLE), ("end", WHOLE)])
-    assert [block.mode for block in plan.blocks] == ["tiles", "tiles", "whole"]
+    assert [block.split for block in plan.blocks] == ["whole"] * 3 and plan.lanes == 1
     with pytest.raises(PlanError, match="no tile reaches mean"):
-        make_plan(Partition(ended_graph()), "0" * 32, WHOLE, "end")
+        make_plan(Partition(ended_graph()), "0" * 32, (1, 1), "end")
 
 
 def test_an_end_that_does_not_travel_is_refused_by_name() -> None:
@@ -189,18 +180,16 @@ def test_what_a_whole_block_costs_is_its_operators_on_whole_tensors() -> None:
     assert (cost.bytes_out, cost.bytes_in) == (5 * 4, 24 * 30 * 8 * 4)
     assert cost.peak_memory_bytes >= cost.bytes_in
     tiler = Tiler(partition)
-    assert fused_blocks(tiler, [partition.find(n) for n, _ in WHOLE_BLOCKS], (2, 3), whole=2) == plan.blocks
+    assert fused_blocks(tiler, [(partition.find(str(n)), division) for n, division in WHOLE_BLOCKS]) == plan.blocks
 
 
 def test_who_computes_the_end_shows_in_what_is_expected() -> None:
     partition = Partition(ended_graph())
-    plans = [
-        make_plan(partition, "0" * 32, blocks=blocks)[0]
-        for blocks in ([("conv0+conv2", (2, 3))], [("conv0+conv2", (2, 3)), ("end", WHOLE)])
-    ]
+    choices: BlockChoices = [("conv0+conv2", Tiles(2, 3)), ("end", WHOLE)]
+    plans = [make_plan(partition, "0" * 32, blocks=choices[:count])[0] for count in (1, 2)]
     gateway, edge = (predict(partition, plan, SLOW) for plan in plans)
     assert gateway.tail_flops > 0 == edge.tail_flops
-    assert [block["mode"] for block in edge.blocks] == ["tiles", "whole"]
+    assert [block["split"] for block in edge.blocks] == ["tiles", "whole"]
     assert edge.bytes_by_hop["results up"] < 1000 < gateway.bytes_by_hop["results up"]
     assert edge.bytes_by_hop["parts up"] > 0 and "parts up" not in gateway.bytes_by_hop
     assert edge.latency_s > edge.bound_s > 0 and edge.redundancy < gateway.redundancy

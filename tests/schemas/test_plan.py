@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.tensor import check, crop, part_shape, parts
+from models.tensor import answer_of, check_inputs, crop, exchange
 from schemas.plan import Plan
 from tests.nodes import blocks_plan, small_plan, whole_plan
+from tests.simulation.pictures import EVERYTHING, lanes_plan
 
-PLANS = [json.loads(plan.model_dump_json()) for plan in (small_plan(), blocks_plan(), whole_plan())]
+PLANS = [json.loads(plan.model_dump_json()) for plan in (small_plan(), blocks_plan(), whole_plan(), lanes_plan(EVERYTHING))]
 
 
 def places(value: Any, where: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -45,28 +46,29 @@ def test_a_plan_with_any_value_changed_is_refused_or_can_be_worked_with(plan: An
         made = Plan.model_validate_json(text)
     except ValidationError:
         return
-    image = np.zeros((1, made.pixels.height, made.pixels.width, made.blocks[0].inputs[0].shape[3]), np.uint8)
     for index, block in enumerate(made.blocks):
-        specs = {spec.name: spec for spec in block.inputs}
         for tile in block.tiles:
             whole = {t.name: np.zeros(t.shape, np.uint8 if t.name == made.pixels.tensor else t.dtype) for t in block.inputs}
-            given = {name: crop(whole[name], region) for name, region in tile.inputs.items()}
-            assert all(given[name].shape == part_shape(specs[name], tile.inputs[name]) for name in given)
-            check(made, index, tile.index, given, inputs=True)
-            parts(made, index, tile.index)
-    assert made.lanes == len(made.blocks[0].tiles) and 1 <= made.spread <= len(made.blocks)
-    assert image.size
+            given = {name: crop(whole[name], box) for name, box in tile.inputs.items()}
+            assert all(given[name].shape == tile.inputs[name].shape for name in given)
+            if index == 0:
+                check_inputs(made, tile.home, given)
+    between = exchange(made.blocks)
+    assert between.gives.keys() == between.needs.keys() == {(i, lane) for lane in range(made.lanes) for i in made.steps[lane]}
+    assert {name for answer in made.answers for name in answer_of(made, *answer)} == {spec.name for spec in made.ends}
 
 
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
-        (("blocks", 0, "tiles", 1, "inputs", "image", 2), 99, "outside of its map"),
-        (("blocks", 0, "tiles", 1, "outputs", "max1", 0), -1, "outside of its map"),
-        (("blocks", 0, "tiles", 1, "outputs", "max1", 2), 0, "outside of its map"),
+        (("blocks", 0, "tiles", 1, "inputs", "image", 1, 1), 99, "outside of its map"),
+        (("blocks", 0, "tiles", 1, "outputs", "max1", 1, 0), -1, "greater than or equal to 0"),
+        (("blocks", 0, "tiles", 1, "outputs", "max1", 1, 1), 0, "outside of its map"),
+        (("blocks", 0, "tiles", 1, "outputs", "max1"), [[0, 1]], "outside of its map"),
         (("blocks", 0, "tiles", 1, "outputs"), {}, "other tensors than its block"),
-        (("blocks", 0, "cut", 0, "dtype"), "object", "map has four dimensions"),
-        (("blocks", 0, "cut", 0, "shape"), [1, 16, 16], "map has four dimensions"),
+        (("blocks", 0, "cut", 0, "dtype"), "object", "must have 1 to 6 known dimensions"),
+        (("blocks", 0, "cut", 0, "shape"), [1, 16, 16], "outside of its map"),
+        (("ends", 0, "name"), "other", "the gateway merges what no block gives"),
         (("blocks", 0, "cut", 0, "shape"), [1, 2**20, 2**20, 2**20], "1073741824 elements"),
         (("blocks", 0, "inputs", 0, "name"), "other", "other tensors than its block"),
         (("pixels", "tensor"), "other", "must read the image 'other'"),
@@ -81,13 +83,12 @@ def test_what_does_not_hold_together_is_named(where: tuple[Any, ...], value: Any
 @pytest.mark.parametrize(
     ("where", "value", "words"),
     [
-        (("blocks", 3, "mode"), "tiles", "map has four dimensions"),
-        (("blocks", 2, "mode"), "tiles", "blocks have one grid"),
-        (("blocks", 0, "mode"), "whole", "'image' in part"),
+        (("blocks", 0, "split"), "whole", "'image' in part"),
+        (("blocks", 2, "tiles", 0, "home"), 6, "order must name every tile once"),
         (("blocks", 0, "rows"), 1, "needs 3 tiles"),
         (("blocks", 3, "reuse"), True, "reuses nothing"),
-        (("blocks", 2, "tiles", 0, "inputs", "conv1", 2), 23, "'conv1' in part"),
-        (("blocks", 3, "tiles", 0, "outputs", "mean", 3), 5, "'mean' in part"),
+        (("blocks", 2, "tiles", 0, "inputs", "conv1", 1, 1), 23, "'conv1' in part"),
+        (("blocks", 3, "tiles", 0, "outputs", "mean", 1, 1), 4, "'mean' in part"),
         (("blocks", 3, "cut", 0, "dtype"), "complex64", "must have 1 to 6 known dimensions"),
         (("blocks", 3, "cut", 0, "shape"), [], "must have 1 to 6 known dimensions"),
         (("blocks", 3, "cut", 0, "shape"), [1, 0], "must have 1 to 6 known dimensions"),
@@ -102,35 +103,44 @@ def test_what_does_not_hold_together_of_blocks_that_are_executed_whole_is_named(
         Plan.model_validate_json(changed(PLANS[2], where, value))
 
 
-def test_blocks_that_are_executed_whole_stand_behind_all_others() -> None:
-    spoilt = json.loads(json.dumps(PLANS[2]))
-    one = spoilt["blocks"][0]
-    tile = {**one["tiles"][0], "inputs": {"image": [0, 0, 24, 30]}, "outputs": {"conv0": [0, 0, 24, 30]}}
-    first = {**one, "mode": "whole", "rows": 1, "cols": 1, "tiles": [tile], "order": [0]}
-    with pytest.raises(ValidationError, match="the first block is executed tile by tile"):
-        Plan.model_validate({**spoilt, "blocks": [first, *spoilt["blocks"][1:]]})
-    with pytest.raises(ValidationError, match="behind one that is executed whole all are"):
-        Plan.model_validate({**spoilt, "blocks": [one, {**first, "inputs": one["cut"], "tiles": [
-            {**tile, "inputs": {"conv0": [0, 0, 24, 30]}}]}, *spoilt["blocks"][1:2]]})  # fmt: skip
-
-
-def test_a_block_that_is_executed_whole_is_one_tile() -> None:
+def test_a_block_that_is_executed_whole_is_one_task() -> None:
     last = PLANS[2]["blocks"][3]
-    two = {**last, "rows": 2, "tiles": [last["tiles"][0], {**last["tiles"][0], "index": 1}], "order": [0, 1]}
-    with pytest.raises(ValidationError, match="is one tile"):
+    two = {**last, "rows": 2, "tiles": [last["tiles"][0], {**last["tiles"][0], "home": 1}], "order": [0, 1]}
+    with pytest.raises(ValidationError, match="is one task"):
         Plan.model_validate({**PLANS[2], "blocks": [*PLANS[2]["blocks"][:3], two]})
+
+
+def test_lanes_are_numbered_without_a_gap() -> None:
+    spoilt = json.loads(json.dumps(PLANS[2]))
+    spoilt["blocks"][2]["tiles"][0]["home"], spoilt["blocks"][2]["order"] = 7, [7]
+    with pytest.raises(ValidationError, match="without a gap"):
+        Plan.model_validate(spoilt)
+
+
+def test_no_two_blocks_give_the_same() -> None:
+    spoilt = json.loads(json.dumps(PLANS[2]))
+    spoilt["blocks"].append(spoilt["blocks"][3])
+    with pytest.raises(ValidationError, match="two blocks give the same"):
+        Plan.model_validate(spoilt)
+
+
+def test_what_follows_from_a_plan_is_worked_out_anew_for_a_copy_that_differs() -> None:
+    plan = small_plan()
+    assert plan.lanes == 4
+    copy = plan.model_copy(update={"blocks": whole_plan().blocks})
+    assert copy.lanes == 6 and len(copy.steps[0]) == 4
 
 
 def test_another_way_to_execute_a_block_is_another_plan() -> None:
     plan = whole_plan()
-    one = plan.blocks[2].model_copy(update={"mode": "tiles"})
+    one = plan.blocks[2].model_copy(update={"split": "filters"})
     assert plan.model_copy(update={"blocks": (*plan.blocks[:2], one, plan.blocks[3])}).digest() != plan.digest()
 
 
-def test_a_block_reads_no_more_than_the_one_before_it_gives() -> None:
+def test_a_block_reads_no_more_than_those_before_it_give() -> None:
     spoilt = json.loads(json.dumps(PLANS[1]))
     spoilt["blocks"][1]["inputs"][0]["shape"][3] += 1
-    with pytest.raises(ValidationError, match="what the one before it does not give"):
+    with pytest.raises(ValidationError, match="reads what none before it gives"):
         Plan.model_validate(spoilt)
 
 

@@ -189,7 +189,7 @@ class Cluster:
             state += f", deaf {line is not None and line.deaf}, unplugged {process.client.unplugged}"
             if isinstance(process, EdgeProcess):
                 node = process.node
-                tiles = {f"{m.frame_source(key[0])[2]}/{key[2]}": type(s).__name__ for key, s in node.tiles.tiles.items()}
+                tiles = {f"{m.frame_source(key[0])[2]}/{key[1]}": type(s).__name__ for key, s in node.tiles.tiles.items()}
                 state += f", tiles {tiles}, outbox {len(node.outbox)}, lanes {list(node.lanes._lanes)}"
             lines.append(state)
         return "\n".join(lines)

@@ -15,7 +15,7 @@ from schemas import messages as m
 from schemas import topics
 from schemas.codec import decode, encode
 from schemas.errors import DecodeError
-from schemas.plan import Region
+from schemas.plan import Box
 from schemas.rights import objection
 from schemas.topics import Publish
 from tests.simulation.cluster import Cluster
@@ -85,7 +85,8 @@ class Mole:
         index, tile = lie.block % len(self.plan.blocks), lie.tile % len(block.tiles)
         head: dict[str, Any] = {"node": MOLE if lie.honest else name, "epoch": EPOCH}
         plan: dict[str, Any] = {"plan": self.plan.digest()}
-        outputs = self._spoilt(frame, block.tiles[tile].outputs)
+        task = block.tiles[tile]
+        outputs = self._spoilt(frame, task.outputs)
         epoch, to, source = other.epoch if other else EPOCH, {"node": name}, {"source": m.frame_source(frame)[0]}
         if lie.kind == "register":
             own: dict[str, Any] = {"frames": (frame,), "waiting": 999 * lie.flag, "camera": lie.flag, "priority": 100,
@@ -97,23 +98,24 @@ class Mole:
             thief: dict[str, Any] = {"thief": MOLE, "thief_epoch": EPOCH, "request": lie.request}
             return topics.STEAL, m.Steal(**head, **plan, **thief), to, {}
         if lie.kind == "tile":
-            first = self.plan.blocks[0].tiles[lie.tile % self.plan.lanes]
+            first = self.plan.blocks[0].tiles[lie.tile % len(self.plan.blocks[0].tiles)]
             image = self.cluster.pictures.image(frame)
-            pixels = {n: crop(image, region) for n, region in first.inputs.items()}
+            pixels = {n: crop(image, box) for n, box in first.inputs.items()}
             lent = m.TileHeader(**head, **plan, to_epoch=epoch, request=self._asked(name, lie.request), lease_s=9.0,
-                                frame=None if lie.flag else frame, tile=first.index)  # fmt: skip
+                                frame=None if lie.flag else frame, tile=first.home)  # fmt: skip
             return topics.TILE, lent, to, {} if lie.flag else pixels
         if lie.kind == "return":
             return topics.RETURN, m.Return(**head, **plan, frame=frame, tiles=tuple(range(4)), error="x" * lie.flag), to, {}
         if lie.kind == "result":
             about: dict[str, Any] = {"whole": lie.flag and lie.honest, "error": "" if lie.tile else "any text"}
             request = f"beef{lie.request[4:]}"  # it has not asked under this one
-            header = m.ResultHeader(**head, **plan, **about, request=request, frame=frame, block=index, tile=tile, stolen=True)
+            where: dict[str, Any] = {"frame": frame, "block": index, "tile": task.home}
+            header = m.ResultHeader(**head, **plan, **about, **where, request=request, stolen=True)
             return topics.RESULT, header, {"frame": frame}, {} if header.error else outputs
         if lie.kind == "accepted":
             return topics.ACCEPTED, m.Accepted(**head, frame=frame, tiles=(0, 1, 2, 3), ended=lie.flag), to, {}
         if lie.kind == "overlap":
-            layer, taker = index, tile
+            layer, taker = index, task.home
             strips = m.OverlapHeader(**head, **plan, frame=frame, layer=layer, tile=taker, maker=lie.block % 4, proof="")
             return topics.OVERLAP, strips, {"layer": layer, "tile": taker}, self._parts(frame, layer, taker, lie.block % 4)
         if lie.kind == "overlap_req":
@@ -135,7 +137,7 @@ class Mole:
     def _parts(self, frame: str, layer: int, taker: int, maker: int) -> dict[str, np.ndarray]:
         """Of the right shape, with wrong values; or none, where the plan knows no such part."""
         lanes = next(iter(self.cluster.edges.values())).node.lanes
-        return self._spoilt(frame, lanes._cuts.get((layer, maker), {}).get(taker, {}))
+        return self._spoilt(frame, lanes._gives.get((layer, maker), {}).get(taker, {}))
 
-    def _spoilt(self, frame: str, regions: Mapping[str, Region]) -> dict[str, np.ndarray]:
-        return {n: np.full_like(crop(self.cluster.pictures.whole(frame, n), r), 77) for n, r in regions.items()}
+    def _spoilt(self, frame: str, boxes: Mapping[str, Box]) -> dict[str, np.ndarray]:
+        return {n: np.full_like(crop(self.cluster.pictures.whole(frame, n), r), 77) for n, r in boxes.items()}

@@ -11,6 +11,7 @@ from zlib import crc32
 import numpy as np
 
 from models.build import Network
+from models.division import Filters, Tiles, Whole
 from models.graph import parse
 from models.partition import Partition
 from models.planner import BlockChoices, make_plan
@@ -22,9 +23,12 @@ Tensors = Mapping[str, np.ndarray]
 REMEMBERED = 64
 
 
-THREE = (("conv0", (2, 2)), ("conv0+conv2", (2, 2)), ("conv4", (2, 2)))
-ONE_WHOLE = (("conv0+conv2", (2, 2)), ("conv4", (1, 1)))
-TWO_WHOLE = (("conv0", (2, 2)), ("conv0+conv1", (2, 2)), ("conv0+conv2", (1, 1)), ("end", (1, 1)))
+THREE = (("conv0", Tiles(2, 2)), ("conv0+conv2", Tiles(2, 2)), ("conv4", Tiles(2, 2)))
+ONE_WHOLE = (("conv0+conv2", Tiles(2, 2)), ("conv4", Whole()))
+TWO_WHOLE = (("conv0", Tiles(2, 2)), ("conv0+conv1", Tiles(2, 2)), ("conv0+conv2", Whole()), ("end", Whole()))
+FILTERS = (("conv0", Filters(2)), ("conv0+conv2", Filters(2)), ("conv4", Filters(3)))
+PIPELINE = (("conv0", Whole()), ("conv0+conv2", Whole(1)), ("conv4", Whole(2)))
+EVERYTHING = (("conv0", Tiles(2, 2)), ("conv0+conv1", Whole(1)), ("conv0+conv2", Tiles(3, 1)), ("conv4", Filters(2)))
 
 
 def lanes_plan(blocks: BlockChoices = THREE) -> Plan:
@@ -55,6 +59,9 @@ PLANS = {
     "whole end": _divided(lanes_plan(ONE_WHOLE)),
     "two blocks, two whole": _divided(lanes_plan(TWO_WHOLE)),
     "whole end, undivided": lanes_plan(ONE_WHOLE),
+    "filters": _divided(lanes_plan(FILTERS)),
+    "pipeline": _divided(lanes_plan(PIPELINE)),
+    "everything": _divided(lanes_plan(EVERYTHING)),
 }
 
 
@@ -90,12 +97,12 @@ class Pictures:
 
     def compute(self, frame: str, block: int, tile: int, inputs: Tensors) -> dict[str, np.ndarray]:
         """The engine: a tile's outputs, if its inputs are right to the last element."""
-        wanted = self.plan.blocks[block].tiles[tile]
+        wanted = self.plan.blocks[block].by_home[tile]
         assert inputs.keys() == wanted.inputs.keys()
-        for name, region in wanted.inputs.items():
-            right = crop(self.whole(frame, name), region)
+        for name, box in wanted.inputs.items():
+            right = crop(self.whole(frame, name), box)
             assert np.array_equal(inputs[name], right), f"{name} of tile {tile}, block {block}, {frame} is wrong"
-        return {name: crop(self.whole(frame, name), region) for name, region in wanted.outputs.items()}
+        return {name: crop(self.whole(frame, name), box) for name, box in wanted.outputs.items()}
 
     def compute_whole(self, frame: str, inputs: Tensors) -> dict[str, np.ndarray]:
         """The engine with an undivided frame: the last cut's whole maps."""
@@ -103,8 +110,8 @@ class Pictures:
         return self.maps(frame)
 
     def maps(self, frame: str) -> dict[str, np.ndarray]:
-        """The last cut's whole maps: what the gateway must have merged."""
-        return {spec.name: self.whole(frame, spec.name) for spec in self.plan.blocks[-1].cut}
+        """What the gateway must have merged."""
+        return {spec.name: self.whole(frame, spec.name) for spec in self.plan.ends}
 
     def digests(self, frame: str) -> dict[str, str]:
         """What the frame's outcome must say."""

@@ -46,7 +46,7 @@ def test_an_idle_cluster_sends_fewer_than_two_messages_a_second_a_node() -> None
     assert hops / 2 / 60 < 2 * len(cluster.edges)
 
 
-@pytest.mark.parametrize("plan", ["one block", "three blocks", "two blocks, two whole"])
+@pytest.mark.parametrize("plan", ["one block", "three blocks", "two blocks, two whole", "filters", "pipeline", "everything"])
 def test_a_frame_takes_a_bounded_number_of_messages(plan: str) -> None:
     cluster = Cluster(Setup(plan, sources=1, helpers=3, period_s=1.0))
     cluster.run(30.0)
@@ -79,7 +79,7 @@ def test_what_a_frozen_helper_has_is_computed_by_an_idle_one_long_before_its_lea
     assert set(cluster.truth.reasons) == {"ok"} and ignored["result: frame has ended"] + ignored["result: repeated"] >= 1
 
 
-@pytest.mark.parametrize("plan", ["one block", "three blocks", "two blocks, two whole"])
+@pytest.mark.parametrize("plan", ["one block", "three blocks", "two blocks, two whole", "filters", "pipeline", "everything"])
 def test_a_dead_helper_costs_one_lease(plan: str) -> None:
     cluster = Cluster(Setup(plan, sources=1, helpers=1, period_s=0.4))
     cluster.run(30.0)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
+from models.tensor import crop
 from schemas import messages as m
 from tests.simulation.cluster import Cluster, Fault, Setup
 from tests.simulation.pictures import PLANS, Pictures
@@ -22,8 +23,8 @@ class Spoilt(Pictures):
             return {n: np.full_like(a, 99) for n, a in self._outputs(frame, block, tile).items()}
 
     def _outputs(self, frame: str, block: int, tile: int) -> dict[str, np.ndarray]:
-        regions = self.plan.blocks[block].tiles[tile].inputs
-        right = {n: self.whole(frame, n)[:, r.y0 : r.y1, r.x0 : r.x1] for n, r in regions.items()}
+        boxes = self.plan.blocks[block].by_home[tile].inputs
+        right = {n: crop(self.whole(frame, n), box) for n, box in boxes.items()}
         return super().compute(frame, block, tile, right)
 
 

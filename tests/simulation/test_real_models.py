@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, Reference, make_bundle
+from models.division import Tiles, Whole
 from models.graph import load, parse
 from models.partition import Partition
+from models.planner import BlockChoices
 from models.runner import TileRunner
 from models.tensor import to_input
 from schemas.plan import digest
@@ -51,7 +53,7 @@ def test_a_plan_to_the_models_end_is_exact_while_nodes_die_and_come_back(name: s
     path = shared(f"data/models/{name}.tflite")
     partition = Partition(load(path))
     cuts = [cut.name for cut in some_cuts(partition, (2, 2))]
-    blocks = [(cuts[0], (2, 2)), (cuts[1], (2, 2)), ("end", (1, 1))]
+    blocks: BlockChoices = [(cuts[0], Tiles(2, 2)), (cuts[1], Tiles(2, 2)), ("end", Whole())]
     bundle = make_bundle(path, blocks=blocks, partition=partition)
     pictures = RealPictures(bundle)
     cluster = Cluster(Setup(sources=1, helpers=3, period_s=0.6), pictures=pictures)

@@ -126,11 +126,15 @@ def fixed(
 
 
 @app.command()
-def inspect(model: Model, json: Json = None) -> None:
-    """List a model's operators and its legal cuts, with what each would cost."""
+def inspect(
+    model: Model,
+    all_: Annotated[bool, typer.Option("--all", help="List every operator and every cut.")] = False,
+    json: Json = None,
+) -> None:
+    """Say how far a model can be divided, where it may be cut, and what that would cost."""
     from dt_cli import offline
 
-    offline.inspect_model(model, json)
+    offline.inspect_model(model, json, all_)
 
 
 @app.command()

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.table import Table
 
+from dt_cli import inspection
 from dt_cli.output import console, short, size, table, write_json
 from dt_cli.planning import Shape
 from models import engine
@@ -33,17 +33,23 @@ def build_model(network: str, out: Path, size_: int | None, seed: int, layers: i
     )
 
 
-def inspect_model(model: Path, json: Path | None) -> None:
-    partition = Partition(load(model))
-    graph = partition.graph
-    blocked = {b.op: b.reason for b in partition.blockers}
-    operators = [_operator(partition, i, blocked) for i in range(len(graph.ops))]
-    total = max(sum(o["flops"] for o in operators), 1)
-    cuts = [_cut(partition, cut, total) for cut in partition.cuts]
-    console.print(_operators_table(model, operators))
-    if cuts:
-        console.print(_cuts_table(cuts))
-    console.print(f"{len(partition.tileable)} of {len(graph.ops)} operators can be tiled. {_ending(partition)}")
+def inspect_model(model: Path, json: Path | None, all_: bool = False) -> None:
+    """Prints what matters of a model, or with ``all_`` every operator and cut; the JSON has all."""
+    with console.status("reading the model, looking at its cuts"):
+        partition = Partition(load(model))
+        graph = partition.graph
+        blocked = {b.op: b.reason for b in partition.blockers}
+        operators = [_operator(partition, i, blocked) for i in range(len(graph.ops))]
+        total = max(sum(o["flops"] for o in operators), 1)
+        shown = partition.cuts if all_ else inspection.chosen(partition)
+        known = {cut.name: _cut(partition, cut, total) for cut in (partition.cuts if json else shown)}
+        cuts = list(known.values())
+    console.print(inspection.verdict(partition, operators, model.name))
+    console.print(inspection.operators_table(operators) if all_ else inspection.groups_table(operators))
+    if shown:
+        console.print(inspection.cuts_table([known[cut.name] for cut in shown], len(partition.cuts)))
+        if not all_:
+            console.print("--cut takes a name or its operator's number; --all lists every operator and cut")
     write_json(
         json,
         {
@@ -58,12 +64,6 @@ def inspect_model(model: Path, json: Path | None) -> None:
             "cuts": cuts,
         },
     )
-
-
-def _ending(partition: Partition) -> str:
-    if not partition.blockers:
-        return "Nothing ends the tileable part."
-    return f"The tileable part ends at {partition.describe_blocker()}."
 
 
 def _tensor(graph: Graph, t: int) -> dict[str, Any]:
@@ -102,33 +102,9 @@ def _cut(partition: Partition, cut: Cut, total: int) -> dict[str, Any]:
     }
 
 
-def _shape(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))
-
-
-def _operators_table(model: Path, operators: list[dict[str, Any]]) -> Table:
-    made = table(
-        f"Operators of {model.name}", "op", "kind", "output", "MFLOP", "tiling", left=("kind", "output", "tiling")
-    )
-    for o in operators:
-        flops = f"{o['flops'] / 1e6:.1f}" if o["flops"] else ""
-        made.add_row(str(o["index"]), o["kind"], _shape(o["shape"]), flops, o["tiling"])
-    return made
-
-
-def _cuts_table(cuts: list[dict[str, Any]]) -> Table:
-    title = "Legal cuts, with the redundancy of each grid (- where the map is too small)"
-    made = table(title, "after op", "cut", "maps", "FLOP share", "output", *_GRIDS, left=("cut", "maps"))
-    for c in cuts:
-        grids = ["-" if c["redundancy"][g] is None else f"{c['redundancy'][g]:.3f}" for g in _GRIDS]
-        name = short(c["name"]) if len(c["tensors"]) == 1 else f"{len(c['tensors'])} tensors"
-        maps = ", ".join(_shape(t["shape"][1:]) for t in c["tensors"])
-        made.add_row(str(c["op"]), name, maps, f"{c['flop_share']:.1%}", size(c["output_bytes"]), *grids)
-    return made
-
-
 def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -> None:
-    bundle = shape.bundle(model)
+    with console.status("dividing the model"):
+        bundle = shape.bundle(model)
     plan = bundle.plan
     costs = [tile_costs(bundle.partition, plan, i) for i in range(len(plan.blocks))]
     rows = [_tiles_table(model, plan, i, block_costs) for i, block_costs in enumerate(costs)]
@@ -211,9 +187,10 @@ def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost])
 
 
 def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | None, json: Path | None) -> int:
-    bundle = shape.bundle(model)
-    own = engine.threads(threads)
-    try_bundle(bundle, own)
+    with console.status("dividing the model, and trying it in a child process"):
+        bundle = shape.bundle(model)
+        own = engine.threads(threads)
+        try_bundle(bundle, own)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
         size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[-1])

@@ -98,7 +98,8 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
         found = None
         shares: tuple[float, ...] = ()
     else:
-        found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
+        with console.status("looking for the best plan"):
+            found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
         chosen, shares = found.best.pieces, found.best.shares
     bundle = _within(make_bundle(model, blocks=chosen, partition=partition, shares=shares), cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)

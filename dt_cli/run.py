@@ -43,7 +43,8 @@ def run(
     with tempfile.TemporaryDirectory(prefix="dt-run-") as folder, ExitStack() as stack:
         bundle = open_bundle(model, parse_grid(grid) if grid else None, cut)
         check_inputs(bundle.card, bundle.graph, bundle.path.with_suffix(".toml"))
-        try_bundle(bundle)
+        with console.status("trying the model in a child process"):
+            try_bundle(bundle)
         console.print(f"{'guessed' if bundle.card_guessed else 'card'}: {describe(bundle.card)}")
         if write_card is not None:
             save_card(bundle, write_card)

@@ -154,14 +154,14 @@ def grids(nodes: int, is_square: bool = False) -> list[Tiles]:
     return list(dict.fromkeys(found))
 
 
-def useful_cuts(partition: Partition) -> list[Cut]:
-    """The cuts that can be part of the best plan, shallow to deep; the deepest is always among them."""
+def useful_cuts(partition: Partition, most: int = _CUTS) -> list[Cut]:
+    """The cuts that can be part of the best plan, shallow to deep, at most so many; the deepest is always among them."""
     cuts = sorted(partition.cuts, key=lambda cut: (len(cut.ops), cut.ops[-1]))
     kept = [
         cut for i, cut in enumerate(cuts)
         if not any(_replaces(partition, cut, later) for later in cuts[i + 1 : i + 4])
     ]  # fmt: skip
-    while len(kept) > _CUTS:  # the dearest to cross goes
+    while len(kept) > most:  # the dearest to cross goes
         kept.remove(max(kept[:-1], key=lambda cut: cut_bytes(partition.graph, cut)))
     return kept
 

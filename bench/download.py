@@ -89,11 +89,16 @@ def measure(options: argparse.Namespace, room: Path) -> dict[str, Any]:
         while len(done) < len(names):
             _check(start + max(PATIENCE * copies_s, 60.0), logs)
             for name in names:
+                most = _memory(pids[name], "VmHWM")  # before the log is read: what comes behind the download is not for it
                 said = logs[name].read_text()
                 if name not in before and "fetching model" in said:
                     before[name] = _memory(pids[name], "VmRSS")
-                if name not in done and "came just now" in said:
-                    done[name], used[name] = time.monotonic() - start, _memory(pids[name], "VmHWM")
+                if name in done:
+                    continue
+                if "came just now" in said:
+                    done[name] = time.monotonic() - start
+                else:
+                    used[name] = most
             if options.cut and not is_cut and time.monotonic() > start + copies_s / 3:
                 is_cut = True
                 hosts.plug(names[-1], False)

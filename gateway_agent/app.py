@@ -227,13 +227,14 @@ class Gateway:
         self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, threads(options.threads))
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
-        self._readiness, self._has_plan, self._said_ready = self._new_readiness(), False, False
+        self._has_plan = self._said_ready = False
         self._kept_by = float("inf")  # a plan that the broker keeps has come back by then
         self.board = Board()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
         self._watchers = Watchers()
         self._painter: Painter | None = None
+        self._readiness = self._new_readiness()
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
         self._detection, self._planning = True, False
         self._planning_for: Request | None = None
@@ -316,6 +317,7 @@ class Gateway:
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
+        self._readiness = self._new_readiness()
         try:
             self._enter()
             while not self._stopping and not self._readiness.ready:
@@ -677,7 +679,8 @@ class Gateway:
         self._kept_by = time.monotonic() + PATIENCE_S
 
     def _new_readiness(self) -> Readiness:
-        needs = kinds(self._bundle.plan, self._root, NAME, gateway=True, outputs=self._options.outputs)
+        pictures, outputs = self._painter is not None, self._options.outputs
+        needs = kinds(self._bundle.plan, self._root, NAME, gateway=True, outputs=outputs, pictures=pictures)
         return Readiness(needs, str(self._link.address))
 
     def _prove(self, probes: Sequence[Probe]) -> None:

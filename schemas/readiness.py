@@ -20,6 +20,7 @@ from schemas.topics import Topic
 
 MARK = b"DTprobe:"  # no message begins so
 HEAD_BYTES = 1024  # header and seal of a message
+PICTURE_BYTES = 256 * 1024  # of a JPEG for people
 PATIENCE_S, SLOWEST = 10.0, 50_000  # bytes a second
 AGAIN_S = 60.0  # a broker that failed is tried again
 
@@ -46,9 +47,11 @@ class Probe:
     payload: bytes
 
 
-def kinds(plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool = False) -> list[Kind]:
+def kinds(
+    plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool = False, pictures: bool = False
+) -> list[Kind]:
     """What ``node`` can send to itself and nobody else hears, in the sizes of this plan; ``gateway``: it is the gateway,
-    which may use every topic; ``outputs``: it publishes those of the model."""
+    which may use every topic; ``outputs``: it publishes those of the model; ``pictures``: people look at what cameras see."""
     tile = max(_bytes(plan, plan.blocks[0].inputs, tile.inputs) for tile in plan.blocks[0].tiles)
     made = [max(_bytes(plan, block.cut, tile.outputs) for tile in block.tiles) for block in plan.blocks]
     result = max(made[plan.answers[-1][0]], sum(map(_whole, plan.ends)) if plan.undivided else 0)
@@ -72,6 +75,8 @@ def kinds(plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool
         yield from kind("a part of a model", topics.MODEL, CHUNK_BYTES, node=node)
         if len(plan.blocks) > 1:
             yield from kind("a part of a tile", topics.OVERLAP, max(made), layer=0, tile=1 << 30)
+        if pictures:
+            yield from kind("a picture", topics.PICTURE, PICTURE_BYTES, source=node)
         if outputs:
             yield from kind("a model's outputs", topics.OUTPUT, sum(map(_whole, plan.outputs)), source=node)
 

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import MagicMock, Mock
 
+import numpy as np
 import pytest
 
-from edge_agent.app import Edge
+from edge_agent.app import ANEW, Edge
 from edge_agent.capture import Captured
 from edge_agent.worker import Computed
 from gateway_agent.broker import BrokerProcess
@@ -25,10 +26,12 @@ from models.graph import Graph
 from models.trial import Verdicts
 from schemas import messages as m
 from schemas import topics
-from schemas.codec import decode
+from schemas.chunks import CHUNK_BYTES, chunk, chunk_digests
+from schemas.codec import decode, encode
 from schemas.config import EdgeOptions
 from schemas.errors import EngineError, PlanError, UnreachableError
-from schemas.link import Arrived
+from schemas.link import Arrived, Connected
+from schemas.plan import digest
 from tests.models.sketch import splitting
 from tests.nodes import small_plan
 
@@ -138,6 +141,63 @@ def test_a_plan_whose_bits_this_node_does_not_compute_is_refused_with_a_remedy(t
             continue
         with pytest.raises(EngineError, match=r"^this node cannot join: .*other uint8 bits .*use an int8 or float32 model"):
             app._adopt(message, 0.0)
+
+
+MODEL = np.random.default_rng(1).bytes(20 * CHUNK_BYTES + 1)
+
+
+@pytest.fixture
+def fetching(tmp_path: Path) -> Edge:
+    """An edge, connected to nobody, that has heard of a plan whose model is not here."""
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", cache=tmp_path), "e1")
+    app._link = Mock(connected=True, address="pi:1883", root="dt", bytes_in=0, bytes_out=0, messages_in=0, messages_out=0)
+    plan = small_plan().model_copy(update={"edge_model": digest(MODEL), "runtime": ""})
+    head = {"node": "gateway", "epoch": "01234567"}
+    app._adopt(m.PlanMessage(**head, plan=plan, chunks=chunk_digests(MODEL), model_bytes=len(MODEL)), 0.0)  # type: ignore[arg-type]
+    return app
+
+
+def asked(app: Edge) -> list[int]:
+    """Chunks that it has asked for since."""
+    said = [call.args[1] for call in app._link.publish.call_args_list if call.args[0] is topics.MODEL_REQ]  # type: ignore[attr-defined]
+    app._link.publish.reset_mock()  # type: ignore[attr-defined]
+    return [n for request in said for n in request.chunks]
+
+
+def arrive(app: Edge, n: int, now: float) -> None:
+    header = m.ChunkHeader(node="gateway", epoch="01234567", digest=digest(MODEL), n=n)
+    payload = encode(topics.MODEL, header, {"chunk": chunk(MODEL, n)})
+    app._act(app._handle(Arrived(topics.MODEL.path("dt", node="e1"), payload), now))
+
+
+def test_a_model_is_asked_for_as_it_comes_and_its_progress_is_told(fetching: Edge, tmp_path: Path) -> None:
+    fetching._await_model(0.0)
+    assert asked(fetching) == [0]
+    arrive(fetching, 0, 0.1)
+    fetching._await_model(0.1)
+    assert asked(fetching) == [1, 2]
+    fetching._publish_status(0.2)
+    (status,) = [c.args[1] for c in fetching._link.publish.call_args_list if c.args[0] is topics.STATUS]  # type: ignore[attr-defined]
+    assert status.fetched == pytest.approx(1 / 21)
+    fetching._end_plan()
+    assert [path.suffix for path in tmp_path.iterdir()] == [".part"]
+
+
+def test_chunks_that_never_come_are_told_of_and_asked_for_on_another_connection(
+    fetching: Edge, caplog: pytest.LogCaptureFixture
+) -> None:
+    now, renewed = 0.0, []
+    for _ in range(ANEW + 1):
+        fetching._await_model(now)
+        assert asked(fetching) == [0]
+        renewed.append(fetching._link.renew.call_count)  # type: ignore[attr-defined]
+        assert fetching._download is not None
+        now = fetching._download.deadline(now)
+    assert renewed == [0, 0, 0, 1] and "pass messages of 131 kB? 'dt doctor'" in caplog.text
+    fetching._handle(Connected(), now)
+    fetching._await_model(now)
+    assert asked(fetching) == [0], "and at once on the new one"
+    fetching._end_plan()
 
 
 def edge(broker: BrokerProcess, root: str, cache: Path, *more: str) -> "subprocess.Popen[str]":

@@ -119,10 +119,10 @@ def test_a_broker_whose_rules_leave_us_out_is_told_apart_from_one_with_a_limit()
 def test_a_plans_kinds_have_the_sizes_of_its_tensors() -> None:
     plan = blocks_plan()
     tile = plan.blocks[0].tiles[0].inputs["image"]
-    needs = {kind.what: kind for kind in kinds(plan, "dt", "gateway", gateway=True, outputs=True)}
+    needs = {kind.what: kind for kind in kinds(plan, "dt", "gateway", True, outputs=True, pictures=True)}
     assert set(needs) == {
         "an echo", "a word of acceptance", "a tile's result", "a part of a model", "a part of a tile",
-        "a model's outputs", "a tile",
+        "a model's outputs", "a tile", "a picture",
     }  # fmt: skip
     assert needs["a tile"].size >= prod(tile.shape)
     assert all(kind.path.startswith("dt/") for kind in needs.values())

@@ -140,7 +140,7 @@ def _rearranged(graph: Graph, op: Op, given: Sequence[np.ndarray], shape: tuple[
     """The elements of an operator's outputs, from those of its inputs; ``shape`` is that of the first output."""
     (first, *_), axis = given, int(op.option("axis"))
     if op.kind == "PACK":
-        return [np.stack(given, axis)]
+        return [np.stack(given, axis)] if len(given) * first.size == prod(shape) else []
     if op.kind == "UNPACK":
         return [np.take(first, i, axis) for i in range(first.shape[axis])]
     if op.kind in _RESHAPING:
@@ -151,7 +151,7 @@ def _rearranged(graph: Graph, op: Op, given: Sequence[np.ndarray], shape: tuple[
     numbers = order.array().reshape(-1).tolist()
     if op.kind == "TRANSPOSE":
         return [first.transpose(numbers)]
-    return [np.tile(first, numbers)] if len(numbers) == first.ndim and min(numbers) > 0 else []
+    return [np.tile(first, numbers)] if tuple(size * n for size, n in zip(first.shape, numbers)) == shape else []
 
 
 def _is_local(movement: Movement) -> bool:

@@ -46,16 +46,16 @@ def _computed(tensors: Sequence[Tensor], op: Op) -> list[np.ndarray] | None:
     if not specs or any(t.dtype not in ("int32", "int64") or prod(t.shape) > _FEW for t in specs):
         return None
     given = [tensors[t] for t in op.inputs if t >= 0]
-    if op.kind == "SHAPE":
+    if op.kind == "SHAPE" and given:
         return [np.array(given[0].shape, specs[0].dtype)] if min(given[0].shape, default=1) > 0 else None
     known = all(t.data is not None and t.dtype in ("int32", "int64") and prod(t.shape) <= _FEW for t in given)
     if op.kind not in _COMPUTE or not known:
         return None
     try:
         made = _COMPUTE[op.kind](op, [t.array() for t in given])
-    except (ValueError, IndexError, TypeError, ZeroDivisionError):  # numpy's, of what no runtime takes either
+    except (ValueError, IndexError, TypeError, ArithmeticError):  # numpy's, of what no runtime takes either
         return None
-    alike = [made.shape for made in made] == [t.shape for t in specs]
+    alike = [values.shape for values in made] == [t.shape for t in specs]
     return [values.astype(t.dtype) for values, t in zip(made, specs)] if alike else None
 
 
@@ -77,6 +77,26 @@ def _squeezed(op: Op, given: Values) -> list[np.ndarray]:
     return [np.squeeze(given[0], tuple(axes) or None)]
 
 
+def _filled(_: Op, given: Values) -> list[np.ndarray]:
+    return [np.broadcast_to(given[1].reshape(()), given[0].tolist())]
+
+
+def _counted(_: Op, given: Values) -> list[np.ndarray]:
+    numbers = range(*(int(v) for v in given))
+    return [np.array(numbers if len(numbers) <= _FEW else [])]
+
+
+def _repeated(_: Op, given: Values) -> list[np.ndarray]:
+    times = given[1].tolist()
+    return [np.tile(given[0], times if prod(times) <= _FEW else 0)]
+
+
+def _divided(_: Op, given: Values) -> list[np.ndarray]:
+    if not given[1].all():
+        raise ZeroDivisionError
+    return [given[0] // given[1]]
+
+
 _COMPUTE: dict[str, Callable[[Op, Values], list[np.ndarray]]] = {
     "STRIDED_SLICE": _part,
     "SQUEEZE": _squeezed,
@@ -92,13 +112,13 @@ _COMPUTE: dict[str, Callable[[Op, Values], list[np.ndarray]]] = {
     "ADD": lambda _, v: [v[0] + v[1]],
     "SUB": lambda _, v: [v[0] - v[1]],
     "MUL": lambda _, v: [v[0] * v[1]],
-    "FLOOR_DIV": lambda _, v: [v[0] // v[1]],
+    "FLOOR_DIV": _divided,
     "MAXIMUM": lambda _, v: [np.maximum(v[0], v[1])],
     "MINIMUM": lambda _, v: [np.minimum(v[0], v[1])],
     "REDUCE_PROD": lambda op, v: [np.prod(v[0], tuple(v[1].reshape(-1).tolist()), keepdims=bool(op.option("keep_dims")))],
-    "FILL": lambda _, v: [np.full(v[0].tolist(), v[1])],
-    "RANGE": lambda _, v: [np.arange(int(v[0]), int(v[1]), int(v[2]))],
-    "TILE": lambda _, v: [np.tile(v[0], v[1].tolist())],
+    "FILL": _filled,
+    "RANGE": _counted,
+    "TILE": _repeated,
     "BROADCAST_TO": lambda _, v: [np.broadcast_to(v[0], v[1].tolist())],
 }  # fmt: skip
 
@@ -134,7 +154,7 @@ def _before_transposition(graph: Graph, image: int) -> dict[int, int]:
         for op in (graph.ops[i] for i in graph.consumers.get(t, ())):
             others = [graph.tensors[other] for other in op.inputs[1:] if other >= 0]
             constant = len(op.outputs) == 1 and op.inputs[0] == t and all(other.data is not None for other in others)
-            if constant and op.kind == "TRANSPOSE" and others and others[0].array().reshape(-1).tolist() == _TO_NHWC:
+            if constant and op.kind == "TRANSPOSE" and _order(others) == _TO_NHWC:
                 found[op.outputs[0]] = t
                 if op.outputs[0] in graph.outputs:
                     return {}
@@ -144,3 +164,8 @@ def _before_transposition(graph: Graph, image: int) -> dict[int, int]:
             else:
                 return {}
     return found if len(set(found.values())) < len(found) else {}
+
+
+def _order(constants: Sequence[Tensor]) -> list[int]:
+    """That of a TRANSPOSE, by its constants."""
+    return constants[0].array().reshape(-1).tolist() if constants and constants[0].dtype in ("int32", "int64") else []

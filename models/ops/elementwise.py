@@ -114,7 +114,8 @@ class DenseRule(Rule):
         given, weights, made = (graph.tensors[t] for t in (*op.inputs[:2], op.outputs[0]))
         if given.dtype == "float32" and weights.dtype != "float32":
             return DYNAMIC_RANGE
-        if given.shape[:3] != made.shape[:3] or weights.shape != (made.shape[3], given.shape[3]):
+        is_by_position = op.option("keep_num_dims") and given.shape[:3] == made.shape[:3]
+        if not is_by_position or weights.shape != (made.shape[3], given.shape[3]):
             return "its shape is another"
         return None
 

@@ -92,6 +92,31 @@ def test_an_operator_on_few_integers_is_folded_to_what_the_runtime_makes(
     assert np.array_equal(run(net.graph(net.unary("RELU", 0), end), [np.zeros((1, 4, 4, 3), np.float32)])[1], wanted)
 
 
+@pytest.mark.parametrize(
+    ("kind", "inputs"),
+    [
+        ("FILL", [np.array([2**30, 2**30]), np.array(1)]),
+        ("RANGE", [np.array(0), np.array(2**31 - 1), np.array(1)]),
+        ("TILE", [np.array([1, 2]), np.array([2**30])]),
+        ("FLOOR_DIV", [np.array([1, 2]), np.array([0, 1])]),
+        ("GATHER", [np.array([1, 2]), np.array([7, 0])]),
+        ("STRIDED_SLICE", [np.array([1, 2]), np.array(0), np.array(1), np.array(1)]),
+        ("EXPAND_DIMS", [np.array([1, 2]), np.array([1, 2])]),
+        ("SHAPE", []),
+        ("PACK", []),
+    ],
+)
+def test_numbers_that_make_no_sense_are_left_to_the_runtime(kind: str, inputs: list[np.ndarray]) -> None:
+    net = Sketch((1, 4, 4, 3))
+    given = [net.constant(array.astype(np.int32)) for array in inputs]
+    made = net.op(kind, given, net.tensor((2,), "int32"))
+    graph = net.graph(net.conv(0, 2), net.op("ADD", [made, made], net.tensor((2,), "int32"), "Add"))
+    assert folded(graph) is graph
+    repeats = net.constant(np.array([1, 2**30, 1, 1], np.int32))
+    tile = net.op("TILE", [net.conv(0, 2), repeats], net.tensor((1, 8, 8, 2), "float32"), "Tile")
+    assert not any(op.kind == "MOVES" for op in Partition(net.graph(tile)).graph.ops)
+
+
 def test_weights_that_are_computed_are_not_folded() -> None:
     """The runtime takes other kernels for weights that it does not know ahead."""
     net = Sketch((1, 9, 9, 3))

@@ -32,6 +32,7 @@ from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import FILE, Registry
 from models.engine import kernels
+from models.tensor import part_shape
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -538,6 +539,42 @@ def test_several_who_look_on_as_the_same_user_hold_each_other_up_no_more_than_no
         one.hear("dt/source/+/outcome")
     guarded.unharmed()
     assert all(one.got.qsize() and one.state.empty() for one in both)
+
+
+def test_an_enrolled_node_opens_numbers_ends_and_fails_no_frame_of_another(stage: Stage) -> None:
+    """It says it all with its own keys: results for frames that nobody opened, for tiles that nobody lent it, failures."""
+    cluster, guard, mole = stage.cluster, stage.mole_guard(), stage.as_mole()
+    source, epoch, number = m.frame_source(cluster.frames(1)[0].frame)
+    head: dict[str, Any] = {"node": "mole", "epoch": guard.keys.epoch, "plan": stage.plan}
+    block = cluster.bundle.plan.blocks[0]
+
+    def say(topic: topics.Topic, message: m.Message, tensors: Any = None, **levels: str) -> None:
+        path = topic.path("dt", **levels)
+        mole.say(path, guard.seal(topic, path, levels, message, encode(topic, message, tensors)) or b"")
+
+    def lie() -> None:
+        say(topics.REGISTER, m.Register(**head, seq=9, runtime=stage.runtime, waiting=999, priority=100, flops_s=1e15))
+        for frame in (m.frame_id(source, epoch, n) for n in (number + 2, number + 5, 10**12 - 1)):
+            for tile in block.tiles:
+                zeros = {s.name: np.zeros(part_shape(s, tile.outputs[s.name]), s.dtype) for s in block.cut}
+                answer = m.ResultHeader(**head, frame=frame, block=0, tile=tile.index, request="0000000a", stolen=True)
+                say(topics.RESULT, answer, zeros, frame=frame)
+            failure = m.ResultHeader(**head, frame=frame, block=0, tile=0, error="any text")
+            say(topics.RESULT, failure, {}, frame=frame)
+            say(topics.RETURN, m.Return(**head, frame=frame, tiles=tuple(range(9)), error="any text"), node="camera")
+            header = m.PictureHeader(node="mole", epoch=guard.keys.epoch, frame=frame, picture=(1, 1))
+            say(topics.PICTURE, header, {"jpeg": np.zeros(9, np.uint8)}, source="camera")
+
+    stage.refuses(lie, right=3)
+    stage.unharmed()
+    cluster.check_exact(cluster.frames(5))
+    cluster.processes["gateway"].kill()
+    cluster.processes["gateway"].wait()
+    cluster.gateway()
+    cluster.check_exact(cluster.frames(5))
+    numbers = sorted(m.frame_source(o.frame)[2] for o in cluster.outcomes if o.frame.startswith(f"{source}-{epoch}-"))
+    assert numbers[-11:] == list(range(numbers[-11], numbers[-11] + 11)), "they run on"
+    assert "any text" not in cluster.log("gateway") and "mole" not in {n for o in cluster.outcomes for n in o.computed}
 
 
 def test_a_gateway_that_starts_anew_has_its_nodes_back(guarded: Stage) -> None:

@@ -55,10 +55,10 @@ class Cluster:
     def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def edge(self, name: str, *options: str) -> None:
-        """Start an edge; its model and weight cache stay for the next edge of this name."""
+    def edge(self, name: str, *options: str, module: str = "dt_cli.main") -> None:
+        """Start an edge by ``module``; its model and weight cache stay for the next edge of this name."""
         given = ["--gateway", self.url, "--name", name, "--root", ROOT, "--cache", str(self._room / f"cache-{name}")]
-        self._spawn(name, ["dt_cli.main", "edge", *given, *self.edge_options(name), *options])
+        self._spawn(name, [module, "edge", *given, *self.edge_options(name), *options])
 
     def gateway_options(self) -> list[str]:
         return ["--state", str(self._room / "state")]
@@ -98,11 +98,15 @@ class Cluster:
                     return time.monotonic(), event.topic, decode(ROOT, event.topic, bare(event.payload)).message
         return None
 
+    def said(self, name: str) -> str:
+        """What a process has said so far."""
+        return self._log(name).read_text(errors="replace")
+
     def await_log(self, name: str, found: Callable[[str], Any]) -> Any:
         """Wait until ``found`` makes something of what the process has said."""
         deadline = time.monotonic() + PATIENCE_S
         while time.monotonic() < deadline:
-            if result := found(self._log(name).read_text(errors="replace")):
+            if result := found(self.said(name)):
                 return result
             self._check()
             time.sleep(0.05)

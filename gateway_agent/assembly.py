@@ -41,9 +41,10 @@ class Open(Generic[P]):
 
 @dataclass(frozen=True)
 class Finishing:
-    """Every tile was here; the tail runs."""
+    """Every tile was here, computed by these nodes; the tail runs."""
 
     first_heard: float
+    workers: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ class Assembly(Generic[P]):
         state.parts[block, tile] = Part(worker, stolen, payload)
         if self._answers - state.parts.keys():
             return Verdict(accepted=True)
-        self._frames[frame] = Finishing(state.first_heard)
+        self._frames[frame] = Finishing(state.first_heard, frozenset(part.worker for part in state.parts.values()))
         return Verdict(accepted=True, complete=_merge(frame, state))
 
     def ended(self, frame: str, now: float) -> float | None:
@@ -181,14 +182,14 @@ class Assembly(Generic[P]):
     def distrust(self, source: str, workers: Collection[str], all_of_it: bool, now: float) -> list[Failed]:
         """The source has found bits of ``workers`` wrong: its frames that hold a tile of theirs fail, for who knows.
 
-        ``all_of_it``: all that are not whole, for their tiles give each other parts.
+        ``all_of_it``: all that have not ended, for their tiles give each other parts.
         """
-
-        def spoilt(frame: str, state: Open[P]) -> bool:
-            theirs = any(part.worker in workers for part in state.parts.values())
-            return state.announced and frame_source(frame)[0] == source and (all_of_it or theirs)
-
-        return self._give_up(now, f"bits of {', '.join(sorted(workers))} were wrong", spoilt)
+        reason, failed = f"bits of {', '.join(sorted(workers))} were wrong", []
+        for frame, state in [(f, s) for f, s in self._frames.items() if frame_source(f)[0] == source]:
+            theirs = state.workers if isinstance(state, Finishing) else {part.worker for part in state.parts.values()}
+            if all_of_it or not theirs.isdisjoint(workers):
+                failed.append(self.fail(frame, reason, now))
+        return [failure for failure in failed if failure is not None]
 
     def deadline(self) -> float | None:
         """When the next frame fails."""

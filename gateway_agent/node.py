@@ -156,8 +156,6 @@ class GatewayNode:
 
     def failed(self, frame: str, reason: str, now: float) -> list[Action]:
         """``frame`` cannot be finished."""
-        self._finishing.pop(frame, None)
-        self._held.pop(frame, None)
         failure = self.assembly.fail(frame, reason, now)
         return self._failures([failure] if failure else [])
 
@@ -414,7 +412,8 @@ class GatewayNode:
 
     def _end(self, outcome: m.Outcome) -> list[Action]:
         source = m.frame_source(outcome.frame)[0]
-        self._pictures.pop(outcome.frame, None)
+        for held in (self._pictures, self._finishing, self._held):
+            held.pop(outcome.frame, None)
         return [
             Keep(outcome),
             Publish(topics.OUTCOME, outcome, {"source": source}),

@@ -416,7 +416,7 @@ def test_what_a_source_distrusts_is_named_once_fails_its_open_frames_and_counts_
     said = node.hear(heard(topics.REGISTER, message), 2.0)
     assert [a for a in said if isinstance(a, Distrusted)] == [Distrusted("edge2", "edge1")]
     (outcome,) = published(said, topics.OUTCOME)
-    assert outcome.message.reason == "bits of edge2 were wrong with 1 of 4 tiles"
+    assert outcome.message.reason == "bits of edge2 were wrong"
     following = "edge1-11111111-1"
     again = message.model_copy(update={"frames": (following,)})
     assert not [a for a in node.hear(heard(topics.REGISTER, again), 3.0) if isinstance(a, Distrusted)]
@@ -425,6 +425,16 @@ def test_what_a_source_distrusts_is_named_once_fails_its_open_frames_and_counts_
     ask = m.VictimRequest(node="edge2", epoch="22222222", plan=node.digest, request="0000000a")
     (steal,) = published(node.hear(heard(topics.VICTIM_REQ, ask), 3.1), topics.STEAL)
     assert steal.levels == {"node": "edge4"}, "who has not judged it may lend to it"
+
+
+def test_a_frame_in_the_tail_that_holds_wrong_bits_fails_and_does_not_end_again() -> None:
+    node = running()
+    for tile in range(4):
+        result(node, tile)
+    message = m.Register(node="edge1", epoch="11111111", seq=2, runtime="test kernels", plan=node.digest, waiting=4,
+                         frames=(FRAME,), distrusts=("edge2",))  # fmt: skip
+    (outcome,) = published(node.hear(heard(topics.REGISTER, message), 2.0), topics.OUTCOME)
+    assert outcome.message.reason == "bits of edge2 were wrong" and not node.finished(FRAME, {}, 3.0)
 
 
 def test_how_a_frame_ends_is_kept_before_it_is_said() -> None:

@@ -40,37 +40,36 @@ def liars(found: Cluster) -> dict[str, set[str]]:
     return {name: edge.node.sampler.liars for name, edge in found.edges.items() if name.startswith("camera")}
 
 
-@pytest.mark.parametrize("plan", ["one block", "reuse", "three blocks", "whole end"])
-@pytest.mark.parametrize("seed", range(3))
-def test_a_helper_that_always_lies_is_found_within_a_few_frames_and_no_other_is_blamed(plan: str, seed: int) -> None:
-    found = cluster(plan, seed, 1.0)
-    found.run(60.0)
+@pytest.mark.parametrize("plan", ["one block", "three blocks", "whole end"])
+def test_a_helper_that_always_lies_is_found_within_a_few_frames_and_no_other_is_blamed(plan: str) -> None:
+    found = cluster(plan, 0, 1.0)
+    found.run(30.0)
     assert liars(found) == {"camera0": {LIAR}}
     wrong = found.truth.wrong or []
     assert len(wrong) <= (12 if len(PLANS[plan].blocks) > 1 else 6), wrong
     assert found.gateway.node.ring.distrusts("camera0") == {LIAR}
     tiles, frames = len(found.edges[LIAR].tiles_computed), len(found.truth.outcomes)
-    found.run(60.0)
+    found.run(15.0)
     assert len(found.edges[LIAR].tiles_computed) == tiles, "it gets no tile any more"
-    assert len(found.truth.outcomes) > frames + 50 and (found.truth.wrong or []) == wrong
+    assert len(found.truth.outcomes) > frames + 15 and (found.truth.wrong or []) == wrong
     found.heal()
     assert set(found.truth.reasons) <= {"ok", "bits"}
 
 
 def test_one_that_lies_now_and_then_after_it_has_been_honest_is_found_in_the_end() -> None:
     found = cluster("one block", 1, 0.0)
-    found.run(60.0)
-    found.edges[LIAR].lies = 0.2
+    found.run(30.0)
+    found.edges[LIAR].lies = 0.5
     while not liars(found)["camera0"]:
         found.run(1.0)
         assert found.world.now < 3600.0
-    assert liars(found) == {"camera0": {LIAR}} and found.truth.reasons["ok"] > 100
+    assert liars(found) == {"camera0": {LIAR}} and found.truth.reasons["ok"] > 50
 
 
 def test_each_source_judges_for_itself_and_nobody_s_word_keeps_another_s_helpers_away() -> None:
     found = cluster("one block", 0, 0.0, sources=2)
     found.edges["camera1"].node.sampler.liars.update({"helper0", "helper1", "helper2", "helper3", "camera0"})  # it lies
-    found.run(60.0)
+    found.run(15.0)
     assert liars(found)["camera0"] == set() and found.truth.wrong == []
     ring = found.gateway.node.ring
     assert ring.distrusts("camera0") == set() and len(ring.distrusts("camera1")) == 5
@@ -98,6 +97,6 @@ def test_checks_take_little_time_once_everybody_was_checked() -> None:
     computing = {name for name, edge in found.edges.items() if edge.tiles_computed} - {"camera0"}
     assert set(camera.node.sampler.checks) == computing and len(computing) > 2, "everybody within half a minute"
     before = sum(camera.node.sampler.checks.values())
-    found.run(100.0)
+    found.run(40.0)
     checks = sum(camera.node.sampler.checks.values()) - before
-    assert 0 < checks * camera.tile_s <= 0.06 * 100.0 and m.frame_source(camera.captured[-1])[2] > 150
+    assert 0 < checks * camera.tile_s <= 0.06 * 40.0 and m.frame_source(camera.captured[-1])[2] > 100

@@ -32,7 +32,6 @@ from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import FILE, Registry
 from models.engine import kernels
-from models.tensor import part_shape
 from schemas import messages as m
 from schemas import topics
 from schemas.codec import encode
@@ -40,6 +39,7 @@ from schemas.errors import UnreachableError
 from schemas.guard import Guard
 from schemas.link import Address, Arrived, Link
 from schemas.rights import GATEWAY
+from tests.nodes import outputs
 from tests.sealed import SealedCluster
 
 BASE = f"deepthings/{cluster_id('dt')}"
@@ -546,7 +546,7 @@ def test_an_enrolled_node_opens_numbers_ends_and_fails_no_frame_of_another(stage
     cluster, guard, mole = stage.cluster, stage.mole_guard(), stage.as_mole()
     source, epoch, number = m.frame_source(cluster.frames(1)[0].frame)
     head: dict[str, Any] = {"node": "mole", "epoch": guard.keys.epoch, "plan": stage.plan}
-    block = cluster.bundle.plan.blocks[0]
+    plan = cluster.bundle.plan
 
     def say(topic: topics.Topic, message: m.Message, tensors: Any = None, **levels: str) -> None:
         path = topic.path("dt", **levels)
@@ -555,10 +555,9 @@ def test_an_enrolled_node_opens_numbers_ends_and_fails_no_frame_of_another(stage
     def lie() -> None:
         say(topics.REGISTER, m.Register(**head, seq=9, runtime=stage.runtime, waiting=999, priority=100, flops_s=1e15))
         for frame in (m.frame_id(source, epoch, n) for n in (number + 2, number + 5, 10**12 - 1)):
-            for tile in block.tiles:
-                zeros = {s.name: np.zeros(part_shape(s, tile.outputs[s.name]), s.dtype) for s in block.cut}
-                answer = m.ResultHeader(**head, frame=frame, block=0, tile=tile.index, request="0000000a", stolen=True)
-                say(topics.RESULT, answer, zeros, frame=frame)
+            for tile in range(plan.lanes):
+                answer = m.ResultHeader(**head, frame=frame, block=0, tile=tile, request="0000000a", stolen=True)
+                say(topics.RESULT, answer, outputs(plan, tile), frame=frame)
             failure = m.ResultHeader(**head, frame=frame, block=0, tile=0, error="any text")
             say(topics.RESULT, failure, {}, frame=frame)
             say(topics.RETURN, m.Return(**head, frame=frame, tiles=tuple(range(9)), error="any text"), node="camera")

@@ -1,5 +1,7 @@
 """Each topic has its right, and a sealed message is refused to whom the table does not name."""
 
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -96,6 +98,31 @@ def test_every_topic_has_a_right() -> None:
 def test_who_may_say_what(topic: Topic, levels: dict[str, str], message: m.Message, sender: str, why: str) -> None:
     reason = objection(topic, levels, message, sender)
     assert (why in reason and bool(reason)) if why else reason == ""
+
+
+def states() -> list[list[str]]:
+    """The rows of the table in docs/SECURITY.md that says who may change which state of whom."""
+    text = (Path(__file__).parents[2] / "docs" / "SECURITY.md").read_text()
+    table = text.partition("## Who may change which state of whom")[2].partition("| --- |")[2].partition("\n\n")[0]
+    return [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in table.splitlines()[1:]]
+
+
+def test_the_table_of_states_has_every_topic_with_a_seal_by_the_one_who_may_publish_it() -> None:
+    rows = {topic: row for row in states() for topic in re.findall(r"`([^`]+)`", row[3])}
+    known = {row.pattern: row for row in TABLE}
+    assert {topic.pattern for topic in TABLE if is_sealed(topic)} <= rows.keys() <= known.keys()
+    for pattern, (_, who, other, *_) in rows.items():
+        right = RIGHTS[known[pattern]].publisher
+        assert ("gateway" if right == "gateway" else "source" if right == "source" else "node") in who or right == "edge"
+        assert re.search("refused|dropped|ignored|holds for that source alone", other)
+
+
+def test_every_test_that_the_table_of_states_names_is_there() -> None:
+    named = [(found, row) for row in states() for found in row[4].split("; ")]
+    for found, row in named:
+        file, *names = re.findall(r"`([^`]+)`", found)
+        text = (Path(__file__).parents[1] / f"{file}.py").read_text()
+        assert names and all(re.search(rf"^def test_\w*{name}", text, re.MULTILINE) for name in names), (found, row[0])
 
 
 def test_a_guard_lets_in_what_its_sender_may_say() -> None:

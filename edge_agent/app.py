@@ -291,7 +291,8 @@ class Edge:
         check_count(len(message.chunks), message.model_bytes)  # first: it may refuse the message
         self._end_plan()
         self._plan = message
-        self._readiness = Readiness(kinds(message.plan, self._root, self._name), str(self._link.address))
+        needs = kinds(message.plan, self._root, self._name, camera=self._source is not None)
+        self._readiness = Readiness(needs, str(self._link.address))
         if self._link.connected:
             self._link.probe(self._readiness.connected(now))
         model = self._cache.load(message.plan.edge_model)

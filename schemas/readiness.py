@@ -22,6 +22,7 @@ MARK = b"DTprobe:"  # no message begins so
 HEAD_BYTES = 1024  # header and seal of a message
 PICTURE_BYTES = 256 * 1024  # of a JPEG for people
 PATIENCE_S, SLOWEST = 10.0, 50_000  # bytes a second
+SLOW_S = 15.0  # a ping that waits behind so much comes too late
 AGAIN_S = 60.0  # a broker that failed is tried again
 
 
@@ -48,13 +49,20 @@ class Probe:
 
 
 def kinds(
-    plan: Plan, root: str, node: str, gateway: bool = False, outputs: bool = False, pictures: bool = False
+    plan: Plan,
+    root: str,
+    node: str,
+    gateway: bool = False,
+    outputs: bool = False,
+    pictures: bool = False,
+    camera: bool = True,
 ) -> list[Kind]:
     """What ``node`` can send to itself and nobody else hears, in the sizes of this plan; ``gateway``: it is the gateway,
-    which may use every topic; ``outputs``: it publishes those of the model; ``pictures``: people look at what cameras see."""
+    which may use every topic; ``outputs``: it publishes those of the model; ``pictures``: people look at what cameras see;
+    ``camera``: it may compute frames undivided."""
     tile = max(_bytes(plan, plan.blocks[0].inputs, tile.inputs) for tile in plan.blocks[0].tiles)
     made = [max(_bytes(plan, block.cut, tile.outputs) for tile in block.tiles) for block in plan.blocks]
-    result = max(made[plan.answers[-1][0]], sum(map(_whole, plan.ends)) if plan.undivided else 0)
+    result = max(made[plan.answers[-1][0]], sum(map(_whole, plan.ends)) if plan.undivided and camera else 0)
     frame = frame_id(node, "0" * 8, 0)
 
     def kind(what: str, topic: Topic, size: int, **levels: str | int) -> Iterator[Kind]:
@@ -136,7 +144,7 @@ class Readiness:
         if self._said_at < float("inf"):
             self._cuts[self._at] += 1
             if self._cuts[self._at] >= 2:
-                self._fail("ends the connection at", now)
+                self._fail("ends the connection at", now, now - self._said_at >= SLOW_S)
         self._said_at = float("inf")
 
     @property
@@ -173,8 +181,11 @@ class Readiness:
         self._at, self._again_at, self.finding = 0, float("inf"), ""
         return self._say(now)
 
-    def _fail(self, what: str, now: float) -> None:
+    def _fail(self, what: str, now: float, slow: bool = False) -> None:
         self.finding, self._said_at, self._again_at = self._named(what), float("inf"), now + AGAIN_S
+        if slow:
+            self.finding += f", after more than {SLOW_S:g} s"
+            self.remedy = "the link is too slow for it: plan smaller tiles (dt plan --rate), or use a faster one"
 
     def _patience_s(self) -> float:
         return (PATIENCE_S + self._kinds[self._at].size / SLOWEST) / 2

@@ -93,6 +93,15 @@ def test_a_broker_that_cuts_is_named_once_and_tried_again_after_a_while() -> Non
     assert readiness.ready and not readiness.trouble
 
 
+def test_a_link_too_slow_for_a_message_is_not_taken_for_a_limit() -> None:
+    readiness = proof()
+    for now in (0.0, 100.0):
+        answered(readiness, readiness.connected(now), most=100_000)
+        readiness.lost(now + 40.0)
+    assert "a tile of 500000 bytes" in readiness.finding and "too slow" in readiness.trouble
+    assert "limit" not in readiness.trouble
+
+
 def test_one_cut_may_be_chance() -> None:
     readiness = proof()
     for _ in range(5):
@@ -129,4 +138,5 @@ def test_a_plans_kinds_have_the_sizes_of_its_tensors() -> None:
     own = kinds(plan, "dt", "e1")
     assert [kind.size for kind in own] == sorted(kind.size for kind in own)
     assert [kind.qos for kind in own] == [1, 1, 0, 0], "at QoS 1 a large one would come again on each connection"
+    assert max(kind.size for kind in kinds(plan, "dt", "e1", camera=False)) < own[-1].size, "helpers compute none undivided"
     assert {kind.path for kind in kinds(whole_plan(), "dt", "e1")} == {"dt/tile/e1"}

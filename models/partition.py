@@ -6,7 +6,7 @@ eq. 1 and 2, on a graph instead of a chain).
 """
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -14,7 +14,7 @@ import numpy as np
 
 from models.effort import effort_at, whole_effort
 from models.extents import Extents, Tables, areas, extents
-from models.graph import Graph
+from models.graph import Graph, Op
 from models.moves import joined
 from models.ops import RULES, blocker, flops_of
 from models.prepare import prepared
@@ -263,13 +263,13 @@ class Partition:
         return [whole_effort(self.graph, i) for i in range(len(self.graph.ops))]
 
     @functools.cached_property
-    def _flops_at(self) -> dict[int, float]:
-        """Of each operator that can be tiled, for an element of its output map, over all channels."""
-        return {i: RULES[self.graph.ops[i].kind].flops(self.graph, self.graph.ops[i]) for i in self.tileable}
+    def _flops_at(self) -> "_Prices":
+        """Of an operator that can be tiled, for an element of its output map, over all channels."""
+        return _Prices(self.graph, lambda graph, op: RULES[op.kind].flops(graph, op))
 
     @functools.cached_property
-    def _effort_at(self) -> dict[int, float]:
-        return {i: effort_at(self.graph, self.graph.ops[i]) for i in self.tileable}
+    def _effort_at(self) -> "_Prices":
+        return _Prices(self.graph, effort_at)
 
     @functools.cached_property
     def _tables(self) -> Tables:
@@ -390,6 +390,17 @@ def _objection(graph: Graph, tensor: int) -> str:
     except ValueError as error:
         return str(error)
     return ""
+
+
+class _Prices(dict[int, float]):
+    """What an element costs that an operator makes; asked once. Tiles may begin again behind what cannot be tiled."""
+
+    def __init__(self, graph: Graph, price: Callable[[Graph, Op], float]) -> None:
+        self._graph, self._price = graph, price
+
+    def __missing__(self, op: int) -> float:
+        self[op] = found = self._price(self._graph, self._graph.ops[op])
+        return found
 
 
 def tiles_of(lines: Mapping[int, Lines], rows: int, cols: int) -> list[dict[int, Region]]:

@@ -251,3 +251,12 @@ def test_25_tiles_of_yolov2_fall_into_9_classes_that_cost_alike() -> None:
     assert sizes[0] == sizes[-1] >= sizes[2]
     assert len(set(sizes[1:-1])) == 1
     assert max(t.flops for t in tiles) < 1.45 * sum(t.flops for t in tiles) / len(tiles)
+
+
+def test_operations_are_counted_of_tiles_that_begin_behind_what_cannot_be_tiled() -> None:
+    net = Sketch((1, 8, 8, 3))
+    last = net.conv(net.op("CUMSUM", [net.conv(0, 4)], net.tensor((1, 8, 8, 4), "float32")), 5)
+    partition = Partition(net.graph())
+    assert partition.tileable == {0}
+    for count in (partition.flops, partition.effort):
+        assert count((2,), {last: Region(0, 0, 8, 8)}) == count((2,)) > count((2,), {last: Region(0, 0, 4, 8)}) > 0

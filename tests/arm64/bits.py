@@ -23,9 +23,9 @@ GRIDS = (2, 2), (3, 3)
 ZOO = Path(__file__).parents[2] / "models" / "zoo"
 
 
-def uint8_model(path: Path) -> Path:
+def drawn(dtype: str, path: Path) -> Path:
     """A small network of convolutions, written to ``path``."""
-    net = Sketch((1, 48, 48, 3), "uint8", quantized(1 / 255))
+    net = Sketch((1, 48, 48, 3), dtype, None if dtype == "float32" else quantized(1 / 255))
     x = net.conv(0, 16, (3, 3), (2, 2), activation=RELU)
     for filters in (24, 32):
         x = net.conv(net.conv(x, 1, depthwise=True, activation=RELU), filters, (1, 1), activation=RELU)
@@ -61,7 +61,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as room:
         folder = Path(room)
         paths = {"float32": ZOO / "digits.tflite", "int8": ZOO / "digits_int8.tflite"}
-        paths["uint8"] = uint8_model(folder / "uint8.tflite")
+        paths["uint8"] = drawn("uint8", folder / "uint8.tflite")
         made = {arithmetic: bits(path, folder) for arithmetic, path in paths.items()}
     print(json.dumps({"kernels": engine.kernels(), "bits": made}))
 

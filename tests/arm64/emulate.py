@@ -19,6 +19,7 @@ from pathlib import Path
 
 from gateway_agent.broker import BrokerProcess
 from schemas.toml import parse
+from tests.arm64.bits import drawn
 
 SOURCE = Path(__file__).resolve().parents[2]
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "deepthings" / "arm64"
@@ -147,13 +148,15 @@ def await_line(running: "subprocess.Popen[bytes]", log: Path, words: str) -> str
     sys.exit(f"{log.name} did not say {words!r} within {PATIENCE_S:.0f} s:\n{log.read_text(errors='replace')}")
 
 
-def mixed_cluster(model: str, admitted: bool) -> None:
-    """A Pi 3 asks a Pi 4 with this model (a path inside) to let it in; a Pi 5 may join in any case."""
+def mixed_cluster(dtype: str, admitted: bool) -> None:
+    """A Pi 3 asks a Pi 4 with a model of that arithmetic to let it in; a Pi 5 may join in any case."""
     with tempfile.TemporaryDirectory() as room, contextlib.ExitStack() as stack, BrokerProcess() as broker:
         logs = {name: Path(room) / name for name in ("gateway", "pi3", "pi5")}
         inner = f"/tmp/{Path(room).name}"
         stack.callback(shutil.rmtree, ROOT / inner[1:], ignore_errors=True)
-        there = ["--broker", broker.url, "--model", model, "--grid", "2x2", "--state", f"{inner}/gateway"]
+        (ROOT / inner[1:]).mkdir()
+        drawn(dtype, ROOT / inner[1:] / f"{dtype}.tflite")
+        there = ["--broker", broker.url, "--model", f"{inner}/{dtype}.tflite", "--grid", "2x2", "--state", f"{inner}/gateway"]
         gateway = stack.enter_context(process("cortex-a72", logs["gateway"], "gateway", *there))
         await_line(gateway, logs["gateway"], "ready")
         for name, processor in (("pi5", "cortex-a76"), ("pi3", "cortex-a53")):
@@ -183,11 +186,8 @@ def main(processors: Sequence[str]) -> int:
             print(f"{arithmetic} is not as the documentation tells: {made}", file=sys.stderr)
             return 1
     if len(processors) == len(PROCESSORS):
-        model = ROOT / "tmp" / "uint8.tflite"
-        run("cortex-a72", "python", "-c", "from tests.arm64.bits import *; uint8_model(Path('/tmp/uint8.tflite'))")
-        mixed_cluster("/tmp/uint8.tflite", admitted=False)
-        mixed_cluster("models/zoo/digits.tflite", admitted=True)
-        model.unlink()
+        mixed_cluster("uint8", admitted=False)
+        mixed_cluster("float32", admitted=True)
     failed = [processor for processor in processors if not pytest(processor)]
     print(f"== failed on {', '.join(failed)}" if failed else f"== exact on emulated {', '.join(processors)}")
     return 1 if failed else 0

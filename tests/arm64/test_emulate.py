@@ -50,4 +50,4 @@ def test_tiles_of_other_bits_end_the_program(monkeypatch: pytest.MonkeyPatch, tm
     made = bits.maps
     monkeypatch.setattr(bits, "maps", lambda *given: {name: array + 1 for name, array in made(*given).items()})
     with pytest.raises(SystemExit, match=r"uint8 at .* has other bits in tiles than undivided"):
-        bits.bits(bits.uint8_model(tmp_path / "uint8.tflite"), tmp_path)
+        bits.bits(bits.drawn("uint8", tmp_path / "uint8.tflite"), tmp_path)

@@ -8,7 +8,7 @@ filters, too (255 agree with 128 and 127 of them, not with three times 85), so t
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -40,7 +40,7 @@ def blocked(graph: Graph, most: int, stride: int) -> Graph:
     buffer gets a number that depends on its place in that file alone, for the weight cache knows weights by it.
     """
     starts = [_starts(graph, op, most) for op in graph.ops]
-    return _divided(graph, [ends if ends and _is_exact(graph, op, ends) else () for op, ends in zip(graph.ops, starts)], stride)
+    return _divided(graph, [ends if ends and is_exact(graph, op, ends) else () for op, ends in zip(graph.ops, starts)], stride)
 
 
 def _divided(graph: Graph, starts: Sequence[Sequence[int]], stride: int) -> Graph:
@@ -57,17 +57,17 @@ def _divided(graph: Graph, starts: Sequence[Sequence[int]], stride: int) -> Grap
 
     for op, borders in zip(graph.ops, starts):
         parts = list(enumerate(zip(borders, borders[1:])))
-        buffers = {graph.tensors[t].buffer for t in op.inputs[1:]} if parts else set()
+        buffers = {graph.tensors[t].buffer for t in op.inputs[1:] if t >= 0} if parts else set()
         if any(claimed.setdefault((b, number), ends) != ends for b in buffers - {0} for number, ends in parts):
             parts = []  # another convolution has divided a constant that both read, and otherwise
         made, out = [], graph.tensors[op.outputs[0]]
         for number, (low, high) in parts:
-            given = (op.inputs[0], *(part(t, low, high, number) for t in op.inputs[1:]))
+            given = (op.inputs[0], *(part(t, low, high, number) if t >= 0 else t for t in op.inputs[1:]))
             made.append(len(tensors))
-            tensors.append(replace(out, name=f"{out.name}/{low}", shape=(*out.shape[:3], high - low)))
+            tensors.append(replace(out, name=f"{out.name}/{low}", shape=(*out.shape[:-1], high - low)))
             ops.append(replace(op, inputs=given, outputs=(made[-1],)))
         if made:
-            options = {"axis": 3}
+            options = {"axis": len(out.shape) - 1}
             ops.append(Op("CONCATENATION", tuple(made), op.outputs, OPTIONS.index("Concatenation"), options, version=2))
         else:
             ops.append(op)
@@ -97,28 +97,43 @@ def _starts(graph: Graph, op: Op, most: int) -> Sequence[int]:
 _tried: dict[tuple[object, ...], bool] = {}
 
 
-def _is_exact(graph: Graph, op: Op, starts: Sequence[int]) -> bool:
-    """Whether the parts of a convolution have the bits of the whole one on this processor: tried once a process.
+def is_exact(graph: Graph, op: Op, starts: Sequence[int]) -> bool:
+    """Whether parts of a CONV_2D or a dense layer, of the filters between ``starts``, have the bits of the whole one here.
 
-    The same for every tile of a model: its tiles share packed weights, which are those of parts or those of the whole.
+    Tried once a process, and the same for every tile of a model: its tiles share packed weights, of parts or of the whole.
     """
     data, weights = (graph.tensors[t] for t in op.inputs[:2])
-    key = (data.dtype, weights.shape, data.shape[3], *sorted(op.options.items()), *starts)
+    key = (data.dtype, data.shape[-1], weights.shape, *sorted(op.options.items()), *starts)
     if key not in _tried:
-        _tried[key] = all(_has_same_bits(_sample(graph, op, *pixels), starts) for pixels in _PIXELS)
+        _tried[key] = all(_has_same_bits(sample, starts) for sample in _samples(graph, op))
     return _tried[key]
 
 
-def _sample(graph: Graph, op: Op, height: int, width: int) -> Graph:
-    """The convolution alone, with a small output map and few input channels."""
-    bias, out = (graph.tensors[t] for t in (op.inputs[2], *op.outputs))
-    data, weights = samples.few_channels(*(graph.tensors[t] for t in op.inputs[:2]))
-    filters, *kernel, _ = weights.shape
-    steps = ((op.option(f"stride_{side}"), op.option(f"dilation_{side}_factor") or 1) for side in "hw")
-    sides = [(n - 1) * s + (k - 1) * d + 1 for n, k, (s, d) in zip((height, width), kernel, steps)]
-    out = replace(out, shape=(1, height, width, filters))
-    tensors = [replace(data, shape=(1, *sides, data.shape[3])), weights, bias, out]
-    return Graph(tensors, [replace(op, inputs=(0, 1, 2), outputs=(3,), options={**op.options, "padding": VALID})], (0,), (3,))
+def _samples(graph: Graph, op: Op) -> Iterator[Graph]:
+    """The operator alone, with small output maps and few input channels."""
+    data, out = (graph.tensors[t] for t in (op.inputs[0], op.outputs[0]))
+    constants = [_filled(graph.tensors[t]) for t in op.inputs[1:] if t >= 0]
+    inputs = tuple(range(1 + len(constants)))
+    filters, *kernel, depth = constants[0].shape
+    cases: list[tuple[Tensor, tuple[int, ...], dict[str, int]]] = []
+    if op.kind == "FULLY_CONNECTED":
+        rows = min(math.prod(out.shape[:-1]), math.prod(_PIXELS[0]))
+        cases.append((replace(data, shape=(rows, depth)), (rows,), {"keep_num_dims": 0}))
+    else:
+        steps = [(op.option(f"stride_{side}"), op.option(f"dilation_{side}_factor") or 1) for side in "hw"]
+        for pixels in _PIXELS:
+            sides = ((n - 1) * s + (k - 1) * d + 1 for n, k, (s, d) in zip(pixels, kernel, steps))
+            cases.append((replace(data, shape=(1, *sides, data.shape[3])), (1, *pixels), {"padding": VALID}))
+    for given, made, options in cases:
+        given, weights = samples.few_channels(given, constants[0])
+        tensors = [given, weights, *constants[1:], replace(out, shape=(*made, filters))]
+        alone = replace(op, inputs=inputs, outputs=(len(inputs),), options={**op.options, **options})
+        yield Graph(tensors, [alone], (0,), alone.outputs)
+
+
+def _filled(tensor: Tensor) -> Tensor:
+    """A constant; of one that is computed (float16 weights) any values."""
+    return tensor if tensor.data is not None else replace(tensor, data=samples.noise(tensor).reshape(-1).view("uint8"))
 
 
 def _has_same_bits(whole: Graph, starts: Sequence[int]) -> bool:

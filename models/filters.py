@@ -83,6 +83,15 @@ def filter_task(
     return FilterTask(found, inputs, {t: _box(graph, t, wanted[t]) for t in made})
 
 
+def divided(graph: Graph, ops: Sequence[int], made: Sequence[int], count: int) -> set[tuple[int, Range]]:
+    """The operators whose weights a block's tasks divide, each with the filters of every task."""
+    found: set[tuple[int, Range]] = set()
+    for number in range(count):
+        _, sliced = _needs(graph, ops, {t: _range(graph, t, (number, count)) for t in made})
+        found.update((i, out) for i, out in sliced.items() if _weights(graph, graph.ops[i]) is not None)
+    return found
+
+
 def _range(graph: Graph, tensor: int, part: tuple[int, int]) -> Range:
     number, count = part
     ends = lines(graph.tensors[tensor].shape[-1], count)

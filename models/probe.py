@@ -11,7 +11,8 @@ from typing import TypeAlias
 
 import numpy as np
 
-from models import engine
+from models import blocking, engine
+from models.filters import Range
 from models.graph import Graph, Op
 from models.ops import RULES
 from models.rewrite import operator_graph
@@ -32,8 +33,8 @@ def samples(made: Iterable[Made]) -> dict[tuple[int, int, int], Region]:
     return found
 
 
-def fault(graph: Graph, made: Iterable[Made]) -> str:
-    """What has other bits here in tiles that make these regions; "" if nothing.
+def fault(graph: Graph, made: Iterable[Made], divided: Iterable[tuple[int, Range]] = ()) -> str:
+    """What has other bits here in tiles that make these regions, or in tasks with these filters; "" if nothing.
 
     Raises:
         EngineError: the runtime refuses an operator.
@@ -44,6 +45,14 @@ def fault(graph: Graph, made: Iterable[Made]) -> str:
             what = f"{op.label} {graph.tensors[op.outputs[0]].name!r}"
             told = f"{what} has other bits in tiles of {height}x{width} pixels than in its map on this processor"
             return f"{told}: choose another --grid or --cut, or leave this machine out"
+    for i, (low, high) in sorted(divided):
+        op = graph.ops[i]
+        filters = graph.tensors[op.outputs[0]].shape[-1]
+        starts = sorted({0, low, high, filters})
+        if op.kind in ("CONV_2D", "FULLY_CONNECTED") and not blocking.is_exact(graph, op, starts):
+            what = f"{op.label} {graph.tensors[op.outputs[0]].name!r}"
+            told = f"{what} has other bits in its filters {low} to {high} alone than in all {filters} on this processor"
+            return f"{told}: choose other --blocks, or leave this machine out"
     return ""
 
 

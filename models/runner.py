@@ -17,7 +17,7 @@ import numpy as np
 from models import blocking, engine, probe, rewrite
 from models.classes import Classes, Key
 from models.division import Tiler, peak_memory
-from models.filters import filter_task
+from models.filters import Range, divided, filter_task
 from models.graph import Graph
 from models.partition import Partition
 from models.reuse import Place, Reuse, Work
@@ -111,11 +111,18 @@ class TileRunner:
     @property
     def kinds(self) -> str:
         """Equal for plans of the edges' model in whose tiles nothing else is to be tried (``models.probe``)."""
-        return digest(repr((self.plan.edge_model, *probe.samples(self.made))).encode())
+        return digest(repr((self.plan.edge_model, *probe.samples(self.made), sorted(self._divided))).encode())
 
     def fault(self) -> str:
-        """What has other bits in tiles of this plan on this processor, or ""."""
-        return probe.fault(self._partition.graph, self.made)
+        """What has other bits in tasks of this plan on this processor, or ""."""
+        return probe.fault(self._partition.graph, self.made, self._divided)
+
+    @property
+    def _divided(self) -> set[tuple[int, Range]]:
+        """The operators whose filters tasks divide, with those of each."""
+        blocks = [(spec, self._spans[i]) for i, spec in enumerate(self.plan.blocks) if spec.split == "filters"]
+        graph = self._partition.graph
+        return {each for spec, span in blocks for each in divided(graph, span.ops, span.made, len(spec.tiles))}
 
     def zeros(self, block: int, tile: int) -> dict[str, np.ndarray]:
         """Inputs of a task that say nothing, by name (the image as uint8 pixels)."""

@@ -69,17 +69,16 @@ def noise(tensor: Tensor) -> np.ndarray:
 
 
 def few_channels(data: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Map and weights of a convolution with at most 39 input channels, and their rest by 8; groups stay as they are.
+    """Map and weights of a convolution or dense layer with at most 39 input channels, and their rest by 8; not of groups.
 
     How many there are chooses no kernel, but that rest is summed apart.
     """
-    depth = weights.shape[3]
-    if depth < _FEW + 8 or depth != data.shape[3]:
+    depth = weights.shape[-1]
+    if depth < _FEW + 8 or depth != data.shape[-1]:
         return data, weights
     values = np.ascontiguousarray(weights.array()[..., : _FEW + depth % 8])
-    few = values.shape[3]
     thin = replace(weights, shape=values.shape, data=values.reshape(-1).view(np.uint8), buffer=0)
-    return replace(data, shape=(*data.shape[:3], few)), thin
+    return replace(data, shape=(*data.shape[:-1], values.shape[-1])), thin
 
 
 def _draw(random: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import engine, graph, probe, trial
+from models import blocking, engine, graph, probe, trial
 from models.bundle import Bundle, make_bundle
+from models.division import Filters
 from models.graph import Graph
 from models.ops import SAME, VALID
 from models.ops.windows import ConvRule
@@ -107,6 +108,51 @@ def test_plans_whose_tiles_rely_on_the_same_are_of_one_kind(tmp_path: Path) -> N
     model = net.graph(net.conv(net.conv(0, 8), 8))
     kinds = [runner(bundle(model, tmp_path, grid)).kinds for grid in ((2, 2), (3, 4), (16, 2))]
     assert kinds[0] == kinds[1] != kinds[2]
+
+
+def by_filters(folder: Path, half: bool = False) -> TileRunner:
+    """A convolution of 85 filters and a dense layer of 50, each divided among three tasks."""
+    net = Sketch((1, 6, 6, 3))
+    x = net.conv(net.conv(0, 64), 85, (1, 1), half=half)
+    y = net.reshape(x, 1, 6 * 6 * 85)
+    given = [y, net.constant(net.normal(50, 6 * 6 * 85)), net.constant(net.normal(50))]
+    made = net.op("FULLY_CONNECTED", given, net.tensor((1, 50), "float32"), "FullyConnected")
+    path = folder / "model.tflite"
+    path.write_bytes(net.graph(made).to_bytes())
+    names = [net.tensors[t].name for t in (x, made)]
+    return runner(make_bundle(path, blocks=[(name, Filters(3)) for name in names]))
+
+
+class OddParts:
+    """An engine with another kernel for operators of some numbers of filters."""
+
+    def __init__(self, model: bytes, filters: set[int]) -> None:
+        self._inner = LOAD(model)
+        spec = graph.parse(model)
+        self._odd = any(spec.tensors[op.outputs[0]].shape[-1] in filters for op in spec.ops if len(op.inputs) == 3)
+
+    def run(self, inputs: list[np.ndarray]) -> list[np.ndarray]:
+        return [out + self._odd for out in self._inner.run(inputs)]
+
+
+@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(
+    ("odd", "told"),
+    [
+        (set[int](), ""),
+        ({85}, r"CONV_2D .* has other bits in its filters 0 to 32 alone than in all 85 .*: choose other --blocks"),
+        ({50}, r"FULLY_CONNECTED .* has other bits in its filters 0 to 16 alone than in all 50 "),
+    ],
+)
+def test_filters_that_have_other_bits_apart_are_found_and_named(
+    odd: set[int], told: str, half: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On Arm a float 1x1 convolution of 85 filters has another kernel than one of 16."""
+    made = by_filters(tmp_path, half)
+    monkeypatch.setattr(blocking, "_tried", {})
+    monkeypatch.setattr(engine, "load", lambda model: OddParts(model, odd))
+    assert re.match(told or "$", made.fault())
+    assert made.kinds != runner(make_bundle(tmp_path / "model.tflite", (2, 2))).kinds
 
 
 PLANTED = "from models.runner import TileRunner; TileRunner.fault = lambda self: 'CONV_2D has other bits'; from models.trial"

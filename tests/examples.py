@@ -1,13 +1,15 @@
-"""How many examples a property is tried with: ``@examples(200)`` draws so many in `make test-all`, a share in `make test`.
+"""How much is tried: ``@examples(200)`` draws so many in `make test-all`, a share in `make test`, and so does ``share``.
 
 $DT_EXAMPLES names the profile: few (the default) or all. No example is timed: beside other work any of them may be slow.
 """
 
 import os
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, settings
 
+T = TypeVar("T")
 SHARES = {"few": 20, "all": 100}  # percent; Hypothesis draws 100 examples where a test names no number
 
 
@@ -22,3 +24,8 @@ def register() -> None:
 def examples(count: int, **more: Any) -> settings:
     """Settings for a property whose whole number of examples is ``count``."""
     return settings(max_examples=max(count * settings().max_examples // 100, 5), **more)
+
+
+def share(values: Sequence[T], few: int) -> Sequence[T]:
+    """All of what is costly to try, or the first ``few``."""
+    return values if settings().max_examples == SHARES["all"] else values[:few]

@@ -13,10 +13,11 @@ from models.partition import Cut, Partition
 from models.rewrite import tile_graph
 from models.tensor import crop, to_input
 from models.verify import Verifier
+from tests.examples import share
 from tests.models.sketch import same_bits
 from tests.paths import SHARED, shared
 
-GRIDS = [(2, 2), (3, 3), (5, 5)]
+GRIDS = [(3, 3), (2, 2), (5, 5)]
 MODELS = sorted((SHARED / "data" / "models").glob("*.tflite"))
 
 
@@ -55,12 +56,12 @@ def assert_exact(bundle: Bundle, threads: int = 1) -> None:
     assert all(d.elements > 0 for d in cut)
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", share(GRIDS, 1))
 def test_sixteen_layers_of_yolov2_are_exact(yolov2_16: Path, grid: tuple[int, int]) -> None:
     assert_exact(make_bundle(yolov2_16, grid, "conv15"))
 
 
-@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("grid", share(GRIDS, 1))
 def test_the_whole_of_yolov2_is_exact(yolov2: Path, grid: tuple[int, int]) -> None:
     bundle = make_bundle(yolov2, grid, "conv15")
     assert [spec.shape for spec in bundle.plan.outputs] == [(1, 19, 19, 425)]
@@ -79,7 +80,7 @@ def some_cuts(partition: Partition, grid: tuple[int, int]) -> list[Cut]:
 
 
 @pytest.mark.parametrize("grid", GRIDS[:2])
-@pytest.mark.parametrize("path", MODELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", share(MODELS, 3), ids=lambda path: path.stem)
 def test_a_real_model_is_exact_at_three_cuts(path: Path, grid: tuple[int, int]) -> None:
     cuts = some_cuts(Partition(load(path)), grid)
     assert len({cut.name for cut in cuts}) == 3

@@ -17,7 +17,7 @@ from models.reuse import Place, Reuse, divide, is_first, neighbours, order
 from models.rewrite import ends, signature, tile_graph
 from models.tensor import crop
 from schemas.plan import Box, Region
-from tests.examples import examples
+from tests.examples import examples, share
 from tests.models.sketch import Sketch, image_for, quantized, run, same_bits
 from tests.models.test_random_graphs import draw_graph
 from tests.paths import shared
@@ -117,7 +117,7 @@ def test_tiles_with_reuse_equal_the_whole_map(dtype: str) -> None:
     check()
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", share(MODELS, 2))
 def test_real_models_keep_their_bits(name: str) -> None:
     model = graph.parse(shared(f"data/models/{name}.tflite").read_bytes())
     partition = Partition(model)

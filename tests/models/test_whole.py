@@ -20,6 +20,7 @@ from models.trial import Trial
 from models.verify import Verifier, compare_all
 from schemas.errors import PlanError
 from schemas.plan import Block
+from tests.examples import share
 from tests.models.test_equality import MODELS, picture, some_cuts
 from tests.models.test_search import SLOW
 from tests.nodes import WHOLE_BLOCKS, ended_graph, small_graph, whole_plan
@@ -44,7 +45,7 @@ def model(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("which", [1, 2])
-@pytest.mark.parametrize("path", [p for p in MODELS if p.stem != RECURRENT], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", share([p for p in MODELS if p.stem != RECURRENT], 2), ids=lambda path: path.stem)
 def test_a_real_model_is_exact_to_its_end(path: Path, which: int) -> None:
     bundle = ended(path, (2, 3), which)
     cuts, outputs = Verifier(bundle).check(picture(bundle))

@@ -158,7 +158,7 @@ def _before_transposition(graph: Graph, image: int) -> dict[int, int]:
                 found[op.outputs[0]] = t
                 if op.outputs[0] in graph.outputs:
                     return {}
-            elif constant and op.kind in _PASSING and all(prod(other.shape) == 1 for other in others):
+            elif constant and op.kind in _PASSING and _is_alike(graph.tensors[op.outputs[0]], graph.tensors[t], others):
                 found[op.outputs[0]] = op.outputs[0]
                 todo.append(op.outputs[0])
             else:
@@ -169,3 +169,8 @@ def _before_transposition(graph: Graph, image: int) -> dict[int, int]:
 def _order(constants: Sequence[Tensor]) -> list[int]:
     """That of a TRANSPOSE, by its constants."""
     return constants[0].array().reshape(-1).tolist() if constants and constants[0].dtype in ("int32", "int64") else []
+
+
+def _is_alike(made: Tensor, given: Tensor, others: Sequence[Tensor]) -> bool:
+    """Whether an operator with these constants keeps the shape in any layout."""
+    return made.shape == given.shape and all(prod(other.shape) == 1 for other in others)

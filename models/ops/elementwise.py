@@ -101,7 +101,8 @@ class PositionRule(Rule):
         return None
 
     def flops(self, graph: Graph, op: Op) -> float:
-        given, made = (graph.tensors[t].shape for t in (op.inputs[0], op.outputs[0]))
+        made = graph.tensors[op.outputs[0]].shape
+        given = graph.tensors[op.inputs[0]].shape if op.inputs else ()
         return max(prod(given), prod(made)) / max(made[1] * made[2], 1)
 
 

@@ -148,11 +148,14 @@ def test_this_machine_has_a_speed(dtype: str) -> None:
 def test_operators_that_no_runtime_takes_are_counted_all_the_same() -> None:
     sketch = Sketch((1, 8, 8, 3))
     flat = sketch.constant(np.zeros(4, np.float32))
-    for kind, inputs in (("CONV_2D", [0]), ("CONV_2D", [0, flat]), ("FULLY_CONNECTED", [0]), ("RANDOM_UNIFORM", [])):
+    filters = sketch.constant(np.zeros((3, 2, 2, 3), np.float32))
+    odd = [("CONV_2D", [0]), ("CONV_2D", [0, flat]), ("FULLY_CONNECTED", [0]), ("RANDOM_UNIFORM", []), ("MEAN", [])]
+    odd += [("TRANSPOSE_CONV", [0]), ("TRANSPOSE_CONV", [flat, filters, flat]), ("BATCH_MATMUL", [0])]
+    for kind, inputs in odd:
         sketch.op(kind, inputs, sketch.like(0))
     graph = sketch.graph()
     graph = replace(graph, ops=[*graph.ops, Op("ASSIGN_VARIABLE", (0,), ())])
-    assert flops_of(graph, range(len(graph.ops))) == 4 * 8 * 8 * 3
+    assert flops_of(graph, range(len(graph.ops))) == len(odd) * 8 * 8 * 3
 
 
 def test_what_a_link_gains_by_packing_a_slow_processor_loses() -> None:

@@ -162,6 +162,14 @@ def test_an_nchw_image_that_is_used_as_such_is_refused() -> None:
         Partition(graph)
 
 
+def test_an_nchw_image_that_changes_its_shape_on_the_way_is_refused() -> None:
+    net = Sketch((1, 3, 12, 10))
+    flat = net.op("ADD", [0, net.constant(np.ones(1, np.float32))], net.like(0, shape=(360,)), "Add")
+    net.op("TRANSPOSE", [flat, net.constant(np.array([0, 2, 3, 1], np.int32))], net.like(0, shape=(1, 12, 10, 3)), "Transpose")
+    with pytest.raises(PlanError, match="no image input"):
+        Partition(net.graph(net.conv(len(net.tensors) - 1, 4)))
+
+
 def test_an_image_of_three_rows_stays_as_it_is() -> None:
     net = Sketch((1, 3, 12, 3))
     graph = net.graph(net.conv(0, 4))

@@ -25,17 +25,22 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from bench.processes import OUTCOMES, Cluster
+from edge_agent.membership import EdgeGuard, Membership
 from gateway_agent.certificates import fingerprint
 from gateway_agent.registry import FILE, Permission, Registry
 from models.build import build
+from models.bundle import make_bundle
+from models.engine import kernels
 from schemas import keyring, topics
 from schemas import messages as m
 from schemas.codec import encode
 from schemas.errors import DtError
 from schemas.guard import Open
-from schemas.link import Address, Link
-from schemas.messages import frame_id, new_epoch
+from schemas.link import Address, Arrived, Link
+from schemas.messages import frame_id, frame_source, new_epoch
 from schemas.permission import Line, joiner, joiner_password
 
 GOAL = 0.9
@@ -43,11 +48,13 @@ BIG = 60_000_000
 
 
 class SealedCluster(Cluster):
-    """The processes of ``bench.processes``, sealed."""
+    """The processes of ``bench.processes``, sealed. ``latest``: the last frame that ended."""
+
+    latest = frame_id("camera", "0" * 8, 0)
 
     def __init__(self, model: Path, room: Path) -> None:
         super().__init__(model, "3x3", "auto", room, OUTCOMES)
-        self.registry = Registry(room / "gateway")
+        self.registry, self.plan = Registry(room / "gateway"), make_bundle(model, (3, 3)).plan
         self.room = room
 
     @cached_property
@@ -105,7 +112,7 @@ def compare(cluster: SealedCluster, seconds: float, turns: int, every: float) ->
     cluster.edge("camera", "--source", "synthetic://")
     _count(cluster, 8.0)
     rates: dict[str, list[float]] = {"quiet": [], "attacked": []}
-    failed, deeds = 0, 0
+    failed, deeds, lies = 0, 0, 0
     for _ in range(turns):
         for kind in rates:
             intruders = Intruders(cluster, every) if kind == "attacked" else None
@@ -114,17 +121,19 @@ def compare(cluster: SealedCluster, seconds: float, turns: int, every: float) ->
             failed += bad
             if intruders is not None:
                 deeds += intruders.stop()
+                lies += intruders.insider.lies
     medians = {kind: round(statistics.median(found), 2) for kind, found in rates.items()}
     ratio = round(medians["attacked"] / medians["quiet"], 3)
-    return {"frames_s": medians, "ratio": ratio, "failed": failed, "attempts": deeds, "goal": GOAL}
+    return {"frames_s": medians, "ratio": ratio, "failed": failed, "attempts": deeds, "lies": lies, "goal": GOAL}
 
 
-def _count(cluster: Cluster, seconds: float) -> tuple[int, int]:
+def _count(cluster: SealedCluster, seconds: float) -> tuple[int, int]:
     """Frames that end within so many seconds, and how many of them fail."""
     deadline, frames, failed = time.monotonic() + seconds, 0, 0
     while (left := deadline - time.monotonic()) > 0:
         heard = cluster.next(left)
         if heard is not None and isinstance(heard[2], m.Outcome):
+            cluster.latest = heard[2].frame
             frames += 1
             failed += heard[2].status != "ok"
     return frames, failed
@@ -145,7 +154,9 @@ class Intruders:
         self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=Open())
         self._link.start()
         self._half = [socket.create_connection((mole.host, mole.port)) for _ in range(50)]
-        deeds = ((self._strangers, every), (self._forge, every), (self._join, every), (self._big, 5.0), (self._spoil, 5.0))
+        self.insider = Insider(cluster, mole)
+        often = (self.insider.lie, self._strangers, self._forge, self._join)
+        deeds = [*((deed, every) for deed in often), (self._big, 5.0), (self._spoil, 5.0)]
         self._threads = [threading.Thread(target=self._again, args=deed, daemon=True) for deed in deeds]
         for thread in self._threads:
             thread.start()
@@ -154,6 +165,7 @@ class Intruders:
         self._done.set()
         for thread in self._threads:
             thread.join()
+        self.insider.close()
         self._link.close(0.0)
         self._newcomer.close(0.0)
         for line in self._half:
@@ -202,6 +214,56 @@ class Intruders:
         with context.wrap_socket(socket.create_connection((self._mole.host, self._mole.port))) as line:
             line.settimeout(2.0)
             line.sendall(b"\x10" + bytes([0x80, 0x8E, 0xCE, 0x1C]) + bytes(BIG))
+
+
+class Insider:
+    """An enrolled node with its keys, which says everything about the camera's frames."""
+
+    def __init__(self, cluster: SealedCluster, address: Address) -> None:
+        secret = cluster.registry.read().nodes["mole"].secret
+        place = Membership(name="mole", root="dt", gateway="-", secret=secret, permission="0" * 8)
+        self._cluster, self._inbox, self._seq = cluster, queue.Queue[Any](1000), 0
+        self.lies = 0  # rounds of them, once it knew the plan
+        self._guard, self._runtime, self._plan = EdgeGuard(place, m.new_epoch()), kernels(), ""
+        self._link = Link(address, "dt", "mole", self._inbox, guard=self._guard)
+        for topic in (topics.ECHO, topics.KEYS, topics.STEAL):
+            self._link.subscribe(topic, node="mole")
+        self._link.start()
+
+    def close(self) -> None:
+        self._link.close(0.0)
+
+    def lie(self) -> None:
+        self._listen()
+        self._seq += 1
+        head: dict[str, Any] = {"node": "mole", "epoch": self._guard.keys.epoch}
+        claims: dict[str, Any] = {"waiting": 999, "priority": 100} if self._plan else {}
+        plan: dict[str, Any] = {"plan": self._plan} if self._plan else {}
+        self._link.publish(topics.REGISTER, m.Register(**head, **plan, **claims, seq=self._seq, runtime=self._runtime))
+        if not self._plan:
+            return
+        head |= plan
+        self.lies += 1
+        source, epoch, number = frame_source(self._cluster.latest)
+        for n in (number + 1, number + 2, 10**12 - 1):
+            frame, tile, shape = frame_id(source, epoch, n), self._seq % self._cluster.plan.lanes, self._cluster.plan.blocks[0]
+            zeros = {s.name: np.zeros(shape.tiles[tile].outputs[s.name].shape, s.dtype) for s in shape.cut}
+            answer = m.ResultHeader(**head, frame=frame, block=0, tile=tile, request="0000000a", stolen=True)
+            self._link.publish(topics.RESULT, answer, zeros, frame=frame)
+            failure = m.ResultHeader(**head, frame=frame, block=0, tile=tile, error="any text")
+            self._link.publish(topics.RESULT, failure, {}, frame=frame)
+            self._link.publish(topics.RETURN, m.Return(**head, frame=frame, tiles=(tile,), error="any text"), node="camera")
+            shown = m.PictureHeader(node="mole", epoch=self._guard.keys.epoch, frame=frame, picture=(1, 1))
+            self._link.publish(topics.PICTURE, shown, {"jpeg": np.zeros(9, np.uint8)}, source="camera")
+
+    def _listen(self) -> None:
+        """Keys, and which plan runs; who asks for a tile waits in vain."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                event = self._inbox.get_nowait()
+                if isinstance(event, Arrived):
+                    for heard in self._guard.admit("dt", event.topic, event.payload, None):
+                        self._plan = getattr(heard.message, "plan", self._plan)
 
 
 if __name__ == "__main__":

@@ -72,6 +72,7 @@ class VictimRing:
         self._nodes: dict[str, Member] = {}
         self._order = itertools.count()
         self._owes: dict[str, tuple[int, float]] = {}  # by name: forwards since its last result, and the time of the newest
+        self._paid: dict[str, None] = {}  # names of whose tiles results have come
 
     def register(
         self,
@@ -117,11 +118,15 @@ class VictimRing:
     def paid(self, victim: str) -> None:
         """A result of one of its tiles has come."""
         self._owes.pop(victim, None)
+        self._paid[victim] = None
+        for old in list(self._paid)[:-OWING]:
+            del self._paid[old]
 
     def _gives(self, node: str, now: float) -> bool:
-        """Whether to believe that it lends what it says is waiting: twice as many forwards as nodes may be under way."""
+        """Whether to believe that it lends what it says is waiting. So many forwards may be under way: two for each node; one,
+        as long as it has never lent any."""
         owes, since = self._owes.get(node, (0, now))
-        return owes < 2 * len(self._nodes) or now >= since + DOUBT_S
+        return owes < (2 if node in self._paid else 1) * len(self._nodes) or now >= since + DOUBT_S
 
     def replaced(self, node: str, epoch: str) -> bool:
         """Whether ``epoch`` is one that another has taken the place of: two live under one name, or it is late."""
@@ -193,7 +198,8 @@ class VictimRing:
         enough = 2 if ahead else 1  # the last tile is for a node that is idle
         trusting = {n: m for n, m in self._nodes.items() if n != thief and thief not in m.distrusts}
         having = [n for n, m in trusting.items() if m.waiting >= enough and self._gives(n, now)]
-        victim = max(having, key=lambda n: self._nodes[n].priority, default=None)  # of equals the first in the ring
+        rank = {n: (n in self._paid, self._nodes[n].priority) for n in having}
+        victim = max(having, key=lambda n: rank[n], default=None)  # of equals the first in the ring
         if victim is None and not ahead and len(self.cameras) == 1 and self.cameras[0] in trusting:
             victim = self.cameras[0]
         if victim is None:

@@ -162,10 +162,11 @@ def inside(inner: Box, outer: Box) -> bool:
     return inner[0] >= outer[0] and inner[1] >= outer[1] and inner[2] <= outer[2] and inner[3] <= outer[3]
 
 
-def test_a_face_is_found_with_its_eyes_and_none_on_the_bird(tmp_path: Path) -> None:
-    model = mediapipe(tmp_path, "face_detection_short_range")
+@pytest.mark.parametrize("name", ["face_detection_short_range", "face_detection_full_range_sparse"])
+def test_a_face_is_found_with_its_eyes_and_none_on_the_bird(name: str, tmp_path: Path) -> None:
+    model = mediapipe(tmp_path, name)
     (face,) = model.result(photograph("grace_hopper")).detections
-    assert face.label == "face" and face.score > 0.9
+    assert face.label == "face" and face.score > 0.85
     assert inside((200, 180, 335, 325), face.box) and inside(face.box, (140, 120, 390, 370))  # by hand
     places = {k.name: (k.x, k.y) for k in face.keypoints}
     assert tuple(places) == FACE_KEYPOINTS

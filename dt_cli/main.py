@@ -82,10 +82,10 @@ Threads = Annotated[
 
 @app.command()
 def build(
-    network: Annotated[str, typer.Argument(help="yolov2 (the paper's network) or mini (small, of the same kind).")],
+    network: Annotated[str, typer.Argument(help="yolov2, alexnet, vgg16, extraction, xception, or mini (small, like yolov2).")],
     out: Annotated[Path, typer.Option(help="The .tflite file to write.", show_default=False)],
     size: Annotated[
-        int | None, typer.Option(help="Width and height. [default: 608; mini: 320]", show_default=False)
+        int | None, typer.Option(help="Width and height. [default: the paper's]", show_default=False)
     ] = None,
     seed: Annotated[int, typer.Option(help="Weights are drawn from it.", min=0)] = 1,
     layers: Annotated[Optional[int], typer.Option(help="Only the first so many layers.", show_default=False)] = None,  # noqa: UP045

@@ -1,4 +1,4 @@
-"""Builds networks from layers: the paper's YOLOv2 and a small one of the same kind, with weights from a seed.
+"""Builds networks from the layers of ``models.networks``, with weights from a seed.
 
 Weights are drawn layer by layer from the seed and the layer's number, with a batch norm that is folded into them as an
 importer would do, so that a file is the same on every machine and deeper layers keep a useful range of values.
@@ -10,38 +10,10 @@ from typing import Any
 import numpy as np
 
 from models.graph import Graph, Op, Tensor
+from models.networks import NETWORKS, Layer
 from models.ops import SAME, VALID, Window
 from models.tflite_schema import OPTIONS
 from schemas.errors import PlanError
-
-# (kind, filters, kernel, stride) for convolutions, (kind, kernel, stride) for pools, (kind, layers) for routes
-# (relative, as in a Darknet cfg), (kind, stride) for reorg. "linear" is a convolution without batch norm and activation.
-Layer = tuple[Any, ...]
-
-
-def _conv(filters: int, kernel: int) -> Layer:
-    return ("conv", filters, kernel, 1)
-
-
-_MAX: Layer = ("max", 2, 2)
-
-YOLOV2: tuple[Layer, ...] = (
-    *(_conv(32, 3), _MAX, _conv(64, 3), _MAX),
-    *(_conv(128, 3), _conv(64, 1), _conv(128, 3), _MAX),
-    *(_conv(256, 3), _conv(128, 1), _conv(256, 3), _MAX),
-    *(_conv(512, 3), _conv(256, 1), _conv(512, 3), _conv(256, 1), _conv(512, 3), _MAX),
-    *(_conv(1024, 3), _conv(512, 1), _conv(1024, 3), _conv(512, 1), _conv(1024, 3)),
-    *(_conv(1024, 3), _conv(1024, 3), ("route", -9), _conv(64, 1), ("reorg", 2), ("route", -1, -4)),
-    *(_conv(1024, 3), ("linear", 425, 1, 1)),
-)  # fmt: skip
-
-MINI: tuple[Layer, ...] = (
-    *(_conv(16, 3), _MAX, _conv(32, 3), _MAX),
-    *(_conv(64, 3), _conv(32, 1), _conv(64, 3), _MAX),
-    *(_conv(128, 3), _conv(64, 1), _conv(128, 3), _MAX),
-    *(_conv(256, 3), _conv(128, 1), _conv(256, 3), ("route", -5), _conv(32, 1), ("reorg", 2), ("route", -1, -4)),
-    *(_conv(256, 3), ("linear", 75, 1, 1)),
-)  # fmt: skip
 
 # Darknet's name -> operator, its options' table and their values.
 ACTIVATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -50,9 +22,10 @@ ACTIVATIONS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "logistic": ("LOGISTIC", "", {}),
 }
 
-_LOWEST = float(np.finfo(np.float32).min)
+# Kind of a row -> whether there is a batch norm, and the activation.
+CONVOLUTIONS = {"conv": (True, "leaky"), "relu": (False, "relu"), "norm": (True, "linear"), "linear": (False, "linear")}
 
-NETWORKS = {"yolov2": (YOLOV2, 608), "mini": (MINI, 320)}
+_LOWEST = float(np.finfo(np.float32).min)
 
 
 def build(name: str, size: int | None = None, seed: int = 1, layers: int | None = None) -> Graph:
@@ -65,10 +38,10 @@ def build(name: str, size: int | None = None, seed: int = 1, layers: int | None 
     """
     if name not in NETWORKS:
         raise PlanError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
-    rows, default = NETWORKS[name]
+    rows, default, step = NETWORKS[name]
     size = default if size is None else size
-    if size < 32 or size % 32 or size > 4096:
-        raise PlanError(f"size {size} is no multiple of 32 from 32 to 4096")
+    if size < 32 or size % step or size > 4096:
+        raise PlanError(f"size {size} is no multiple of {step} from 32 to 4096")
     if layers is not None and not 1 <= layers <= len(rows):
         raise PlanError(f"--layers {layers}: {name} has 1 to {len(rows)} layers")
     network = Network((size, size, 3), seed)
@@ -90,22 +63,66 @@ class Network:
         return Graph(self.tensors, self.ops, (0,), (self.layers[-1],)).pruned()
 
     def add(self, layer: Layer) -> None:
-        """Appends a row of ``YOLOV2``'s form; its output is called after its kind and number, such as ``conv15``."""
+        """Appends a row of ``models.networks``; its output is called after its kind and number, such as ``conv15``."""
         kind, *rest = layer
         source = self.layers[-1] if self.layers else 0
-        name = f"{'conv' if kind == 'linear' else kind}{len(self.layers)}"
-        if kind in ("conv", "linear"):
-            filters, kernel, stride = rest
+        name = f"{'conv' if kind in CONVOLUTIONS else kind}{len(self.layers)}"
+        if kind in CONVOLUTIONS:
+            filters, kernel, stride, pad, *back = rest if len(rest) > 3 else (*rest, -1)
+            source = self.layers[back[0]] if back else source
             shape = (filters, kernel, kernel, self.tensors[source].shape[3])
-            filled = self.weights(shape, batch_norm=kind == "conv")
-            made = self.conv(name, source, *filled, stride, "leaky" if kind == "conv" else "linear")
+            batch_norm, activation = CONVOLUTIONS[kind]
+            made = self.conv(name, source, *self.weights(shape, batch_norm), stride, activation, pad)
         elif kind == "max":
             made = self.maxpool(name, source, *rest)
         elif kind == "route":
             made = self.route(name, [self.layers[i] for i in rest])
+        elif kind == "add":
+            made = self.shortcut(name, [self.layers[i] for i in rest], "linear")
+        elif kind == "act":
+            made = self.activate(name, source, rest[0])
+        elif kind == "separable":
+            made = self.separable(name, source, rest[0])
+        elif kind == "dense":
+            made = self.dense(name, source, *rest)
+        elif kind == "lrn":
+            options = {"radius": 2, "bias": 2.0, "alpha": 1e-4, "beta": 0.75}
+            made = self._like(name, "LOCAL_RESPONSE_NORMALIZATION", source, "LocalResponseNormalization", **options)
+        elif kind == "mean":
+            axes = self.constant(f"{name}/axes", np.array([1, 2], np.int32))
+            flat = self.tensor(name, (1, self.tensors[source].shape[3]))
+            made = self.op("MEAN", [source, axes], flat, "Reducer", keep_dims=False)
+        elif kind == "softmax":
+            made = self._like(name, "SOFTMAX", source, "Softmax", beta=1.0)
         else:
             made = self.reorg(name, source, *rest)
         self.layers.append(made)
+
+    def _like(self, name: str, kind: str, source: int, options: str, **values: Any) -> int:
+        """An operator whose output has its input's shape."""
+        return self.op(kind, [source], self.tensor(name, self.tensors[source].shape), options, **values)
+
+    def separable(self, name: str, source: int, filters: int) -> int:
+        """A depthwise 3x3, then a 1x1 with batch norm (Xception)."""
+        shape = self.tensors[source].shape
+        random = np.random.default_rng([self.seed, len(self.layers), 1])
+        each = (random.standard_normal((1, 3, 3, shape[3]), np.float32) * np.float32((1 / 9) ** 0.5)).astype(np.float32)
+        nothing = self.constant(f"{name}/zeros", np.zeros(shape[3], np.float32))
+        deep = self.tensor(f"{name}/depthwise", shape)
+        given = [source, self.constant(f"{name}/depthwise/filters", each), nothing]
+        options = {"padding": SAME, "stride_w": 1, "stride_h": 1, "depth_multiplier": 1}
+        self.op("DEPTHWISE_CONV_2D", given, deep, "DepthwiseConv2D", **options)
+        return self.conv(name, deep, *self.weights((filters, 1, 1, shape[3]), batch_norm=True), 1, "linear")
+
+    def dense(self, name: str, source: int, units: int, activation: str = "linear") -> int:
+        """A dense layer over the map laid flat."""
+        size = int(np.prod(self.tensors[source].shape))
+        if self.tensors[source].shape != (1, size):
+            source = self._reshape(f"{name}/flat", source, (1, size))
+        weights, bias = self.weights((units, 1, 1, size), batch_norm=False)
+        made = self.tensor(name if activation == "linear" else f"{name}/linear", (1, units))
+        given = [source, self.constant(f"{name}/weights", weights.reshape(units, size)), self.constant(f"{name}/bias", bias)]
+        return self.activate(name, self.op("FULLY_CONNECTED", given, made, "FullyConnected"), activation)
 
     def weights(self, shape: tuple[int, int, int, int], batch_norm: bool) -> tuple[np.ndarray, np.ndarray]:
         """Random filters (He's variance) and bias, the batch norm folded in."""

@@ -33,7 +33,10 @@ def traffic(layer: Layer, way: Way, before: Way | None, devices: int) -> float:
     return (m - own) * (n - 1) if way == "FUSE1" else float(k * (n - 1))
 
 
-def best(layers: Sequence[Layer], devices: int, ways: Sequence[Way] = ("LOP", "LIP", "FUSE1", "FUSE2")) -> tuple[float, list[Way]]:
+WAYS: tuple[Way, ...] = ("LOP", "LIP", "FUSE1", "FUSE2")
+
+
+def best(layers: Sequence[Layer], devices: int, ways: Sequence[Way] = WAYS) -> tuple[float, list[Way]]:
     """The least traffic in elements and each layer's way: dynamic programming over the way of the last layer."""
     found: dict[Way | None, tuple[float, list[Way]]] = {None: (0.0, [])}
     for i, layer in enumerate(layers):

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from models import engine
-from models.build import NETWORKS, Network, build, fold
+from models.build import Network, build, fold
 from models.graph import Graph
+from models.networks import NETWORKS
 from schemas.errors import PlanError
 
 # Output of each layer of YOLOv2-608 in Darknet's yolov2.cfg: height, width, channels.

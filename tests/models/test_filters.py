@@ -1,0 +1,137 @@
+"""Blocks divided by filters: whatever the graph and the number of parts, every channel has the bits of the undivided run."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from models import engine, filters
+from models.build import Network, build
+from models.division import Filters, Tiler
+from models.filters import filter_task, has_filters, lines, slice_of
+from models.graph import Graph, Tensor
+from models.networks import ALEXNET
+from models.ops import SAME
+from models.partition import Partition
+from models.planner import make_plan
+from models.rewrite import whole_graph
+from models.tensor import crop
+from schemas.errors import PlanError
+from tests.examples import examples
+from tests.models.sketch import Sketch, image_for, run
+from tests.models.test_random_graphs import draw_graph
+
+
+def wrong_parts(graph: Graph, parts: int) -> list[str]:
+    """Tensors some channels of which have other bits when a whole graph is one block of so many tasks."""
+    partition = Partition(graph)
+    graph = partition.graph
+    cut = partition.cuts[-1]
+    image = image_for(graph)
+    whole = engine.load(Graph(graph.tensors, graph.ops, (partition.image,), cut.tensors).pruned().to_bytes()).run([image])
+    found = []
+    for part in range(parts):
+        task = filter_task(graph, cut.ops, [partition.image], cut.tensors, (part, parts))
+        given = [np.ascontiguousarray(crop(image, box)) for box in task.inputs.values()]
+        made = engine.load(task.graph.to_bytes()).run(given)
+        for (t, box), right, array in zip(task.outputs.items(), whole, made, strict=True):
+            if crop(right, box).tobytes() != array.tobytes():
+                found.append(graph.tensors[t].name)
+    return found
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "uint8"])
+def test_parts_of_any_graph_equal_the_undivided_run(dtype: str) -> None:
+    @examples(60)
+    @given(st.data())
+    def check(data: st.DataObject) -> None:
+        graph = draw_graph(data, dtype)
+        partition = Partition(graph)
+        if not partition.cuts:
+            return
+        least = min(partition.graph.tensors[t].shape[-1] for t in partition.cuts[-1].tensors)
+        assert wrong_parts(graph, data.draw(st.integers(1, min(least, 4)))) == []
+
+    check()
+
+
+@given(st.integers(1, 4096), st.integers(1, 64))
+def test_parts_are_contiguous_nearly_even_and_never_empty(size: int, count: int) -> None:
+    if count > size:
+        with pytest.raises(PlanError, match=f"{size} channels cannot be divided among {count} tasks"):
+            lines(size, count)
+        return
+    ends = lines(size, count)
+    sizes = [b - a for a, b in zip(ends, ends[1:])]
+    assert ends[0] == 0 and ends[-1] == size and len(sizes) == count and min(sizes) > 0
+    assert max(sizes) - min(sizes) <= 32
+    assert size < 16 * count or all(end % 16 == 0 for end in ends[:-1])
+
+
+@pytest.mark.parametrize("parts", [2, 3, 6])
+def test_convolutions_and_dense_layers_of_alexnet_are_exact_and_hold_a_part_of_the_weights(parts: int) -> None:
+    network = Network((67, 67, 3))
+    for row in (*ALEXNET[:8], ("dense", 100, "relu"), ("dense", 40), ("softmax",)):
+        network.add(row)
+    partition = Partition(network.graph())
+    chain = ("conv0", "conv3", "conv6", "conv7", "dense8", "dense9")
+    plan, _, _ = make_plan(partition, "0" * 32, blocks=[(name, Filters(parts)) for name in chain])
+    assert [len(block.tiles) for block in plan.blocks] == [parts] * len(chain)
+    graph, image = partition.graph, image_for(partition.graph)
+    held = [sum(block.by_home[lane].weight_bytes for block in plan.blocks) for lane in range(parts)]
+    total = sum(t.nbytes for t in graph.tensors if t.data is not None)
+    assert max(held) < 1.35 * total / parts
+    maps = {graph.tensors[graph.inputs[0]].name: image}
+    for span, block in zip(Tiler(partition).planned(plan.blocks), plan.blocks):
+        names = [graph.tensors[t].name for t in span.made]
+        given = [maps[graph.tensors[t].name] for t in span.given]
+        right = run(whole_graph(partition, span.given, span.made), given)
+        maps.update(zip(names, right))
+        for part, tile in enumerate(block.tiles):
+            task = filter_task(graph, span.ops, span.given, span.made, (part, parts))
+            for name, array in zip(names, run(task.graph, given), strict=True):
+                assert array.tobytes() == crop(maps[name], tile.outputs[name]).tobytes(), f"{name} of part {part}"
+
+
+def test_what_keeps_channels_apart_needs_no_more_than_its_own() -> None:
+    net = Sketch((1, 12, 12, 8))
+    x = net.conv(0, 2, (3, 3), (1, 1), depthwise=True)  # two of each
+    y = net.pool("MAX_POOL_2D", x, (2, 2), (2, 2), SAME)
+    z = net.binary("ADD", y, net.unary("RELU", y))
+    graph = net.graph(z)
+    task = filter_task(graph, range(len(graph.ops)), [0], [z], (1, 2))
+    assert [box[-1] for box in task.inputs.values()] == [(4, 8)] and task.outputs[z][-1] == (8, 16)
+    assert not has_filters(graph, range(len(graph.ops)))
+
+
+def test_what_mixes_channels_is_computed_whole_and_cut() -> None:
+    net = Sketch((1, 6, 6, 4))
+    x = net.conv(0, 6)
+    y = net.concat(x, net.unary("RELU", x))
+    graph = net.graph(y)
+    assert slice_of(graph, graph.ops[-1], (0, 6)) is None
+    task = filter_task(graph, range(len(graph.ops)), [0], [y], (0, 2))
+    assert task.graph.ops[-1].kind == "SLICE" and task.inputs[0][-1] == (0, 4)
+
+
+def test_a_planted_offset_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = filters._cut
+
+    def shifted(tensor: Tensor, axis: int, out: tuple[int, int]) -> Tensor:
+        by = min(out[0], 1)
+        return right(tensor, axis, (out[0] - by, out[1] - by))
+
+    monkeypatch.setattr(filters, "_cut", shifted)
+    assert wrong_parts(build("mini", 64, layers=3), 2) != []
+
+
+def test_inputs_keep_their_order() -> None:
+    net = Sketch((1, 6, 6, 4))
+    x, y = net.conv(0, 16), net.conv(0, 16)
+    z = net.conv(net.binary("ADD", x, y), 32)
+    graph = net.graph(z)
+    ops: Sequence[int] = [i for i, op in enumerate(graph.ops) if op.outputs[0] not in (x, y)]
+    task = filter_task(graph, ops, [x, y], [z], (0, 2))
+    assert list(task.inputs) == [x, y] and len(task.graph.inputs) == 2

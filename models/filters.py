@@ -25,7 +25,9 @@ _CHANNELWISE = frozenset(
     "HARD_SWISH GELU ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST "
     "MAX_POOL_2D AVERAGE_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR".split()
 )
-_LEAST = (16, 8, 1)  # channels of a task are multiples of the first of these that leaves each one some
+LEAST = 8
+_UNITS = (16, LEAST)  # channels of a task are multiples of the first of these that leaves each one some: runtimes have other
+# kernels for a few channels, which sum in another order (a 3x3 convolution of one channel has)
 
 
 @dataclass(frozen=True)
@@ -41,11 +43,13 @@ def lines(size: int, count: int) -> list[int]:
     """Where ``count`` parts of ``size`` channels begin, and the end: as even as whole vectors allow.
 
     Raises:
-        PlanError: there are fewer channels than parts.
+        PlanError: there are too few channels.
     """
-    if count > size:
-        raise PlanError(f"{size} channels cannot be divided among {count} tasks")
-    unit = next(unit for unit in _LEAST if size >= unit * count)
+    if count == 1:
+        return [0, size]
+    unit = next((unit for unit in _UNITS if size >= unit * count), 0)
+    if not unit:
+        raise PlanError(f"{size} channels cannot be divided among {count} tasks: each takes {LEAST} at least")
     units = -(-size // unit)
     return [min(unit * (units * i // count), size) for i in range(count)] + [size]
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from models.cluster import Cluster
 from models.cost import Prediction, memory, predict_blocks, workload
 from models.division import Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
-from models.filters import has_filters
+from models.filters import LEAST, has_filters
 from models.partition import Cut, Partition
 from models.planner import cut_bytes, fused_blocks, reusing
 from models.uneven import shares
@@ -297,7 +297,7 @@ class _Search:
 
     def _by_filters(self, cut: Cut, nodes: int) -> Division:
         least = min(self.partition.graph.tensors[t].shape[-1] for t in cut.tensors)
-        return Filters(min(nodes, least))
+        return Filters(min(nodes, least // LEAST)) if least >= 2 * LEAST else Whole()
 
     def _layers(self) -> list[Cut]:
         """Cuts behind each operator with weights that are divided by filters, and behind what follows it channel by channel."""

@@ -34,7 +34,7 @@ EVERYTHING = (("conv0", Tiles(2, 2)), ("conv0+conv1", Whole(1)), ("conv0+conv2",
 def lanes_plan(blocks: BlockChoices = THREE) -> Plan:
     """A plan of several blocks with halo exchange between them; a skip connection passes those between by."""
     network = Network((16, 16, 3))
-    for layer in (("conv", 2, 3, 1), ("conv", 2, 3, 1), ("conv", 2, 3, 1), ("route", -1, -3), ("conv", 3, 3, 1)):
+    for layer in (("conv", 16, 3, 1), ("conv", 16, 3, 1), ("conv", 16, 3, 1), ("route", -1, -3), ("conv", 24, 3, 1)):
         network.add(layer)
     partition = Partition(parse(network.graph().to_bytes()))
     plan, _, _ = make_plan(partition, "0" * 32, blocks=blocks)

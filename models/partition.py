@@ -153,6 +153,8 @@ class Partition:
         index = int(name) if name.isdecimal() else self.graph.producer.get(self.graph.by_name.get(name, -1), -1)
         if index in by_op:
             return by_op[index]
+        if not self.cuts and name == "auto":
+            raise PlanError(f"this model cannot be tiled at all: {self.describe_blocker()}")
         some = ", ".join(cut.name for cut in [*self.later, *self.cuts][-3:]) or "none, for nothing is made of the image alone"
         raise PlanError(f"no legal cut {name!r} in this model; the deepest ones are {some} (see 'dt inspect')")
 

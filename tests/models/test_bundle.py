@@ -63,12 +63,12 @@ def test_a_plan_of_another_program_is_refused(mini: Bundle, tmp_path: Path) -> N
 def test_a_plan_of_an_earlier_version_says_so(mini: Bundle, tmp_path: Path) -> None:
     save(mini, tmp_path / "out")
     file = tmp_path / "out" / "plan.json"
-    file.write_text(file.read_text().replace('"version": 2', '"version": 1'))
+    file.write_text(file.read_text().replace('"version": 3', '"version": 2'))
     with pytest.raises(PlanError, match=r"plan\.json was made by another version of this program: plan its model again"):
         open_bundle(tmp_path / "out")
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "not json", '{"version": 2}', "\x00"])
+@pytest.mark.parametrize("text", ["", "{}", "[]", "not json", '{"version": 3}', "\x00"])
 def test_what_is_no_plan_is_refused_by_its_path(text: str, mini: Bundle, tmp_path: Path) -> None:
     save(mini, tmp_path / "out")
     (tmp_path / "out" / "plan.json").write_text(text)

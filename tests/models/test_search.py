@@ -110,7 +110,7 @@ def test_throughput_with_two_frames_in_flight_is_no_less_than_that_of_the_quicke
 
 
 def test_throughput_with_many_frames_in_flight_gives_each_node_whole_frames_unless_told_otherwise(mini: Partition) -> None:
-    busy = replace(SLOW, speeds=(1e9,) * 3, window=6)
+    busy = replace(SLOW, speeds=(1e9,) * 3, window=6, per_message_s=1e-3)
     found = best_plan(mini, busy, "throughput")
     assert found.best.is_alone and found.why.startswith("whole frames, each on one node: ") and " by " in found.why
     assert found.best.prediction.throughput_fps > 0.8 * busy.nodes / found.best.prediction.latency_s
@@ -189,11 +189,12 @@ def test_a_model_whose_end_no_edge_computes_is_executed_whole_as_far_as_tiles_re
     with pytest.raises(PlanError, match="besides the image it needs 'state'"):
         _ = partition.end
     best = best_plan(partition, replace(SLOW, gateway_flops_s=1e5)).best
-    assert best.cuts[-1] is partition.cuts[-1]
+    assert best.cuts[-1] in (partition.cuts[-1], *partition.later) and best.cuts[-1].name == "mean"
 
 
 def test_sources_share_their_tails_where_the_gateway_would_be_the_bottleneck() -> None:
     partition = Partition(ended_graph())
-    busy = replace(SLOW, sources=3, window=2, gateway_flops_s=1e6)
+    free = replace(SLOW, broker_message_s=0.0, broker_byte_s=0.0, per_message_s=0.0, per_byte_s=0.0)
+    busy = replace(free, sources=3, window=2, gateway_flops_s=1e4)
     best = best_plan(partition, busy, "throughput").best
     assert best.whole == 1 and best.prediction.tail_flops == 0

@@ -261,7 +261,8 @@ class EdgeNode:
             **self._head(), plan=self.digest, frame=frame, block=block, tile=max(tile, 0), error=error[:300], **about
         )
         self._results[key] = (header, {} if error else outputs)
-        if self._exchanges and frame in self.tiles.frames and not header.whole and self.sampler.wants(frame, now):
+        own = frame in self.tiles.frames and not header.whole and not error
+        if self._exchanges and own and self.sampler.wants(frame, now):
             self.sampler.answered(key, self.name, fingerprint(outputs))  # others' parts may have spoilt it
         for dropped in self.outbox.put(key, now):
             if self._results.pop(dropped)[0].whole:

@@ -31,6 +31,10 @@ LEFT = [(0.05, Fault("deaf gateway")), (3.0, Fault("freeze edge", 0, 0.05)), (3.
 
 @examples(150)
 @example(setup=Setup("three blocks, undivided", 1, 2, 2.0, 600.0), day=LEFT)
+@example(  # what a failed engine gives is no result to judge a helper by
+    setup=Setup("three blocks", 1, 1, 0.3, 600.0),
+    day=[(0.05, Fault("kill edge", 0, 0.05, 0)), (40.0, Fault("broken engine", 0, 0.05))],
+)
 @given(setup=SETUPS, day=DAYS)
 def test_after_any_faults_every_frame_has_its_one_outcome(setup: Setup, day: list[tuple[float, Fault]]) -> None:
     cluster = Cluster(setup)

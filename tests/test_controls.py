@@ -54,6 +54,7 @@ class Running:
     def __init__(self, folder: Path, broker: BrokerProcess, grid: tuple[int, int] = (2, 2)) -> None:
         model = folder / "mini.tflite"
         model.write_bytes(build("mini", size=96).to_bytes())
+        model.with_suffix(".toml").write_text('decoder = "yolov2"\n')
         self.seen = Seen()
         self.gateway = Gateway(GatewayOptions(deadline=60.0), bind(make_bundle(model, grid)), broker.url, None)
         self.gateway.watch(self.seen, pictures_s=0.01)

@@ -28,8 +28,9 @@ def verdict(partition: Partition, operators: Sequence[Row], name: str) -> str:
     total = max(sum(o["flops"] for o in live), 1)
     tiled = sum(o["tiling"] == "tile" for o in live)
     head = f"{name}: {len(live)} operators, {total / 1e9:.3g} GFLOP, image {shape(image.shape)} {image.dtype}"
-    told = f"{tiled} of {len(live)} operators can be tiled: {partition.divisible_share:.1%} of the FLOPs. "
-    told += "Nothing ends that part." if not partition.blockers else f"That part ends at {partition.describe_blocker()}."
+    told = f"{tiled} of {len(live)} operators can be tiled from the image on; {partition.divisible_share:.1%} of the FLOPs "
+    told += "can be divided, with what lies between executed whole. "
+    told += "Nothing ends the tiles." if not partition.blockers else f"Tiles alone end at {partition.describe_blocker()}."
     return "\n".join(textwrap.fill(line, WIDTH, break_long_words=False) for line in (head, told))
 
 

@@ -37,7 +37,7 @@ def inspect_model(model: Path, json: Path | None, all_: bool = False) -> None:
     """Prints what matters of a model, or with ``all_`` every operator and cut; the JSON has all."""
     with console.status("reading the model, looking at its cuts"):
         partition = Partition(load(model))
-        graph = partition.graph
+        graph, ends = partition.graph, partition.blocked_by
         blocked = {b.op: b.reason for b in partition.blockers}
         operators = [_operator(partition, i, blocked) for i in range(len(graph.ops))]
         total = max(sum(o["flops"] for o in operators), 1)
@@ -59,7 +59,7 @@ def inspect_model(model: Path, json: Path | None, all_: bool = False) -> None:
             "outputs": [_tensor(graph, t) for t in graph.outputs],
             "operators": operators,
             "divisible_share": round(partition.divisible_share, 4),
-            "blocked_by": next(({"operator": b.kind, "reason": b.reason} for b in partition.blockers), None),
+            "blocked_by": None if ends is None else {"operator": ends.kind, "reason": ends.reason},
             "blockers": [asdict(b) for b in partition.blockers],
             "cuts": cuts,
         },

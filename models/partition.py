@@ -8,12 +8,14 @@ eq. 1 and 2, on a graph instead of a chain).
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from math import prod
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
 from models.effort import effort_at, whole_effort
 from models.extents import Extents, Tables, areas, extents
+from models.filters import LEAST, has_filters
 from models.graph import Graph, Op
 from models.moves import joined
 from models.ops import RULES, blocker, flops_of
@@ -43,6 +45,13 @@ class Blocker:
     op: int
     kind: str
     reason: str
+
+
+class Hop(NamedTuple):
+    """Where tiles end before operators that no tile can compute, and the first cut behind those, which are executed whole."""
+
+    tiles: Cut | None
+    whole: Cut | None
 
 
 class Partition:
@@ -203,11 +212,54 @@ class Partition:
                 todo += self.graph.data_inputs(self.graph.ops[self.graph.producer[t]])
         return tuple(sorted(seen))
 
+    @functools.cached_property
+    def every_cut(self) -> list[Cut]:
+        """All legal cuts, shallow to deep."""
+        return sorted({cut.tensors: cut for cut in (*self.later, *self.cuts)}.values(), key=lambda cut: len(cut.ops))
+
+    @functools.cached_property
+    def hops(self) -> list[Hop]:
+        """The way through the model over what no tile can compute. The last hop has nothing behind its tiles."""
+        every, found = self.every_cut, list[Hop]()
+        chain = [cut for cut, larger in zip(every, [*every[1:], None]) if larger is None or set(cut.ops) < set(larger.ops)]
+        last, passed = None, set[int]()
+        for cut in chain:
+            if any(i in self.refused and i not in passed for i in cut.ops):
+                if found and found[-1].whole is last is not None:
+                    found[-1] = Hop(found[-1].tiles, cut)  # no tile between two such runs
+                else:
+                    found.append(Hop(last, cut))
+                passed = set(cut.ops)
+            last = cut
+        if last is not None and (not found or last is not found[-1].whole):
+            found.append(Hop(last, None))
+        return found
+
+    @functools.cached_property
+    def divisible(self) -> frozenset[int]:
+        """Operators of blocks that can be divided, into tiles or by filters, and of what lies whole between such blocks."""
+        graph = self.graph
+        ends = [hop.tiles for hop in self.hops if hop.tiles and hop.tiles.ops[-1] not in self.refused]
+        ends = [cut for cut in ends if any(prod(graph.tensors[t].shape[1:-1]) > 1 for t in cut.tensors)]
+        weights = {i for cut in self.every_cut[-1:] for i in cut.ops if has_filters(graph, [i])}
+        weights = {i for i in weights if graph.tensors[graph.ops[i].outputs[0]].shape[-1] >= 2 * LEAST}
+        ends += [next(cut for cut in self.every_cut if weights.issubset(cut.ops))] if weights else []
+        return frozenset(i for cut in ends for i in cut.ops)
+
     @property
     def divisible_share(self) -> float:
-        """How much of the model's operations tiles can do, from 0 to 1: those before its dearest cut."""
+        """How much of the model's operations those are, from 0 to 1."""
         total = self.flops(i for i, op in enumerate(self.graph.ops) if self.graph.data_inputs(op))
-        return max((self.flops(cut.ops) for cut in self.cuts), default=0) / max(total, 1)
+        return self.flops(self.divisible) / max(total, 1)
+
+    @property
+    def blocked_by(self) -> Blocker | None:
+        """The first operator behind all that can be divided, and why it cannot; None: nothing of weight is left."""
+        graph = self.graph
+        beyond = (i for i, op in enumerate(graph.ops) if graph.data_inputs(op) and i not in self.divisible)
+        told = next((b for b in self.blockers if b.op not in self.divisible), None)
+        found = next((i for i in beyond if i in self.refused), None)
+        return told if found is None else Blocker(found, graph.ops[found].label, self.refused[found])
 
     def describe_blocker(self) -> str:
         if not self.blockers:

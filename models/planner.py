@@ -107,18 +107,46 @@ def _chosen(partition: Partition, blocks: BlockChoices) -> list[Piece]:
         raise PlanError("a plan needs at least one block: name a cut")
     if len(blocks) > MAX_BLOCKS:
         raise PlanError(f"{len(blocks)} blocks: a plan holds at most {MAX_BLOCKS}, name fewer cuts")
-    found = []
+    found: list[Piece] = []
     for cut, division in blocks:
+        if cut == "auto" and not partition.cuts:
+            found.append((partition.end, Whole()))  # no tile can begin: one node for all of a frame
+            continue
         if cut == "auto":
             rows, cols = division if isinstance(division, Tiles) else (1, 1)
             cut = choose_cut(partition, rows, cols)
-        found.append((partition.find(cut) if isinstance(cut, str) else cut, division))
+        end = partition.find(cut) if isinstance(cut, str) else cut
+        found += through(partition, end, division) if len(blocks) == 1 and isinstance(division, Tiles) else [(end, division)]
     for (first, _), (second, _) in zip(found, found[1:]):
         if not set(first.ops) < set(second.ops):
             raise PlanError(f"cut {second.name} does not follow {first.name}: name the cuts from the image on")
     homes = {home for _, division in found for home in division.homes}
     if homes != set(range(len(homes))):
         raise PlanError(f"nothing is in lane {min(set(range(max(homes))) - homes)}: lanes are numbered from 0 on")
+    return found
+
+
+def through(partition: Partition, end: Cut, grid: Tiles) -> list[Piece]:
+    """Tiles up to ``end``; over what no tile can compute by blocks that are executed whole. The maps stay where they are."""
+    if not partition.refused.keys() & set(end.ops):
+        return [(end, grid)]
+    found: list[Piece] = []
+    tiler, done = Tiler(partition), set[int]()
+
+    def add(cut: Cut, division: Division) -> None:
+        nonlocal done
+        if done < set(cut.ops):
+            span = tiler.spans([*(known for known, _ in found), cut])[-1]
+            sizes = [partition.graph.tensors[t].shape[-3:-1] for t in span.made]
+            fits = all(len(size) == 2 and size[0] >= grid.rows and size[1] >= grid.cols for size in sizes)
+            found.append((cut, division if fits else Whole()))
+            done = set(cut.ops)
+
+    for hop in partition.hops:
+        for cut, division in ((hop.tiles, grid), (hop.whole, Whole())):
+            if cut is not None and set(cut.ops) <= set(end.ops):
+                add(cut, division)
+    add(end, grid if not partition.refused.keys() & (set(end.ops) - done) else Whole())
     return found
 
 

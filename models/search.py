@@ -108,6 +108,7 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
         search.explore(grid)
     search.finish()
+    search.whole()
     search.resume()
     search.split_weights()
     search.pipe()
@@ -199,8 +200,8 @@ class _Search:
         self.fitting: dict[str, bool] = {}
         self.cuts = useful_cuts(self.partition)
         self.end = self._end()
-        if not self.cuts:
-            raise PlanError(f"this model cannot be tiled at all: {self.partition.describe_blocker()}")
+        if not self.cuts and self.end is None:
+            raise PlanError(f"this model cannot be divided at all: {self.partition.describe_blocker()}")
 
     def _end(self) -> Cut | None:
         """How far an edge can compute: to the model's end, or the deepest cut where it needs what the gateway has."""
@@ -227,47 +228,32 @@ class _Search:
             if fits and self.end is not None and set(choice.cuts[-1].ops) < set(self.end.ops):
                 self._try((*choice.pieces, (self.end, Whole())))
 
+    def whole(self) -> None:
+        """One node for all of a frame, where no tile can begin."""
+        if not self.cuts and self.end is not None:
+            self._try(((self.end, Whole()),))
+
     def resume(self) -> None:
         """The best plans go on behind what no tile can compute: that is executed whole, where the maps stay where they are.
 
         A squeeze-and-excitation's mean and dense layers are such a thing; the map that they scale passes them by.
         """
-        hops = self._hops()
-        if not hops:
+        if not any(hop.whole for hop in self.partition.hops):
             return
-        for grid in {choice.grid for choice in self._best_of_each() if choice.lanes in range(2, self.cluster.nodes + 1)}:
+        height, width = self.partition.graph.tensors[self.partition.image].shape[-3:-1]
+        for grid in grids(self.cluster.nodes, height == width):
+            if len(grid.homes) not in range(2, self.cluster.nodes + 1):
+                continue
             chain: list[Piece] = []
-            for before, behind in hops:
+            for before, behind in self.partition.hops:
                 chain += [(before, grid)] if before is not None else []
-                if behind is None:
-                    break
-                chain.append((behind, Whole()))
-                if chain[0][1] == grid:
+                if any(isinstance(division, Tiles) for _, division in chain):
                     self._try(tuple(chain))
-            if chain and chain[0][1] == grid:
-                self._try(tuple(chain))
-                if self.end is not None and set(chain[-1][0].ops) < set(self.end.ops):
-                    self._try((*chain, (self.end, Whole())))
-
-    def _hops(self) -> list[tuple[Cut | None, Cut | None]]:
-        """Cuts around each run of operators that no tile can compute: the last before it and the first behind it."""
-        refused = self.partition.refused
-        every = self._every_cut()
-        chain = [cut for cut, larger in zip(every, [*every[1:], None]) if larger is None or set(cut.ops) < set(larger.ops)]
-        found: list[tuple[Cut | None, Cut | None]] = []
-        last, at = None, set[int]()
-        for cut in chain:
-            strange = [i for i in cut.ops if i in refused and i not in at]
-            if strange and (found and found[-1][1] is last and last is not None):
-                found[-1] = (found[-1][0], cut)  # no tile between two such runs
-                at = set(cut.ops)
-            elif strange:
-                found.append((last, cut))
-                at = set(cut.ops)
-            last = cut
-        if found and last is not None and last is not found[-1][1]:
-            found.append((last, None))
-        return found if len(found) > 1 else []
+                if behind is not None:
+                    chain.append((behind, Whole()))
+            if self.end is not None and set(chain[-1][0].ops) < set(self.end.ops):
+                chain.append((self.end, Whole()))
+            self._try(tuple(chain))
 
     def split_weights(self) -> None:
         """The best plans of tiles go on by filters: each layer with weights among all nodes, the rest where it is."""
@@ -303,7 +289,7 @@ class _Search:
         """Cuts behind each operator with weights that are divided by filters, and behind what follows it channel by channel."""
         graph, end = self.partition.graph, self.end
         assert end is not None
-        every = self._every_cut(end)
+        every = sorted({*self.partition.every_cut, end}, key=lambda cut: len(cut.ops))
         found: list[Cut] = []
         done: set[int] = set()
         for cut in every:
@@ -324,7 +310,7 @@ class _Search:
         """Consecutive stages of about equal effort on different nodes; the slowest of them bounds the frames a second."""
         if self.objective != "throughput" or self.cluster.nodes < 2 or self.end is None:
             return
-        cuts = [cut for cut in self._every_cut() if set(cut.ops) < set(self.end.ops)]
+        cuts = [cut for cut in self.partition.every_cut if set(cut.ops) < set(self.end.ops)]
         done = [self.partition.effort(cut.ops) for cut in cuts]
         total = self.partition.effort(self.end.ops)
         for stages in range(2, self.cluster.nodes + 1):
@@ -337,11 +323,6 @@ class _Search:
                     pieces.append((cuts[near], Whole(len(pieces))))
             if len(pieces) == stages - 1:
                 self._try((*pieces, (self.end, Whole(len(pieces)))))
-
-    def _every_cut(self, *more: Cut) -> list[Cut]:
-        """All legal cuts, shallow to deep."""
-        found = {cut.tensors: cut for cut in (*self.partition.later, *self.partition.cuts, *more)}
-        return sorted(found.values(), key=lambda cut: len(cut.ops))
 
     def _best_of_each(self) -> list[Choice]:
         """The best plan of each grid and last cut, best first."""

@@ -133,12 +133,14 @@ def test_a_network_of_c2f_blocks_on_an_nchw_image_is_divided_and_exact(
     assert wrong(deepest(path, grid)) == []
 
 
-def test_attention_over_all_positions_ends_what_tiles_can_do(tmp_path: Path) -> None:
+def test_attention_over_all_positions_is_executed_whole_between_tiles(tmp_path: Path) -> None:
     path = tmp_path / "transformer.tflite"
     path.write_bytes(transformer().to_bytes())
     partition = Partition(load(path))
-    assert [b.kind for b in partition.blockers] == ["RESHAPE"] and 0.4 < partition.divisible_share < 0.9
+    assert [b.kind for b in partition.blockers] == ["RESHAPE"] and partition.divisible_share > 0.99
     assert wrong(deepest(path, (2, 2))) == []
+    bundle = make_bundle(path, (2, 2), "end")
+    assert [block.split for block in bundle.plan.blocks].count("tiles") >= 2 and wrong(bundle) == []
 
 
 # --- operations, by another way of counting

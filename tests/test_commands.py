@@ -113,7 +113,7 @@ def test_an_edge_computes_the_models_end_where_that_is_asked_for(tmp_path: Path)
     said = json.loads(report.read_text())
     assert said["exact"] and said["frames"] == 4 and said["tiles"] >= 16 and said["tiles_stolen"] > 0
     done = dt("plan", model, *options, "--out", tmp_path / "plan")
-    assert "block 2 of 2, 1x1 tiles, cut mean" in done.stdout, done.stderr
+    assert "block 2 of 2, whole, cut mean" in done.stdout, done.stderr
     done = dt("plan", model, *options, "--nodes", 4, "--rate", 100, "--speed", 1, "--memory", "900MB", "--explain")
     assert done.returncode == 0 and "the tail: one edge 0.00 GFLOP of it whole" in done.stdout, done.stderr
     done = dt("verify", tmp_path / "plan", "--whole", "end")
@@ -181,7 +181,7 @@ def test_several_blocks_are_planned_saved_and_verified(mini: Path, tmp_path: Pat
     report, folder = tmp_path / "report.json", tmp_path / "plan"
     done = dt("plan", mini, "--grid", "2x2", "--blocks", "max3, conv5,max7", "--out", folder, "--json", report)
     assert done.returncode == 0, done.stderr
-    assert "block 3 of 3, 2x2 tiles, cut max7" in done.stdout and "between tiles" in done.stdout
+    assert "block 3 of 3, 2x2, cut max7" in done.stdout and "between tiles" in done.stdout
     plan = json.loads(report.read_text())
     assert (
         plan["cuts"] == ["max3", "conv5", "max7"] and [t["block"] for t in plan["tiles"]] == [0] * 4 + [1] * 4 + [2] * 4

@@ -13,7 +13,7 @@ OLD_PYTHON = $(shell for python in python3.11 python3.10 $(PYTHON); do \
 
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: demo test-arm64 test test-all lint audit test-tflite-runtime clean
+.PHONY: demo help test-arm64 test test-all lint audit map test-tflite-runtime clean
 
 # Files side by side, each file in one process. Of a property `make test` draws a share of the examples, `make test-all` all.
 PYTEST = -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
@@ -22,19 +22,22 @@ PYTEST = -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
 SAME_IN_BOTH = $(foreach name,card cost division draw files partition planner readings search simulation tensor,\
 	--ignore tests/models/test_$(name).py)
 
-demo: $(VENV)/.installed
+demo: $(VENV)/.installed  ## a whole cluster on this machine, and the address of its dashboard
 	$(VENV)/bin/dt demo
 
-test-all: export DT_EXAMPLES = all
-test-all: test
+help:  ## this list
+	@sed -n 's/^\([a-z0-9-]*\):.*  ## \(.*\)/\1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
 
-test: lint audit
+test-all: export DT_EXAMPLES = all
+test-all: test  ## every check and test, with all examples, models and grids
+
+test: lint audit  ## every check and test, in two runtimes, with a share of the examples
 	@echo "== pytest"
 	@$(VENV)/bin/python $(PYTEST)
 	@if [ -n "$(OLD_PYTHON)" ]; then $(MAKE) --no-print-directory test-tflite-runtime; \
 	else echo "== skipped: tests/models with tflite-runtime, which needs Python 3.10 or 3.11 with venv"; fi
 
-lint: $(VENV)/.installed-test
+lint: $(VENV)/.installed-test  ## ruff, import-linter, mypy
 	@echo "== ruff, import-linter, mypy"
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/lint-imports --no-logo
@@ -43,7 +46,7 @@ lint: $(VENV)/.installed-test
 # A known hole in what we pin fails; where nobody can be asked, a line says so. The tests' own passwords are no secrets.
 SECRETS = --no-verify $(addprefix --disable-plugin ,Base64HighEntropyString HexHighEntropyString KeywordDetector BasicAuthDetector)
 
-audit: $(VENV)/.installed-test
+audit: $(VENV)/.installed-test  ## known holes in what is pinned, secrets in what is committed
 	@echo "== pip-audit, detect-secrets"
 	@said=$$($(VENV)/bin/pip-audit -r constraints.txt --no-deps --disable-pip --progress-spinner off --timeout 15 2>&1) || { \
 		if echo "$$said" | grep -q '^Found [0-9]'; then echo "$$said"; exit 1; fi; \
@@ -53,14 +56,17 @@ audit: $(VENV)/.installed-test
 	else echo "== skipped: detect-secrets, for this is no git checkout"; fi
 
 # Optional, as root: in a Debian of arm64 that it makes once in ~/.cache/deepthings; it says what it lacks.
-test-arm64: $(VENV)/.installed
+test-arm64: $(VENV)/.installed  ## as root: exactness on emulated Raspberry Pis
 	@$(VENV)/bin/python -m tests.arm64.emulate
 
-test-tflite-runtime: $(OLD_VENV)/.installed
+test-tflite-runtime: $(OLD_VENV)/.installed  ## tests/models in the older runtime
 	@echo "== pytest tests/models with tflite-runtime"
 	@PYTHONPATH=. $(OLD_VENV)/bin/python $(PYTEST) $(SAME_IN_BOTH) tests/models
 
-clean:
+map:  ## which room imports which, and whether an arrow runs up or in a circle
+	@$(PYTHON) tests/map.py
+
+clean:  ## remove the virtual environments and what tools have left
 	rm -rf $(VENV) $(OLD_VENV) build dist *.egg-info .pytest_cache .hypothesis .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

@@ -1,12 +1,23 @@
-"""What the documents say of the code is so: rooms and their imports, the walk of a frame, topics, links, decisions, targets."""
+"""What the documents say of the code is so: rooms, the walk of a frame, topics, bytes, links, decisions, targets."""
 
+import base64
+import hashlib
+import json
 import re
+import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
+import zstandard
 
+from edge_agent.proofs import Proofs
+from schemas import keyring
+from schemas.codec import decode
+from schemas.permission import Line, joiner_password
 from schemas.rights import is_sealed
 from schemas.topics import TABLE
 from tests.map import FLOORS, ROOT, rooms
@@ -113,3 +124,66 @@ def test_make_help_lists_every_target_of_the_makefile() -> None:
     phony = re.search(r"^\.PHONY: (.+)$", text, re.MULTILINE)
     told = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert phony and {line.split()[0] for line in told.splitlines()} == set(phony[1].split())
+
+
+# What PROTOCOL.md says of bytes, in as few lines as it takes: another client would be written so.
+
+
+def derive(secret: bytes, label: bytes, *parts: bytes, size: int = 32) -> bytes:
+    said = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    return hashlib.blake2b(said, digest_size=size, key=secret, person=label.ljust(16, b"\0")).digest()
+
+
+def test_a_seal_that_is_made_as_the_protocol_says_is_believed() -> None:
+    edge, other = bytes(range(32)), bytes(range(32, 64))
+    seal = keyring.edge_seal("kitchen", "0123abcd", edge)
+    speakers = {name: derive(edge, b"dt speak", name, serial) for name, serial in ((b"gateway", b""), (b"attic", b"00000002"))}
+    seal.admit("attic", derive(other, b"dt speak", b"kitchen", b"00000001"), speakers[b"attic"])
+    for sender, key in speakers.items():
+        topic, payload, epoch, counter = b"dt/echo/kitchen", b'{"v":1}', b"deadbeef", struct.pack("<Q", 7)
+        hashed = hashlib.blake2b(payload, digest_size=32).digest()
+        tag = derive(key, b"dt tag", topic, sender, epoch, counter, b"0123abcd", hashed, size=16)
+        receiver = hashlib.blake2b(b"kitchen", digest_size=4).digest()
+        sealed = payload + receiver + tag + sender + epoch + counter + bytes([1, len(sender)]) + b"DTs1"
+        opened = seal.open(topic.decode(), sealed)
+        assert (bytes(opened.payload), opened.sender, opened.epoch) == (payload, sender.decode(), "deadbeef")
+    assert keyring.reporting(edge) == derive(edge, b"dt report")
+    assert keyring.password(edge) == base64.urlsafe_b64encode(derive(edge, b"dt broker")[:24]).decode()
+
+
+def test_a_join_and_a_proof_of_parts_are_made_as_the_protocol_says() -> None:
+    secret, public = bytes(range(32)), "ab" * 32
+    asked = derive(secret, b"dt ask", b"kitchen", b"0123abcd", b"00000001", public.encode())
+    assert keyring.ask_proof(secret, "kitchen", "0123abcd", "00000001", public) == asked.hex()
+    answered = derive(secret, b"dt answer", public.encode(), public.encode(), b"box", b"")
+    assert keyring.answer_proof(secret, public, public, "box", "") == answered.hex()
+    assert joiner_password(secret.hex()) == derive(secret, b"dt joiner")[:24].hex()
+    line = str(Line("gate:8883", "dt", "kitchen", "00000001", secret.hex(), "cd" * 32))
+    raw = base64.urlsafe_b64decode(line.removeprefix("dtjoin1-") + "==")
+    keys = bytes.fromhex("00000001") + secret + bytes.fromhex("cd" * 32)
+    assert raw[4:] == bytes([len(keys)]) + keys + b"gate:8883\ndt\nkitchen"
+    assert raw[:4] == hashlib.blake2b(raw[4:], digest_size=4).digest()
+    proofs = Proofs("kitchen", lambda: "0f" * 16)
+    proofs.open("cam-0123abcd-0")
+    proved = derive(bytes.fromhex("0f" * 16), b"dt part", b"kitchen", b"cam-0123abcd-0", b"1/2/3", size=16)
+    assert proofs.prove("cam-0123abcd-0", 1, 2, 3) == proved.hex()
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_tensors_are_read_as_the_protocol_says(packed: bool) -> None:
+    pixels = np.arange(48, dtype=np.uint8).reshape(1, 4, 4, 3)
+    entries: list[dict[str, Any]] = [
+        {"name": "image", "dtype": "uint8", "shape": [1, 4, 4, 3]}, {"name": "wide", "dtype": "float32", "shape": [64]}
+    ]  # fmt: skip
+    ids = {"epoch": "0123abcd", "plan": "0" * 32, "to_epoch": "0" * 8, "request": "1" * 8}
+    wide = np.linspace(0, 1, 64, dtype="<f4")
+    bodies = [pixels.tobytes(), wide.tobytes()]
+    if packed:
+        turned = pixels.copy()
+        turned[:, :, 1:] -= pixels[:, :, :-1]
+        bodies = [zstandard.compress(turned.tobytes()), zstandard.compress(wide.view(np.uint8).reshape(64, 4).T.tobytes())]
+        entries = [{**entry, "packed": len(body)} for entry, body in zip(entries, bodies)]
+    header = json.dumps({"message": {"node": "cam", "frame": "cam-0123abcd-0", **ids}, "tensors": entries})
+    padded = header.encode() + b" " * (-(8 + len(header)) % 16)
+    read = decode("dt", "dt/tile/kitchen", b"DT\x01\x00" + struct.pack("<I", len(padded)) + padded + b"".join(bodies))
+    assert np.array_equal(read.tensors["image"], pixels) and np.array_equal(read.tensors["wide"], wide)

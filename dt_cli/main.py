@@ -42,7 +42,8 @@ ModelOrFolder = Annotated[
 Grid = Annotated[Optional[str], typer.Option(help="Tiles, rows x columns. [default: 3x3]", show_default=False)]  # noqa: UP045
 CutName = Annotated[str, typer.Option("--cut", help="Where to cut: a tensor's name, an operator's index, or auto.")]
 Blocks = Annotated[
-    str | None, typer.Option(help="Several fused blocks: their cuts, joined by commas.", show_default=False)
+    str | None,
+    typer.Option(help="Blocks: CUT, or CUT=2x3, 'CUT=filters 6', CUT=whole; joined by commas.", show_default=False),
 ]
 Whole = Annotated[
     str | None,

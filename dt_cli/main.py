@@ -164,7 +164,7 @@ def plan(
             help="Frames in flight, as an edge's --window. [default: 1; 2 for throughput]", min=1, max=32, show_default=False
         ),
     ] = None,
-    objective: Annotated[str, typer.Option(help="latency, throughput or traffic.")] = "latency",
+    objective: Annotated[str, typer.Option(help="latency, throughput, traffic or memory (of the largest host).")] = "latency",
     force_split: Annotated[
         bool, typer.Option("--force-split", help="Divide frames even if one node alone is faster.")
     ] = False,

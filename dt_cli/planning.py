@@ -149,7 +149,7 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
         speeds=(speed,) * nodes,
         rate_mbit=rate,
         gateway_flops_s=gateway,
-        memory_bytes=None if wishes.memory is None else parse_bytes(wishes.memory),
+        **_budgets(wishes.memory, nodes),
         sources=run.get("sources", 1),
         window=wishes.window or run.get("window", 2 if wishes.objective == "throughput" else 1),
     )
@@ -165,6 +165,22 @@ def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> tuple[float, 
         edge = wishes.speed * 1e9
         gateway = edge * shares[1] / shares[0]
     return edge, gateway if wishes.gateway_speed is None else wishes.gateway_speed * 1e9
+
+
+def _budgets(text: str | None, nodes: int) -> dict[str, Any]:
+    """``160MB`` for every edge, or ``edge1=120MB,edge2=64MB`` for some.
+
+    Raises:
+        PlanError: anything else.
+    """
+    if text is None or "=" not in text:
+        return {"memory_bytes": None if text is None else parse_bytes(text)}
+    named = [part.partition("=") for part in text.split(",")]
+    known = {f"edge{i + 1}" for i in range(nodes)}
+    strange = next((name.strip() for name, _, _ in named if name.strip() not in known), None)
+    if strange is not None:
+        raise PlanError(f"--memory {text!r}: there is no {strange!r}, only edge1 to edge{nodes}")
+    return {"budgets": {name.strip(): parse_bytes(size) for name, _, size in named}}
 
 
 def parse_bytes(text: str) -> int:

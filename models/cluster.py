@@ -18,9 +18,9 @@ class Cluster:
     """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each.
 
     ``speeds`` are effort a second of each edge: FLOP/s of large float32 convolutions. ``memory_bytes`` is what an edge may
-    use at most. Each end of a message takes ``per_message_s`` and ``per_byte_s``, the broker (mosquitto)
-    ``broker_message_s`` and ``broker_byte_s`` on each side; ``per_tile_s`` starts a tile, ``per_lane_s`` the
-    first of a lane (it must be asked for, leased, accepted), ``per_frame_s`` divides a picture if it is divided;
+    use at most, ``budgets`` of those that differ by name. Each end of a message takes ``per_message_s`` and ``per_byte_s``,
+    the broker (mosquitto) ``broker_message_s`` and ``broker_byte_s`` on each side; ``per_tile_s`` starts a tile,
+    ``per_lane_s`` the first of a lane (it must be asked for, leased, accepted), ``per_frame_s`` divides a picture;
     ``per_picture_s`` takes the next one while the source waits or, at an equal share, computes; ``per_outcome_s`` ends a
     frame: all seconds of the reference core. A host that has a share of a core has it in slices of ``slice_s``.
     ``round_trip_s`` is the network's. Packed, pixels and maps have these shares of their bytes; a byte costs the sender
@@ -31,6 +31,7 @@ class Cluster:
     rate_mbit: float
     gateway_flops_s: float
     memory_bytes: int | None = None
+    budgets: Mapping[str, int] = field(default_factory=dict)
     runtime_bytes: int = 25_000_000
     sources: int = 1
     window: int = 1
@@ -48,6 +49,15 @@ class Cluster:
     packed_pixels: float = 0.5
     packed_maps: float = 0.75
     pack_byte_s: float = 1.8e-9
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether an edge may not use what memory it likes."""
+        return self.memory_bytes is not None or bool(self.budgets)
+
+    def budget(self, edge: str) -> int | None:
+        """What an edge (``edge1`` is the first) may use at most; None: as much as it likes."""
+        return self.budgets.get(edge, self.memory_bytes)
 
     @property
     def nodes(self) -> int:

@@ -55,7 +55,16 @@ class Prediction:
     @property
     def edge_memory_bytes(self) -> int:
         """What the largest of the edges needs."""
-        return max(count for name, count in self.memory_bytes.items() if name != "gateway")
+        return max(self.edges.values())
+
+    @property
+    def edges(self) -> dict[str, int]:
+        """What each edge needs."""
+        return {name: count for name, count in self.memory_bytes.items() if name != "gateway"}
+
+    def excess(self, cluster: Cluster) -> int:
+        """How much more than its budget an edge needs, at worst; at most 0 where all fit."""
+        return max(count - (cluster.budget(name) or count) for name, count in self.edges.items())
 
 
 def predict(partition: Partition, plan: Plan, cluster: Cluster) -> Prediction:

@@ -27,6 +27,7 @@ _OPERATION = {  # the price of one; that of kinds which only pass through a map 
     "DEPTHWISE_CONV_2D": dict.fromkeys(ARITHMETICS, 2.4),
 }
 _ELEMENT = 20.0  # the price of one that is written
+_WEIGHT = 15.0  # of a byte of a dense layer's weights, which come from memory once: 11 to 23 GB/s, whatever its operations
 _DEARER = {
     ("CONV_2D", "uint8"): 45.0,
     ("MAX_POOL_2D", FLOAT): 85.0,
@@ -45,7 +46,8 @@ def whole_effort(graph: Graph, index: int) -> float:
     if not op.outputs:
         return 0.0
     each, element = _prices(graph, op)
-    return each * flops_of(graph, [index]) + element * prod(graph.tensors[op.outputs[0]].shape)
+    read = _WEIGHT * graph.tensors[op.inputs[1]].nbytes if op.kind == "FULLY_CONNECTED" and len(op.inputs) > 1 else 0.0
+    return max(each * flops_of(graph, [index]), read) + element * prod(graph.tensors[op.outputs[0]].shape)
 
 
 def effort_at(graph: Graph, op: Op) -> float:

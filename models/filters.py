@@ -59,6 +59,11 @@ def has_filters(graph: Graph, ops: Iterable[int]) -> bool:
     return any(_weights(graph, graph.ops[i]) is not None for i in ops)
 
 
+def keeps_channels(graph: Graph, ops: Iterable[int]) -> bool:
+    """Whether each of these operators can compute some of its channels of the same of its inputs."""
+    return all(len(graph.ops[i].outputs) == 1 and slice_of(graph, graph.ops[i], (0, LEAST)) is not None for i in ops)
+
+
 def filter_task(
     graph: Graph, ops: Sequence[int], given: Sequence[int], made: Sequence[int], part: tuple[int, int]
 ) -> FilterTask:

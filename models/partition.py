@@ -218,12 +218,18 @@ class Partition:
         return sorted({cut.tensors: cut for cut in (*self.later, *self.cuts)}.values(), key=lambda cut: len(cut.ops))
 
     @functools.cached_property
+    def chain(self) -> list[Cut]:
+        """Those of them that hold all operators up to some one, in execution order: each holds those before it."""
+        live = sorted({i for cut in self.every_cut for i in cut.ops})
+        place = {i: count for count, i in enumerate(live, 1)}
+        return [cut for cut in self.every_cut if place[cut.ops[-1]] == len(cut.ops)]
+
+    @functools.cached_property
     def hops(self) -> list[Hop]:
         """The way through the model over what no tile can compute. The last hop has nothing behind its tiles."""
-        every, found = self.every_cut, list[Hop]()
-        chain = [cut for cut, larger in zip(every, [*every[1:], None]) if larger is None or set(cut.ops) < set(larger.ops)]
+        found = list[Hop]()
         last, passed = None, set[int]()
-        for cut in chain:
+        for cut in self.chain:
             if any(i in self.refused and i not in passed for i in cut.ops):
                 if found and found[-1].whole is last is not None:
                     found[-1] = Hop(found[-1].tiles, cut)  # no tile between two such runs

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field
 from models.cluster import Cluster
 from models.cost import Prediction, memory, predict_blocks, workload
 from models.division import Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
-from models.filters import LEAST, has_filters
+from models.filters import LEAST, has_filters, keeps_channels
 from models.partition import Cut, Partition
 from models.planner import cut_bytes, fused_blocks, reusing
 from models.uneven import shares
 from schemas.errors import PlanError
 from schemas.plan import Block, Region
 
-OBJECTIVES = ("latency", "throughput", "traffic")
+OBJECTIVES = ("latency", "throughput", "traffic", "memory")
 MAX_BLOCKS = 8
 ONE = Tiles(1, 1)
 FINE = (Tiles(4, 4), Tiles(5, 5))  # small tiles, for nodes with little memory
@@ -104,7 +104,7 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
         raise PlanError(f"--objective {objective!r}: choose one of {', '.join(OBJECTIVES)}")
     search = _Search(partition, cluster, objective)
     height, width = partition.graph.tensors[partition.image].shape[-3:-1]
-    fine = FINE if cluster.memory_bytes is not None else ()
+    fine = FINE if cluster.is_limited or objective == "memory" else ()
     for grid in dict.fromkeys((*grids(cluster.nodes, height == width), *fine)):
         search.explore(grid)
     search.finish()
@@ -121,10 +121,12 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
 
 def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
     """Whether a source has the memory to compute its frames whole up to ``cut``."""
-    if cluster.memory_bytes is None:
+    if not cluster.is_limited:
         return True
     whole = fused_blocks(tiler, [(cut, Whole())], classes=False)
-    return memory(tiler, whole, cut, cluster)["edge1"] <= cluster.memory_bytes
+    need = memory(tiler, whole, cut, cluster)["edge1"]
+    sources = (cluster.budget(f"edge{i + 1}") for i in range(cluster.sources))
+    return all(budget is None or need <= budget for budget in sources)
 
 
 def _why(best: Choice, ranked: Sequence[Choice], objective: str) -> str:
@@ -198,6 +200,7 @@ class _Search:
     def __post_init__(self) -> None:
         self.tiler = Tiler(self.partition)
         self.fitting: dict[str, bool] = {}
+        self.fastest = 0.0
         self.cuts = useful_cuts(self.partition)
         self.end = self._end()
         if not self.cuts and self.end is None:
@@ -262,7 +265,13 @@ class _Search:
             return
         layers = self._layers()
         starts = [c for c in self._best_of_each() if all(isinstance(division, Tiles) for _, division in c.pieces)]
-        starts = [c for c in starts if 1 < c.lanes <= nodes][: 2 * _BEAM]
+        starts = [c for c in starts if 1 < c.lanes <= nodes]
+        if self.objective == "memory" or self.cluster.is_limited:  # the least of each cut: what follows holds the weights
+            least: dict[str, Choice] = {}
+            for choice in sorted(starts, key=lambda c: c.prediction.edge_memory_bytes):
+                least.setdefault(choice.cuts[-1].name, choice)
+            starts = list(least.values())
+        starts = starts[: 3 * _BEAM]
         for pieces in [(), *(choice.pieces for choice in starts)]:
             done = set(pieces[-1][0].ops) if pieces else set()
             rest = [cut for cut in layers if done < set(cut.ops)]
@@ -283,24 +292,25 @@ class _Search:
 
     def _by_filters(self, cut: Cut, nodes: int) -> Division:
         least = min(self.partition.graph.tensors[t].shape[-1] for t in cut.tensors)
-        return Filters(min(nodes, least // LEAST)) if least >= 2 * LEAST else Whole()
+        divided = least >= 2 * LEAST and has_filters(self.partition.graph, cut.ops)
+        return Filters(min(nodes, least // LEAST)) if divided else Whole()
 
     def _layers(self) -> list[Cut]:
         """Cuts behind each operator with weights that are divided by filters, and behind what follows it channel by channel."""
         graph, end = self.partition.graph, self.end
         assert end is not None
-        every = sorted({*self.partition.every_cut, end}, key=lambda cut: len(cut.ops))
         found: list[Cut] = []
         done: set[int] = set()
-        for cut in every:
+        for cut in [*self.partition.chain, end]:
             new = [i for i in cut.ops if i not in done]
-            if set(cut.ops) < done or not new:
+            if not new or not done < set(cut.ops):
                 continue
-            if sum(has_filters(graph, [i]) for i in new) > 1 and found:
-                done = set(found[-1].ops)
-                new = [i for i in cut.ops if i not in done]
-            if found and not has_filters(graph, new):
+            if has_filters(graph, new):
+                found.append(cut)
+            elif found and keeps_channels(graph, new):
                 found[-1] = cut
+            elif cut is not end:
+                continue  # it goes with the next layer, which needs all of it
             else:
                 found.append(cut)
             done = set(cut.ops)
@@ -375,10 +385,19 @@ class _Search:
         if len(blocks) == 1 and len(blocks[0].tiles) > self.cluster.nodes and not shares:
             blocks = (reusing(blocks[0]),)
         steady = self.objective == "throughput"
+        if steady and self._most_fps(blocks, last) < self.fastest / _ALIKE and not self.cluster.is_limited:
+            return None
         if last.name not in self.fitting:
             self.fitting[last.name] = fits_undivided(self.tiler, last, self.cluster)
         prediction = predict_blocks(self.tiler, blocks, last, self.cluster, steady, self.fitting[last.name])
+        self.fastest = max(self.fastest, prediction.throughput_fps if steady else 0.0)
         return Choice(pieces, prediction, self._busy_s(blocks, last, prediction), shares)
+
+    def _most_fps(self, blocks: Sequence[Block], cut: Cut) -> float:
+        """Frames a second that no run of these blocks passes: all processors at work, nothing in their way."""
+        edges_s = sum(t.effort for block in blocks for t in block.tiles) / sum(self.cluster.speeds)
+        tail_s = self.tiler.sums(cut)[1].effort / self.cluster.gateway_flops_s
+        return 1 / max(edges_s, tail_s, 1e-9)
 
     def _busy_s(self, blocks: Sequence[Block], cut: Cut, prediction: Prediction) -> float:
         cluster = self.cluster
@@ -389,6 +408,8 @@ class _Search:
         """What the search makes small."""
         if self.objective == "throughput":
             return 1 / choice.prediction.throughput_fps
+        if self.objective == "memory":  # of any host: what edges need not hold the gateway must not
+            return float(max(choice.prediction.memory_bytes.values()))
         return choice.prediction.latency_s
 
     def ranked(self, split: bool) -> list[Choice]:
@@ -403,20 +424,22 @@ class _Search:
         known = [choice for choice in self.tried.values() if choice is not None]
         if not known:
             raise PlanError("no cut of this model can be divided: every map is smaller than one tile")
-        budget = self.cluster.memory_bytes
-        fit = [c for c in known if budget is None or c.prediction.edge_memory_bytes <= budget]
+        fit = [c for c in known if c.prediction.excess(self.cluster) <= 0]
         if not fit:
-            least = min(known, key=lambda c: c.prediction.edge_memory_bytes)
+            least = min(known, key=lambda c: c.prediction.excess(self.cluster))
+            over = {host: need - (self.cluster.budget(host) or need) for host, need in least.prediction.edges.items()}
+            host = max(over, key=lambda edge: over[edge])
+            need, budget = least.prediction.edges[host], self.cluster.budget(host) or 0
             raise PlanError(
-                f"no plan fits {(budget or 0) / 1e6:.1f} MB an edge: the smallest budget that would do is "
-                f"{-(-least.prediction.edge_memory_bytes // 100_000) / 10:.1f} MB ({least.name}); give --memory so much"
+                f"no plan fits {budget / 1e6:.1f} MB an edge: the smallest budget that would do is "
+                f"{-(-need // 100_000) / 10:.1f} MB ({least.name}); raise --memory to at least that"
             )
         fit.sort(key=lambda c: (split and c.is_alone, self._price(c)))
         first, limit = fit[0], self._price(fit[0])
         if self.objective == "traffic":
             close = [c for c in fit if self._price(c) <= _SLOWER * limit]
             first = min(close, key=lambda c: (c.prediction.wire_bytes, self._price(c)))
-        elif self.objective == "throughput" or not first.is_alone:
+        elif self.objective == "throughput" or (self.objective != "memory" and not first.is_alone):
             whole = self.objective == "throughput" and (first.is_alone or not split)
             close = [c for c in fit if self._price(c) <= _ALIKE * limit and (whole or not c.is_alone)]
             first = min(close, key=lambda c: c.busy_s)

@@ -189,7 +189,7 @@ class Run:
         frame, lanes, edges = self._frames[number], self._work.lanes, self._cluster.nodes
         ring = [(frame.source + i) % edges for i in range(edges)]
         if self._is_static:
-            fixed = self._cluster.memory_bytes is not None  # a node keeps the weights that it has
+            fixed = self._cluster.is_limited  # a node keeps the weights that it has
             loads = {edge: 0 if fixed else self._edges[edge].load for edge in ring}
             owners = []
             for lane in range(lanes):

@@ -261,7 +261,7 @@ def partial_average() -> Graph:
 def broadcast_of_maps() -> Graph:
     net = Sketch((1, 9, 9, 3))
     x = net.conv(0, 4)
-    return net.graph(net.binary("ADD", x, net.pool("AVERAGE_POOL_2D", x, (9, 9), (1, 1), VALID)))
+    return net.graph(net.binary("ADD", x, net.pool("AVERAGE_POOL_2D", x, (9, 1), (1, 1), VALID)))
 
 
 def int16_maps() -> Graph:

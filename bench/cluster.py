@@ -40,6 +40,7 @@ from models.search import best_plan, judged_by, useful_cuts
 from models.tensor import to_input
 from schemas.errors import DtError
 from schemas.messages import frame_source
+from schemas.pace import measure_messages
 
 PORT = 1883
 PATIENCE_S = 120.0
@@ -116,10 +117,13 @@ class Run:
             self._model.write_bytes(build("yolov2", layers=options.layers).to_bytes())
         self._partition = Partition(load(self._model))
         speed = statistics.median(measure_speed(arithmetic(self._partition.graph)) for _ in range(SPEEDS))
-        self._cluster = Cluster(
+        messages = statistics.median(measure_messages() for _ in range(SPEEDS))
+        self._cluster = Cluster(  # a share of a core slows engine and messages alike
             speeds=(speed * options.edge_cpu,) * options.edges,
             rate_mbit=options.rate,
             gateway_flops_s=speed * options.gateway_cpu,
+            message_speeds=(messages * options.edge_cpu,) * options.edges,
+            gateway_message_speed=messages * options.gateway_cpu,
             sources=options.sources,
             window=self._window,
         )

@@ -152,6 +152,17 @@ def plan(
     speed: Annotated[
         float | None, typer.Option(help="GFLOP/s of an edge. [default: this machine's]", min=0.001, show_default=False)
     ] = None,
+    message_speed: Annotated[
+        float | None,
+        typer.Option(
+            help="How fast an edge handles messages; a fast x86-64 core (220 GFLOP/s) is 1. [default: as --speed, of 220]",
+            min=0.0001,
+            show_default=False,
+        ),
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="pi3, pi4 or pi5 for both speeds; pi4-1 for one thread.", show_default=False)
+    ] = None,
     gateway_speed: Annotated[
         float | None, typer.Option(help="GFLOP/s of the gateway. [default: an edge's]", min=0.001, show_default=False)
     ] = None,
@@ -179,7 +190,9 @@ def plan(
     from dt_cli import offline, planning
 
     shape = planning.Shape(grid, cut, blocks, whole)
-    wishes = planning.Wishes(nodes, rate, speed, gateway_speed, memory, window, objective, force_split, explain, compare)
+    wishes = planning.Wishes(
+        nodes, rate, speed, message_speed, device, gateway_speed, memory, window, objective, force_split, explain, compare
+    )
     if wishes.is_said:
         planning.plan_cluster(model, shape, wishes, out, json)
     else:

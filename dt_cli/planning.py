@@ -11,6 +11,7 @@ from dt_cli.output import console, short, size, table, write_json
 from models.bundle import Bundle, make_bundle, open_bundle, save
 from models.cluster import Cluster
 from models.cost import Prediction, measure_speed, predict
+from models.devices import device
 from models.division import Division, Tiler, Tiles, Whole
 from models.effort import arithmetic
 from models.engine import threads
@@ -19,6 +20,7 @@ from models.partition import Partition
 from models.planner import BlockChoices, parse_division, parse_grid
 from models.search import Choice, Found, best_plan, fits_undivided
 from schemas.errors import PlanError
+from schemas.pace import measure_messages
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COMPARED = ("latency_s", "throughput_fps", "wire_bytes")
@@ -26,11 +28,16 @@ _COMPARED = ("latency_s", "throughput_fps", "wire_bytes")
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user has said of the cluster and the plan; None: not said. Speeds in GFLOP/s, the rate in Mbit/s."""
+    """What the user has said of the cluster and the plan; None: not said. Speeds in GFLOP/s, the rate in Mbit/s.
+
+    ``message_speed``: how fast an edge handles messages, the reference core's being 1. ``device`` stands for both speeds.
+    """
 
     nodes: int | None = None
     rate: float | None = None
     speed: float | None = None
+    message_speed: float | None = None
+    device: str | None = None
     gateway_speed: float | None = None
     memory: str | None = None
     window: int | None = None
@@ -144,27 +151,34 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
     rate = wishes.rate if wishes.rate is not None else run.get("rate_mbit")
     if nodes is None or rate is None:
         raise PlanError("say both --nodes (edges) and --rate (Mbit/s of each host's link)")
-    speed, gateway = _speeds(wishes, run, dtype)
+    shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
+    speed, message_speed = _speeds(wishes, run, dtype, shares[0])
+    as_edge, own = shares[1] / shares[0], wishes.gateway_speed is not None
     return Cluster(
         speeds=(speed,) * nodes,
         rate_mbit=rate,
-        gateway_flops_s=gateway,
+        gateway_flops_s=wishes.gateway_speed * 1e9 if wishes.gateway_speed is not None else speed * as_edge,
+        message_speeds=(message_speed,) * nodes,
+        gateway_message_speed=0.0 if own else message_speed * as_edge,
         **_budgets(wishes.memory, nodes),
         sources=run.get("sources", 1),
         window=wishes.window or run.get("window", 2 if wishes.objective == "throughput" else 1),
+        slice_s=Cluster.slice_s if run or not message_speed else 0.0,
     )
 
 
-def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> tuple[float, float]:
-    """FLOP/s of an edge and of the gateway: as said, or of this machine, in the shares of a core that the run had."""
-    shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
-    if wishes.speed is None:
-        here = measure_speed(dtype, 1 if run else threads())  # a run's nodes have one core, or less
-        edge, gateway = here * shares[0], here * shares[1]
-    else:
-        edge = wishes.speed * 1e9
-        gateway = edge * shares[1] / shares[0]
-    return edge, gateway if wishes.gateway_speed is None else wishes.gateway_speed * 1e9
+def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str, share: float) -> tuple[float, float]:
+    """FLOP/s of an edge and how fast it handles messages (0: as its FLOP/s say): as said, of the device, or of this machine
+    in the share of a core that the run had.
+    """
+    if wishes.device is not None:
+        if wishes.speed is not None or wishes.message_speed is not None:
+            raise PlanError(f"--device {wishes.device} says both speeds: give it, or --speed and --message-speed")
+        return device(wishes.device)
+    if wishes.speed is not None:
+        return wishes.speed * 1e9, wishes.message_speed or 0.0
+    here = measure_speed(dtype, 1 if run else threads())  # a run's nodes have one core, or less
+    return here * share, wishes.message_speed or measure_messages() * share
 
 
 def _budgets(text: str | None, nodes: int) -> dict[str, Any]:
@@ -197,6 +211,7 @@ def parse_bytes(text: str) -> int:
 
 def _show(model: Path, cut: str, expected: Prediction, cluster: Cluster, found: Found | None) -> None:
     speeds = f"{cluster.speeds[0] / 1e9:.1f} GFLOP/s an edge, {cluster.gateway_flops_s / 1e9:.1f} the gateway"
+    speeds += f"; messages at {cluster.edge_message_speeds[0]:.2g} of the reference core's speed"
     console.print(f"{model.name} on {cluster.nodes} edges, {cluster.rate_mbit:g} Mbit/s, {speeds}")
     shown = table("", "block", "cut", "grid", "GFLOP", left=("cut",))
     for i, block in enumerate(expected.blocks):

@@ -423,6 +423,7 @@ class Edge:
         self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
+        self._node.message_speed = self._speed.message_speed
         self._worker = Worker(runner, self._inbox, ahead=not is_source)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)

@@ -115,7 +115,7 @@ class EdgeNode:
         self._only_camera = self._alone = self._paused = False
         self._nodes = 0  # that live
         self.machine = ""  # which machine this is, whatever it is called
-        self.flops_s = self.bytes_s = 0.0  # of engine and link, as measured; 0: not known
+        self.flops_s = self.bytes_s = self.message_speed = 0.0  # of engine and link, as measured; 0: not known
         self.fits_whole = True  # whether this node has memory for a frame undivided
         self.deadline_s: float | None = None  # of the own source's frames; None: the gateway's
         self.priority = 0
@@ -571,8 +571,8 @@ class EdgeNode:
         register = m.Register(
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
-            flops_s=self.flops_s, bytes_s=self.bytes_s, deadline_s=self.deadline_s, priority=self.priority,
-            distrusts=tuple(sorted(self.sampler.liars))[:64],
+            flops_s=self.flops_s, bytes_s=self.bytes_s, message_speed=self.message_speed, deadline_s=self.deadline_s,
+            priority=self.priority, distrusts=tuple(sorted(self.sampler.liars))[:64],
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

@@ -42,6 +42,7 @@ from schemas.discovery import announced
 from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
 from schemas.guard import Open
 from schemas.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.pace import measure_messages
 from schemas.packages import install
 from schemas.process import log_to_stderr, on_end, version
 from schemas.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
@@ -416,7 +417,8 @@ class Gateway:
             bundle, objective, own = self._bundle, self._objective, threads(self._options.threads)
 
             def plan() -> Bundle | None:
-                return better(bundle, members, objective, measure_speed(arithmetic(bundle.graph), own))
+                speed = measure_speed(arithmetic(bundle.graph), own)
+                return better(bundle, members, objective, speed, measure_messages())
 
             self.plan_anew(plan)
 

@@ -95,6 +95,7 @@ class NodeView:
     stolen: int = 0
     flops_s: float = 0.0  # as Register says
     bytes_s: float = 0.0
+    message_speed: float = 0.0
     tiles: Rate = field(default_factory=Rate)
     status: m.Status | None = None
     told_at: float = 0.0  # when it came
@@ -229,6 +230,7 @@ class Board:
             view.epoch, view.status = register.epoch, None
         view.runtime, view.camera, view.waiting = register.runtime, register.camera, register.waiting
         view.flops_s, view.bytes_s = register.flops_s, register.bytes_s or view.bytes_s
+        view.message_speed = register.message_speed
         if register.camera:
             self.source(register.node)
         for frame in register.frames:

@@ -18,18 +18,21 @@ SETTLE_S = 10.0
 AGAIN_S = 60.0
 DRIFT = 1.5  # a speed that has changed by less is the same
 GAIN = 0.9  # of the present plan's price
-FLOPS_S, BYTES_S = (1e6, 1e14), (1e3, 1e12)  # what a node may claim; what is beyond counts as that
+FLOPS_S, BYTES_S, MESSAGE_SPEEDS = (1e6, 1e14), (1e3, 1e12), (1e-4, 1e2)  # what a node may claim; what is beyond counts as that
 RATE_MBIT = 100.0  # of links that nobody has measured yet
 
 
 @dataclass(frozen=True)
 class Member:
-    """A node as the planner sees it: operations a second, bytes a second of its link; 0: not known."""
+    """A node as the planner sees it: operations a second, bytes a second of its link, and how fast it handles messages;
+    0: not known.
+    """
 
     name: str
     camera: bool
     flops_s: float
     bytes_s: float
+    message_speed: float = 0.0
 
 
 class Replanner:
@@ -47,7 +50,8 @@ class Replanner:
         """A node's heartbeat."""
         known = self._members.get(register.node)
         bytes_s = _within(register.bytes_s, BYTES_S) or (known.bytes_s if known else 0.0)
-        self._members[register.node] = Member(register.node, register.camera, _within(register.flops_s, FLOPS_S), bytes_s)
+        flops_s, message_speed = _within(register.flops_s, FLOPS_S), _within(register.message_speed, MESSAGE_SPEEDS)
+        self._members[register.node] = Member(register.node, register.camera, flops_s, bytes_s, message_speed)
 
     def due(self, nodes: Collection[str], now: float) -> tuple[Member, ...] | None:
         """The members to plan for, cameras first; None: the plan fits, or it is too early. ``nodes``: who is here."""
@@ -76,27 +80,38 @@ def _alike(some: tuple[Member, ...], others: tuple[Member, ...]) -> bool:
     """Whether a plan for the one does for the other."""
     if [(m.name, m.camera) for m in some] != [(m.name, m.camera) for m in others]:
         return False
-    return all(1 / DRIFT < a.flops_s / b.flops_s < DRIFT for a, b in zip(some, others))
+    speeds = [(a.flops_s, b.flops_s) for a, b in zip(some, others)]
+    speeds += [(a.message_speed, b.message_speed) for a, b in zip(some, others)]
+    return all(a == b or 1 / DRIFT < a / max(b, 1e-9) < DRIFT for a, b in speeds)
 
 
-def cluster_of(members: tuple[Member, ...], gateway_flops_s: float) -> Cluster:
-    """What the planner needs to know of them."""
+def cluster_of(members: tuple[Member, ...], gateway_flops_s: float, gateway_message_speed: float = 0.0) -> Cluster:
+    """What the planner needs to know of them, and of the gateway."""
     rates = [member.bytes_s * 8 / 1e6 for member in members if member.bytes_s]
     return Cluster(
         speeds=tuple(member.flops_s for member in members),
         rate_mbit=median(rates) if rates else RATE_MBIT,
         gateway_flops_s=gateway_flops_s,
+        message_speeds=tuple(member.message_speed for member in members),
+        gateway_message_speed=gateway_message_speed,
         sources=sum(member.camera for member in members),
         window=2,
+        slice_s=0.0 if all(member.message_speed for member in members) else Cluster.slice_s,
     )
 
 
-def better(bundle: Bundle, members: tuple[Member, ...], objective: str, gateway_flops_s: float) -> Bundle | None:
+def better(
+    bundle: Bundle,
+    members: tuple[Member, ...],
+    objective: str,
+    gateway_flops_s: float,
+    gateway_message_speed: float = 0.0,
+) -> Bundle | None:
     """Another plan of the same model for ``members``, if it is expected to be clearly better than the present one.
 
     Takes seconds.
     """
-    cluster = cluster_of(members, gateway_flops_s)
+    cluster = cluster_of(members, gateway_flops_s, gateway_message_speed)
     objective = judged_by(objective, cluster)
     found = best_plan(bundle.partition, cluster, objective).best
     present = predict(bundle.partition, bundle.plan, cluster)

@@ -17,12 +17,15 @@ HEADER_BYTES = 300
 class Cluster:
     """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each.
 
-    ``speeds`` are effort a second of each edge: FLOP/s of large float32 convolutions. ``memory_bytes`` is what an edge may
-    use at most, ``budgets`` of those that differ by name. Each end of a message takes ``per_message_s`` and ``per_byte_s``,
-    the broker (mosquitto) ``broker_message_s`` and ``broker_byte_s`` on each side; ``per_tile_s`` starts a tile,
-    ``per_lane_s`` the first of a lane (it must be asked for, leased, accepted), ``per_frame_s`` divides a picture;
-    ``per_picture_s`` takes the next one while the source waits or, at an equal share, computes; ``per_outcome_s`` ends a
-    frame: all seconds of the reference core. A host that has a share of a core has it in slices of ``slice_s``.
+    ``speeds`` are effort a second of each edge: FLOP/s of large float32 convolutions. ``message_speeds`` are how fast each
+    handles messages, pictures and all else that is not in the engine, the reference core's being 1, and
+    ``gateway_message_speed`` is the gateway's; not known (none, or 0 of one), a host is taken to be a share of the reference
+    core, which slows both alike. ``memory_bytes`` is what an edge may use at most, ``budgets`` of those that differ by name.
+    Each end of a message takes ``per_message_s`` and ``per_byte_s``, the broker (mosquitto) ``broker_message_s`` and
+    ``broker_byte_s`` on each side; ``per_tile_s`` starts a tile, ``per_lane_s`` the first of a lane (it must be asked for,
+    leased, accepted), ``per_frame_s`` divides a picture; ``per_picture_s`` takes the next one while the source waits or, at
+    an equal share, computes; ``per_outcome_s`` ends a frame: all seconds of the reference core. A host that has a share of a
+    core has it in slices of ``slice_s``; 0: hosts have processors of their own.
     ``round_trip_s`` is the network's. Packed, pixels and maps have these shares of their bytes; a byte costs the sender
     ``pack_byte_s`` and the receiver as much, and where links are too fast for that to pay nothing is packed.
     """
@@ -30,6 +33,8 @@ class Cluster:
     speeds: tuple[float, ...]
     rate_mbit: float
     gateway_flops_s: float
+    message_speeds: tuple[float, ...] = ()
+    gateway_message_speed: float = 0.0
     memory_bytes: int | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
     runtime_bytes: int = 25_000_000
@@ -63,6 +68,17 @@ class Cluster:
     def nodes(self) -> int:
         return len(self.speeds)
 
+    @functools.cached_property
+    def edge_message_speeds(self) -> tuple[float, ...]:
+        """``message_speeds``, those that are not known by the edge's speed."""
+        told = self.message_speeds or (0.0,) * self.nodes
+        return tuple(_message_speed(*both) for both in zip(told, self.speeds, strict=True))
+
+    @property
+    def gateways_message_speed(self) -> float:
+        """As above, of the gateway."""
+        return _message_speed(self.gateway_message_speed, self.gateway_flops_s)
+
     @property
     def bytes_s(self) -> float:
         return self.rate_mbit * 1e6 / 8
@@ -70,9 +86,13 @@ class Cluster:
     def packed(self, count: int, are_pixels: bool) -> int:
         """Bytes on the wire of a tensor of so many bytes."""
         share = self.packed_pixels if are_pixels else self.packed_maps
-        pack_s = self.pack_byte_s * CORE_FLOPS_S / min(self.speeds)
+        pack_s = self.pack_byte_s / min(self.edge_message_speeds)
         pays = HOPS * pack_s < HOPS * (1 - share) / self.bytes_s
         return int(count * share) if pays and count >= PACKED_BYTES else count
+
+
+def _message_speed(told: float, flops_s: float) -> float:
+    return told or min(flops_s / CORE_FLOPS_S, 1.0)  # more threads make no message faster
 
 
 class Saving(NamedTuple):

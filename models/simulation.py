@@ -3,7 +3,8 @@
 Everything is a queue. A message costs its sender's processor, crosses the sender's link up and the gateway's link down,
 costs the broker, crosses the gateway's link up and the receiver's down, and costs the receiver; the broker passes a
 message on when it has all of it. A host's messages take processor time from what it computes. Seconds of a processor are
-those of a reference core; a host that has a share of one, or is slower, takes so much longer. No randomness, no clock.
+those of a reference core; a host that has a share of one, or is slower, takes so much longer: for what the engine computes
+by its effort a second, for all else by how fast it handles messages. No randomness, no clock.
 """
 
 import heapq
@@ -22,10 +23,12 @@ Then: TypeAlias = Callable[[float], None]  # what happens next, at this time
 class _Host:
     """A processor and its two links. Times are when each is free again; ``debt_s`` is what messages took from a tile.
 
-    A share of a core comes in slices: who has been idle may run at the core's full speed for ``saved_s``.
+    ``share`` is the engine's speed and ``message_share`` that of all else, the reference core's being 1. A share of a core
+    comes in slices: who has been idle may run at the core's full speed for ``saved_s``.
     """
 
-    flops_s: float
+    share: float
+    message_share: float
     slice_s: float
     up: float = 0.0
     down: float = 0.0
@@ -41,12 +44,12 @@ class _Host:
     load: int = 0  # lanes that it has, or that are on their way
 
     @property
-    def share(self) -> float:
-        return self.flops_s / CORE_FLOPS_S
+    def ratio(self) -> float:
+        """Seconds of the engine that pass in a second of all else, both of the reference core."""
+        return self.share / self.message_share
 
-    def run(self, now: float, seconds: float) -> float:
-        """When so many seconds of the reference core, begun now, are done."""
-        share = self.share
+    def run(self, now: float, seconds: float, share: float) -> float:
+        """When so many seconds of the reference core, of which this one is a ``share``, begun now, are done."""
         if share >= 1:
             return now + seconds / share
         saved = min(share * self.slice_s, self.saved_s + max(now - self.idle_since, 0.0) * share)
@@ -57,7 +60,7 @@ class _Host:
 
     def owed(self, now: float) -> float:
         """What is left to do for the next picture, which comes along while there is no tile."""
-        self.owed_s = max(self.owed_s - max(now - self.free_at, 0.0) * self.share, 0.0)
+        self.owed_s = max(self.owed_s - max(now - self.free_at, 0.0) * self.message_share, 0.0)
         self.free_at = max(now, self.free_at)
         return self.owed_s
 
@@ -85,8 +88,11 @@ class Run:
         self.bytes_by_hop: Counter[str] = Counter()
         self.spared_flops = 0
         self._work, self._cluster = work, cluster
-        self._edges = [_Host(speed, cluster.slice_s) for speed in cluster.speeds]
-        self._gateway = _Host(cluster.gateway_flops_s, cluster.slice_s)
+        self._edges = [
+            _Host(speed / CORE_FLOPS_S, message_speed, cluster.slice_s)
+            for speed, message_speed in zip(cluster.speeds, cluster.edge_message_speeds)
+        ]
+        self._gateway = _Host(cluster.gateway_flops_s / CORE_FLOPS_S, cluster.gateways_message_speed, cluster.slice_s)
         self._frames: list[_Frame] = []
         self._left = [frames] * cluster.sources
         self._events: list[tuple[float, int, Then]] = []
@@ -131,15 +137,17 @@ class Run:
         self._spend(now, self._gateway, self._cluster.broker_message_s + self._cluster.broker_byte_s * count, then)
 
     def _spend(self, now: float, host: _Host, seconds: float, then: Then) -> None:
-        """So many seconds of the reference core, after what the host's network has still to do; a tile loses them."""
+        """So many seconds of the reference core, none of them the engine's, after what the host's network has still to do; a
+        tile loses them.
+        """
         start = max(now, host.network)
         if host.computing:  # both take turns, until one is through
-            alone = seconds / host.share
+            alone = seconds / host.message_share
             turns = min(alone, max(host.ends + host.debt_s - start, 0.0))
             host.debt_s += turns
             host.network = start + alone + turns
         else:
-            host.network = host.run(start, seconds)
+            host.network = host.run(start, seconds, host.message_share)
         self._at(host.network, then)
 
     def _cross(self, now: float, sender: _Host, receiver: _Host, count: int, then: Then) -> None:
@@ -254,13 +262,14 @@ class Run:
         if saving is not None:
             effort -= saving.effort
             self.spared_flops += saving.flops
-        seconds = effort / CORE_FLOPS_S + self._cluster.per_tile_s
-        seconds += self._cluster.per_lane_s if block == self._work.steps[lane][0] else 0.0
-        shared = min(host.owed(now), seconds)
-        seconds, host.owed_s = seconds + shared, host.owed_s - shared
+        beside = self._cluster.per_tile_s
+        beside += self._cluster.per_lane_s if block == self._work.steps[lane][0] else 0.0
+        seconds = effort / CORE_FLOPS_S + beside * host.ratio
+        shared = min(host.owed(now) * host.ratio, seconds)
+        seconds, host.owed_s = seconds + shared, host.owed_s - shared / host.ratio
         if edge != self._frames[number].source:
             self._ask(number, edge, now, ahead=True)
-        host.ends = host.run(now, seconds)
+        host.ends = host.run(now, seconds, host.share)
         self._at(host.ends, lambda now: self._computed(number, block, lane, edge, now))
 
     def _saving(self, frame: _Frame, block: int, lane: int, edge: int) -> Saving | None:
@@ -322,8 +331,8 @@ class Run:
         frame.results += 1
         if frame.results == len(self._work.results):
             gateway = self._gateway
-            seconds = self._work.tail_effort / CORE_FLOPS_S + self._cluster.per_outcome_s
-            gateway.network = gateway.run(max(now, gateway.network), seconds)
+            seconds = self._work.tail_effort / CORE_FLOPS_S + self._cluster.per_outcome_s * gateway.ratio
+            gateway.network = gateway.run(max(now, gateway.network), seconds, gateway.share)
             self._at(gateway.network, lambda now: self._end(number, now))
 
     def _end(self, number: int, now: float) -> None:

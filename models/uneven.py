@@ -114,6 +114,7 @@ def shares(cluster: Cluster, work: Workload, weight: float = 1.0) -> list[float]
     beside = [weight * (lane_s + got + back) for got, back in zip(sent_s, back_s)]
     beside[0] = weight * (lane_s + cluster.per_frame_s + cluster.per_picture_s + sum(sent_s[1:]) + back_s[0])
     power = [speed / CORE_FLOPS_S for speed in cluster.speeds]
+    beside = [busy * own / told for busy, own, told in zip(beside, power, cluster.edge_message_speeds)]  # as effort's seconds
     whole_s = sum(work.effort.values()) / CORE_FLOPS_S
     end_s = (whole_s + sum(beside)) / sum(power)
     found = [end_s * share - busy for share, busy in zip(power, beside)]

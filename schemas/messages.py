@@ -71,8 +71,9 @@ class Register(Message):
     Sent every 2 s (the heartbeat) and when ``waiting`` changes. ``frames`` are the source's frames without an
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
     source. ``machine``: which machine it is, whatever it is called. ``flops_s`` is the effort a second of its engine,
-    ``bytes_s`` those of its link, as measured; 0: not known. ``distrusts``: nodes whose bits of its own frames it has found
-    to be wrong; they get no more of its tiles.
+    ``bytes_s`` those of its link, and ``message_speed`` how fast it handles messages, the planner's reference core being 1,
+    as measured; 0: not known. ``distrusts``: nodes whose bits of its own frames it has found to be wrong; they get no more
+    of its tiles.
     """
 
     seq: Count
@@ -84,6 +85,7 @@ class Register(Message):
     leaving: bool = False
     flops_s: Rate = 0.0
     bytes_s: Rate = 0.0
+    message_speed: Rate = 0.0
     deadline_s: Seconds | None = None
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""

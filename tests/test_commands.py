@@ -210,6 +210,19 @@ def test_plan_for_a_cluster_says_what_it_expects_and_why(mini: Path, tmp_path: P
     assert "one node alone is faster: " in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("speeds", "says"),
+    [
+        (["--speed", 11], "11.0 GFLOP/s an edge, 11.0 the gateway; messages at 0.05 of the"),
+        (["--speed", 11, "--message-speed", 0.3], "11.0 GFLOP/s an edge, 11.0 the gateway; messages at 0.3 of the"),
+        (["--device", "pi4-1", "--gateway-speed", 30], "10.8 GFLOP/s an edge, 30.0 the gateway; messages at 0.2 of the"),
+    ],
+)
+def test_a_plan_is_made_for_nodes_of_these_speeds(mini: Path, speeds: list[object], says: str) -> None:
+    done = dt("plan", mini, "--grid", "2x2", "--cut", "max3", "--nodes", 4, "--rate", 60, *speeds)
+    assert done.returncode == 0 and says in " ".join(done.stdout.split())
+
+
 def test_a_named_plan_is_costed_and_put_beside_a_run(mini: Path, tmp_path: Path) -> None:
     run, report = tmp_path / "run.json", tmp_path / "report.json"
     line = {"edges": 4, "rate_mbit": 60.0, "edge_cpu": 0.15, "gateway_cpu": 0.25, "grid": "2x2", "cut": "max7"}
@@ -252,6 +265,8 @@ USAGE = [
         "the smallest budget that would do",
     ),
     (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--objective", "x"], "choose one of latency"),
+    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi9"], "no figures of device 'pi9': choose one of pi3"),
+    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi4", "--speed", "9"], "--device pi4 says both speeds"),
     (["plan", "{mini}", "--compare", "{dir}/text.tflite"], "text.tflite is no run of bench.cluster"),
     (["plan", "{mini}", "--compare", "{dir}/absent.json"], "cannot read"),
     (["verify", "{mini}", "--image", "{dir}/text.tflite"], "text.tflite' is not a readable video"),

@@ -11,6 +11,7 @@ from models.cost import measure_speed, plan_bound_s, predict
 from models.effort import arithmetic
 from models.engine import threads
 from schemas.errors import PlanError
+from schemas.pace import measure_messages
 
 RATES = (0.1, 100_000.0)  # Mbit/s
 
@@ -34,11 +35,11 @@ def expected(snapshot: Snapshot, rate_mbit: float | None) -> dict[str, Any]:
     Without a node whose speed is known nothing is expected: ``latency_s`` is None. ``says`` tells by what it is predicted.
     """
     nodes = [n for n in snapshot.state["nodes"] if n["online"] and n["flops_s"]]
-    members = [Member(n["name"], n["camera"], n["flops_s"], n["bytes_s"]) for n in nodes]
+    members = [Member(n["name"], n["camera"], n["flops_s"], n["bytes_s"], n["message_speed"]) for n in nodes]
     members.sort(key=lambda member: (not member.camera, member.name))
     if not members:
         return {"latency_s": None, "nodes": 0, "rate_mbit": rate_mbit, "says": "No node has told its speed."}
-    cluster = cluster_of(tuple(members), _own_speed(arithmetic(snapshot.bundle.graph)))
+    cluster = cluster_of(tuple(members), *_own_speeds(arithmetic(snapshot.bundle.graph)))
     cluster = replace(cluster, sources=max(cluster.sources, 1), rate_mbit=rate_mbit or cluster.rate_mbit)
     bound, links = None, "as said"
     if rate_mbit is None:
@@ -82,5 +83,6 @@ def learnt(snapshot: Snapshot, cluster: Cluster, are_known: bool) -> tuple[Clust
 
 
 @cache
-def _own_speed(dtype: str) -> float:
-    return measure_speed(dtype, threads())
+def _own_speeds(dtype: str) -> tuple[float, float]:
+    """Of engine and messages."""
+    return measure_speed(dtype, threads()), measure_messages()

@@ -39,6 +39,7 @@ def node_view(view: NodeView, now: float, wall: float) -> dict[str, Any]:
         "stolen": view.stolen,
         "flops_s": view.flops_s,
         "bytes_s": view.bytes_s,
+        "message_speed": view.message_speed,
         "fetched": None if view.online else view.fetched(now),
         "rate": round(view.tiles.per_second(now), 3) if view.online else 0.0,
         **status_view(view.status),

@@ -13,6 +13,7 @@ def test_a_speed_is_measured_once_and_kept(tmp_path: Path) -> None:
     speed.keep()
     again = Speed(tmp_path)
     assert again.flops_s == round(speed.flops_s)
+    assert again.message_speed == pytest.approx(speed.message_speed, abs=1e-6) and again.message_speed > 1e-3
     assert [path.name for path in tmp_path.iterdir()] == [FILE]
 
 
@@ -22,6 +23,16 @@ def test_another_number_of_threads_has_another_speed(tmp_path: Path, monkeypatch
         Speed(tmp_path, threads).keep()
         monkeypatch.setattr("edge_agent.speed.measure_speed", lambda threads: threads * 3e9)
         assert Speed(tmp_path, threads).flops_s == (1e9 if threads == 1 else 6e9)
+
+
+@pytest.mark.parametrize("claim", ['', ', "message_speed": 1e300', ', "message_speed": NaN', ', "message_speed": "quick"'])
+def test_the_speed_of_messages_is_measured_where_the_file_does_not_tell_it(
+    tmp_path: Path, claim: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edge_agent.speed.measure_messages", lambda: 0.25)
+    (tmp_path / FILE).write_text(f'{{"kernels": {json.dumps(here())}, "threads": 1, "flops_s": 1234567890{claim}}}')
+    speed = Speed(tmp_path)
+    assert (speed.flops_s, speed.message_speed) == (1234567890, 0.25)
 
 
 def test_tiles_correct_it(tmp_path: Path) -> None:

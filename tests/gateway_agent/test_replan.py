@@ -5,17 +5,20 @@ import pytest
 from gateway_agent.replan import AGAIN_S, RATE_MBIT, SETTLE_S, Member, Replanner, better, cluster_of
 from models.build import build
 from models.bundle import make_bundle
+from models.cluster import CORE_FLOPS_S
 from schemas.messages import Register
 
 SPEED = 10e9  # of the gateway, FLOP/s
 
 
-def hear(replanner: Replanner, *nodes: str, flops_s: float = 10e9, bytes_s: float = 0.0) -> None:
+def hear(
+    replanner: Replanner, *nodes: str, flops_s: float = 10e9, bytes_s: float = 0.0, message_speed: float = 0.0
+) -> None:
     """Heartbeats; a name with a ``*`` has a camera."""
     for node in nodes:
         replanner.hear(
             Register(node=node.strip("*"), epoch="11111111", seq=1, runtime="test", camera="*" in node,
-                     flops_s=flops_s, bytes_s=bytes_s)
+                     flops_s=flops_s, bytes_s=bytes_s, message_speed=message_speed)
         )  # fmt: skip
 
 
@@ -80,6 +83,10 @@ def test_a_node_that_turns_out_slower_or_faster_by_half_is_planned_for(factor: f
     settled(replanner, {"a", "b"}, 0.0)
     hear(replanner, "b", flops_s=factor * 10e9)
     assert settled(replanner, {"a", "b"}, 500.0) == due
+    hear(replanner, "a*", "b", message_speed=0.2)
+    assert settled(replanner, {"a", "b"}, 1000.0) == ["a", "b"], "it was not known before"
+    hear(replanner, "b", message_speed=factor * 0.2)
+    assert settled(replanner, {"a", "b"}, 1500.0) == due
 
 
 @pytest.mark.parametrize("nodes", [["a", "b"], []])
@@ -101,7 +108,20 @@ def test_the_links_rate_is_the_median_of_those_that_were_measured() -> None:
     cluster = cluster_of(members, 5e9)
     assert (cluster.speeds, cluster.sources, cluster.gateway_flops_s) == ((1e9, 2e9, 3e9), 1, 5e9)
     assert cluster.rate_mbit == pytest.approx(16.0)
+    assert cluster.edge_message_speeds == tuple(s / CORE_FLOPS_S for s in cluster.speeds) and cluster.slice_s > 0
     assert cluster_of(members[1:2], 5e9).rate_mbit == RATE_MBIT
+
+
+def test_how_fast_nodes_handle_messages_is_as_they_say_within_reason() -> None:
+    replanner = Replanner()
+    for node, claim in (("a*", 0.2), ("b", 1e15), ("c", 1e-300)):
+        hear(replanner, node, message_speed=claim)
+    replanner.due({"a", "b", "c"}, 0.0)
+    cluster = cluster_of(replanner.due({"a", "b", "c"}, SETTLE_S) or (), 5e9, 0.5)
+    assert cluster.edge_message_speeds == (0.2, 1e2, 1e-4) and cluster.gateways_message_speed == 0.5
+    assert cluster.slice_s == 0  # they are slower machines, no shares of a fast core
+    old = Register.model_validate_json('{"node": "d", "epoch": "11111111", "seq": 1, "runtime": "test", "flops_s": 1e9}')
+    assert old.message_speed == 0.0
 
 
 def test_a_rate_once_measured_is_remembered() -> None:
@@ -137,7 +157,7 @@ def test_a_node_that_claims_a_speed_beyond_all_machines_is_planned_for_without_a
     model.write_bytes(build("mini", size=32, layers=4).to_bytes())
     replanner, bundle = Replanner(), make_bundle(model, (2, 2))
     hear(replanner, "a*")
-    hear(replanner, "b", flops_s=claim, bytes_s=claim)
+    hear(replanner, "b", flops_s=claim, bytes_s=claim, message_speed=claim)
     assert replanner.due({"a", "b"}, 0.0) is None
     members = replanner.due({"a", "b"}, SETTLE_S)
     assert members is not None

@@ -147,6 +147,36 @@ def test_a_share_of_a_core_is_slow_but_for_the_slice_that_was_saved_up() -> None
     assert latency_s(workload(((SECOND,),), (0,), (), (0,)), slow) == pytest.approx(4 - 0.015, abs=0.001)
 
 
+def test_messages_and_kernels_take_their_own_time_on_each_node() -> None:
+    """The source divides (2 s), sends the other's tile (4), begins its own lane (6) and sends its result (4). The other gets
+    its tile (2), begins the lane (3), computes (8), sends (2). The gateway gets a result (0.5)."""
+    costs = replace(FREE, speeds=(CORE_FLOPS_S,) * 2, message_speeds=(0.5, 1.0), per_frame_s=1.0, per_message_s=2.0,
+                    per_lane_s=3.0, gateway_message_speed=4.0, slice_s=0.0)  # fmt: skip
+    kernels = replace(costs, speeds=(CORE_FLOPS_S, CORE_FLOPS_S / 8))
+    work = workload(((0, SECOND),), (0, 0), (), (0, 0))
+    assert latency_s(work, costs) == pytest.approx(2 + 4 + 6 + 4 + 0.5, abs=0.01)
+    alike = 2 + 4 + 2 + 3 + 2 + 0.5
+    assert latency_s(work, kernels) == pytest.approx(alike + 8, abs=0.01)
+    assert latency_s(work, replace(kernels, message_speeds=(0.5, 0.5))) == pytest.approx(alike + 8 + 2 + 3 + 2, abs=0.01)
+    assert latency_s(work, replace(kernels, per_outcome_s=4.0)) == pytest.approx(alike + 8 + 1, abs=0.01)
+
+
+def test_the_next_picture_is_taken_at_the_speed_of_messages() -> None:
+    """While a tile of 1 s runs on a core of 1/4 and messages of 1/2: 0.5 s of the core are 1 s of the 4 s more."""
+    taking = replace(FREE, speeds=(CORE_FLOPS_S / 4,) * 2, message_speeds=(0.5, 0.5), per_picture_s=0.5, slice_s=0.0)
+    assert latency_s(workload(((SECOND, 0),), (0, 0), (), (0, 0)), taking) == pytest.approx(5.0, abs=0.01)
+
+
+def test_a_host_whose_messages_nobody_has_timed_is_a_share_of_the_reference_core() -> None:
+    """That is how it was before there was a second figure. More threads than one make no message faster."""
+    cluster = Cluster((CORE_FLOPS_S / 5, CORE_FLOPS_S, 4 * CORE_FLOPS_S), 60.0, CORE_FLOPS_S / 4)
+    said = replace(cluster, message_speeds=(0.2, 1.0, 1.0), gateway_message_speed=0.25)
+    assert cluster.edge_message_speeds == said.edge_message_speeds == (0.2, 1.0, 1.0)
+    assert replace(cluster, message_speeds=(0.0, 0.3, 0.0)).edge_message_speeds == (0.2, 0.3, 1.0)
+    work = workload(((SECOND,) * 3,), (MB,) * 3, (), (MB,) * 3)
+    assert latency_s(work, cluster) == latency_s(work, said)
+
+
 def test_frames_in_flight_hide_transfers_behind_compute() -> None:
     work = workload(((SECOND,),), (0,), (), (MB,))
     assert Run(work, FREE, 5).fps == pytest.approx(0.5, rel=0.01)

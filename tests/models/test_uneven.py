@@ -114,6 +114,13 @@ def test_shares_make_all_nodes_end_at_the_same_time() -> None:
     assert shares(cluster, replace(even, crops=(1,) * 5)) is None  # not a lane for each node
 
 
+def test_a_node_that_is_slow_at_messages_gets_a_smaller_tile() -> None:
+    even = workload(((int(CORE_FLOPS_S / 10),) * 4,), (100_000,) * 4, (), (100_000,) * 4)
+    cluster = replace(CLUSTER, speeds=(CORE_FLOPS_S / 4,) * 4, message_speeds=(0.25, 0.25, 0.05, 1.0))
+    found = shares(cluster, even)
+    assert found is not None and found[2] < found[0] < found[1] < found[3] and sum(found) == pytest.approx(1.0)
+
+
 @given(st.lists(st.floats(0.01, 1.0), min_size=6, max_size=6))
 def test_a_node_that_is_too_slow_still_gets_a_little(speeds: list[float]) -> None:
     work = workload(((10**9,) * 6,), (100_000,) * 6, (), (10_000,) * 6)

@@ -14,13 +14,14 @@ NEVER = float("inf")
 
 @pytest.fixture(autouse=True)
 def own_speed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_own_speed", lambda dtype: 20e9)
+    monkeypatch.setattr(module, "_own_speeds", lambda dtype: (20e9, 0.0))
 
 
 def seen(best_s: float = NEVER, mbit: float = 0.0, flops_s: float = 20e9) -> Any:
     """Three nodes of this speed, whose links were measured so, or not; the quickest frame took ``best_s``."""
     nodes = [
-        {"name": name, "online": True, "camera": name == NODES[0], "flops_s": flops_s, "bytes_s": mbit * 1e6 / 8}
+        {"name": name, "online": True, "camera": name == NODES[0], "flops_s": flops_s, "bytes_s": mbit * 1e6 / 8,
+         "message_speed": 0.0}
         for name in NODES
     ]
     return Mock(state={"nodes": nodes}, bundle=digits(), best_s=best_s)

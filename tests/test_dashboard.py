@@ -73,7 +73,7 @@ def test_a_real_cluster_is_seen_and_controlled(site: str) -> None:
     frames = get(f"{site}api/frames")
     assert all(len(frame["tiles"]) in (1, 4) for frame in frames if frame["status"] == "ok")
     assert get(f"{site}healthz")["ok"]
-    until(site, lambda s: any(node["flops_s"] for node in s["nodes"]))
+    until(site, lambda s: any(node["flops_s"] and node["message_speed"] for node in s["nodes"]))
     assert get(f"{site}api/expected?rate=50")["latency_s"] > 0
     assert ask(site, "grid", "2x3") == 200
     until(site, lambda s: s["controls"]["grid"] == "2x3" and s["totals"]["frames"] > state["totals"]["frames"])

@@ -1,7 +1,7 @@
 """When a cluster deserves another plan: nodes have come or gone, or compute slower or faster than the plan assumes.
 
 It keeps the law that a plan is not changed for nothing: a change must last ``SETTLE_S``, plans are ``AGAIN_S`` apart, and
-the new one must be expected to be faster by a tenth. It knows no socket, thread or clock.
+the new one must be expected to be better by a tenth. It knows no socket, thread or clock.
 """
 
 from collections.abc import Collection
@@ -115,12 +115,7 @@ def better(
     objective = judged_by(objective, cluster)
     found = best_plan(bundle.partition, cluster, objective).best
     present = predict(bundle.partition, bundle.plan, cluster)
-    if objective == "throughput":
-        gains = present.throughput_fps < GAIN * found.prediction.throughput_fps
-    elif objective == "traffic":
-        gains = found.prediction.wire_bytes < GAIN * present.wire_bytes
-    else:
-        gains = found.prediction.latency_s < GAIN * present.latency_s
+    gains = found.prediction.price(objective) < GAIN * present.price(objective)
     return _bundle(bundle, found) if gains else None
 
 

@@ -52,6 +52,16 @@ class Prediction:
         """Bytes of a frame, each hop counted once."""
         return sum(self.bytes_by_hop.values())
 
+    def price(self, objective: str) -> float:
+        """What a plan of this objective makes small: seconds, bytes of a frame, or bytes that the largest host needs."""
+        if objective == "throughput":
+            return 1 / self.throughput_fps
+        if objective == "traffic":
+            return float(self.wire_bytes)
+        if objective == "memory":  # of any host: what edges need not hold the gateway must not
+            return float(max(self.memory_bytes.values()))
+        return self.latency_s
+
     @property
     def edge_memory_bytes(self) -> int:
         """What the largest of the edges needs."""

@@ -12,7 +12,7 @@ and 61 with four on a Pi 4, ResNet-50 in 534 and 263: half of four threads'. A C
 The Pi 5, estimates: its Cortex-A76 at 2.4 GHz does 16 operations a cycle (38 GFLOP/s; github.com/Bing1002/rpi-deploy), the
 Pi 4's A72 8 (14 GFLOP/s), of which the figure above is three quarters; we take as much here, and twice that with four threads.
 
-Python, estimates, against a server's core of 2023: a fifth on the Pi 4, by its points in Geekbench 6 (about 300 of 1600).
+Python, estimates, against a server's core of 2023: a fifth on the Pi 4 (ours: no source times the same interpreter on both).
 The Pi 3 B+ is 2.1 times slower (MP-Whetstone by R. Longbottom, raspberrypi.org/forums t=44080; sysbench,
 leoncode.co.uk/articles/raspberry-pi-benchmarks), the Pi 5 about 2.2 times faster (sysbench 1.9 there, 2.3 at zbotic.in).
 """

@@ -405,12 +405,8 @@ class _Search:
         return edges_s + self.tiler.sums(cut)[1].effort / cluster.gateway_flops_s + prediction.wire_bytes / cluster.bytes_s
 
     def _price(self, choice: Choice) -> float:
-        """What the search makes small."""
-        if self.objective == "throughput":
-            return 1 / choice.prediction.throughput_fps
-        if self.objective == "memory":  # of any host: what edges need not hold the gateway must not
-            return float(max(choice.prediction.memory_bytes.values()))
-        return choice.prediction.latency_s
+        """What the search makes small; bytes are compared at last, among the fast."""
+        return choice.prediction.price("latency" if self.objective == "traffic" else self.objective)
 
     def ranked(self, split: bool) -> list[Choice]:
         """All that fit the memory, the best first, then by price; with ``split``, one node alone comes last.

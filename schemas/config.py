@@ -117,9 +117,9 @@ class GatewayOptions(Record):
     threads: int | None = option(None, _THREADS, ge=1, le=64)
     http: Listen | None = option(None, "HOST:PORT of the dashboard, such as 127.0.0.1:8099.")
     outputs: bool = option(False, "Publish the final tensors, too, not only what they say.")
-    objective: Literal["fixed", "latency", "throughput", "traffic"] | None = option(
+    objective: Literal["fixed", "latency", "throughput", "traffic", "memory"] | None = option(
         None,
-        "Plan again for latency, throughput or traffic when nodes join, leave or turn slow; or keep the plan: fixed. "
+        "Plan again for latency, throughput, traffic or memory when nodes join, leave or turn slow; or keep the plan: fixed. "
         "[default: latency, or fixed where a grid, a cut or a plan is given]",
     )
     models: Path | None = option(None, "A folder of .tflite files to choose from while it runs.")

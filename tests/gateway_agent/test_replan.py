@@ -6,6 +6,9 @@ from gateway_agent.replan import AGAIN_S, RATE_MBIT, SETTLE_S, Member, Replanner
 from models.build import build
 from models.bundle import make_bundle
 from models.cluster import CORE_FLOPS_S
+from models.cost import predict
+from models.search import OBJECTIVES
+from schemas.config import GatewayOptions
 from schemas.messages import Register
 
 SPEED = 10e9  # of the gateway, FLOP/s
@@ -143,6 +146,21 @@ def test_a_large_network_is_divided_and_a_good_plan_stays(tmp_path: Path) -> Non
     assert better(divided, members, "latency", SPEED) is None
 
 
+def test_every_objective_of_the_planner_can_be_configured_and_memory_is_worth_another_plan(tmp_path: Path) -> None:
+    for objective in OBJECTIVES:
+        assert GatewayOptions(objective=objective).objective == objective  # type: ignore[arg-type]
+    model = tmp_path / "alexnet.tflite"
+    model.write_bytes(build("alexnet").to_bytes())
+    members = tuple(Member(f"edge{i}", i == 0, 10e9, 125e6) for i in range(4))
+    quick = make_bundle(model, (1, 1))
+    small = better(quick, members, "memory", SPEED)
+    assert small is not None
+    cluster = cluster_of(members, SPEED)
+    need = [max(predict(b.partition, b.plan, cluster).memory_bytes.values()) for b in (quick, small)]
+    assert need[1] < need[0] / 2
+    assert better(small, members, "memory", SPEED) is None
+
+
 def test_as_many_cameras_as_nodes_are_judged_by_frames_a_second(tmp_path: Path) -> None:
     model = tmp_path / "mini.tflite"
     model.write_bytes(build("mini").to_bytes())
@@ -161,5 +179,5 @@ def test_a_node_that_claims_a_speed_beyond_all_machines_is_planned_for_without_a
     assert replanner.due({"a", "b"}, 0.0) is None
     members = replanner.due({"a", "b"}, SETTLE_S)
     assert members is not None
-    for objective in ("latency", "throughput", "traffic"):
+    for objective in OBJECTIVES:
         better(bundle, members, objective, SPEED)

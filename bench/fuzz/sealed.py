@@ -238,7 +238,11 @@ def running() -> Iterator[tuple[_Gateway, _Page, Path]]:
         gateway._watchers.add(page)
         gateway._watchers.add(home.HomeAssistant(gateway, home.settings_of(_options(folder), "mqtt://x")))
         gateway.turn()
-        yield gateway, page, folder
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)  # which a full disk of the day changes
+        try:
+            yield gateway, page, folder
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def sealed(data: bytes) -> None:
@@ -255,8 +259,6 @@ def sealed(data: bytes) -> None:
             gateway.turn()
         except DtError as error:
             raise AssertionError("a gateway that runs would have ended") from error
-        finally:
-            resource.setrlimit(resource.RLIMIT_FSIZE, before)
         path, lock = folder / FILE, folder / LOCK
         lockable = not lock.is_symlink() and (lock.is_file() or not lock.exists())
         if folder.is_dir() and lockable and not (path.is_dir() and not path.is_symlink()):

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -41,12 +42,13 @@ def test_bytes_that_once_broke_a_target_are_refused(case: str) -> None:
 
 def test_a_day_of_a_sealed_gateway_ends_with_its_registry_whole() -> None:
     """Somebody registers and joins; the disk is full as another does, there is room again, the file is spoilt."""
-    day = SEEDS["sealed"][-1]
+    day, room = SEEDS["sealed"][-1], resource.getrlimit(resource.RLIMIT_FSIZE)
     with running() as (gateway, page, folder):
         seal = keyring.edge_seal(NAME, EPOCH, bytes.fromhex(sealed._SECRET))
         for part in day.split(END):
             happen(part[0], part[1:], gateway, page, folder, seal)
         assert set(Registry(folder).read().nodes) == {"n", "t", "e1", "e3"} and gateway.board.nodes.keys() == {"n"}
+    assert resource.getrlimit(resource.RLIMIT_FSIZE) == room
 
 
 @pytest.mark.parametrize("name", SEEDS)

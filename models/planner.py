@@ -76,6 +76,8 @@ def make_plan(
     if depth != 3 and any(isinstance(pixels.get(name), tuple) for name in ("scale", "offset")):
         raise PlanError(f"the card scales three channels of colour, and the model's image has {depth}: give one number for all")
     divided = fused_blocks(Tiler(partition), chosen, shares=shares)
+    if [spec.name for spec in divided[0].inputs] != [graph.tensors[partition.image].name]:
+        raise PlanError(f"the operators up to {chosen[0][0].name} do not read the model's image: its file is damaged")
     reuse = reuse and len(chosen) == 1 and not shares and isinstance(chosen[0][1], Tiles)
     plan = Plan(
         model=model_digest,

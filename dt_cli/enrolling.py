@@ -14,8 +14,6 @@ from schemas.messages import is_name
 from schemas.permission import Line
 from schemas.state import state_folder
 
-MAX_MINUTES = 7 * 24 * 60
-
 
 def enroll(name: str | None, gateway: str | None, root: str, state: Path | None, minutes: float) -> None:
     """Print the line by which ``name``, or with None anybody new, may join within ``minutes``."""

@@ -130,9 +130,6 @@ class Workload:
         """The blocks that each lane has a task of, in order."""
         return tuple(tuple(sorted(b for b, own in self.effort if own == lane)) for lane in range(self.lanes))
 
-    def lane_effort(self, lane: int) -> int:
-        return sum(self.effort[block, lane] for block in self.steps[lane])
-
 
 def is_whole(cluster: Cluster) -> bool:
     """Whether sources do not divide their frames: fewer helpers than sources."""

@@ -270,16 +270,6 @@ def rest_of(graph: Graph, cut: Cut) -> list[int]:
     return [i for i, op in enumerate(graph.ops) if i not in inside and graph.data_inputs(op)]
 
 
-    def filter_task(self, span: Span, part: tuple[int, int]) -> FilterTask:
-        """The graph of such a task."""
-        return filter_task(self.partition.graph, span.ops, span.given, span.made, part)
-
-    def _constants(self, ops: tuple[int, ...]) -> int:
-        if ops not in self._weights:
-            self._weights[ops] = constant_bytes(self.partition.graph, ops)
-        return self._weights[ops]
-
-
 def spec_of(graph: Graph, tensor: int) -> TensorSpec:
     """A tensor of the model as a plan names it."""
     t = graph.tensors[tensor]

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.graph import Graph, Op
+from models.graph import Graph, Op, Tensor
 from models.ops.rule import DYNAMIC_RANGE, SAME, VALID, Emitter, Needs, Rule, two_pixels
 from schemas.plan import Region
 
@@ -120,6 +120,15 @@ class WindowRule(Rule):
         )
 
 
+def _weights_blocker(weights: Tensor, data: Tensor) -> str | None:
+    """Why no tile can be computed with these weights; None: it can."""
+    if len(weights.shape) != 4:
+        return f"its weights have shape {weights.shape}"
+    if data.dtype == "float32" and weights.dtype != "float32":
+        return DYNAMIC_RANGE
+    return None
+
+
 class ConvRule(WindowRule):
     """CONV_2D and DEPTHWISE_CONV_2D."""
 
@@ -128,11 +137,9 @@ class ConvRule(WindowRule):
         return height, width
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        weights, data = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[0]]
-        if len(weights.shape) != 4:
-            return f"its weights have shape {weights.shape}"
-        if data.dtype == "float32" and weights.dtype != "float32":
-            return DYNAMIC_RANGE
+        data = graph.tensors[op.inputs[0]]
+        if reason := _weights_blocker(graph.tensors[op.inputs[1]], data):
+            return reason
         if data.dtype == "float32" and op.option("padding") == SAME and self.kernel(graph, op) != (1, 1):
             for window, out in zip(self.windows(graph, op), graph.tensors[op.outputs[0]].shape[1:3]):
                 if window.span(out - 1, out)[1] < window.size:
@@ -226,11 +233,9 @@ class TransposeConvRule(Rule):
         return vertical, horizontal
 
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        weights, data = graph.tensors[op.inputs[1]], graph.tensors[op.inputs[2]]
-        if len(weights.shape) != 4:
-            return f"its weights have shape {weights.shape}"
-        if data.dtype == "float32" and weights.dtype != "float32":
-            return DYNAMIC_RANGE
+        data = graph.tensors[op.inputs[2]]
+        if reason := _weights_blocker(graph.tensors[op.inputs[1]], data):
+            return reason
         for window, given in zip(self.windows(graph, op), data.shape[1:3]):
             if not 1 <= window.stride <= window.kernel:
                 return "its kernel is smaller than its stride: no input reaches some of its outputs"

@@ -224,7 +224,7 @@ def test_every_frame_ends_and_none_before_its_work_could_be_done(
     cluster = replace(FREE, speeds=(CORE_FLOPS_S,) * nodes, sources=sources, window=window, per_message_s=0.001)
     run = Run(work, cluster, 3)
     assert len(run.latencies_s) == 3 * sources
-    lanes = [work.lane_effort(lane) for lane in range(work.lanes)]
+    lanes = [sum(work.effort[block, lane] for block in work.steps[lane]) for lane in range(work.lanes)]
     least = max(max(lanes), sum(lanes) / nodes) / CORE_FLOPS_S
     assert all(latency >= least for latency in run.latencies_s)
     assert run.bytes_by_hop["results up"] == 3 * sources * sum(r + HEADER_BYTES for r in work.results.values())

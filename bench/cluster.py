@@ -14,7 +14,6 @@ import argparse
 import json
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from typing import Any
 
 from rich.console import Console
 
-from bench.hosts import ONE_CORE, Hosts, end_once, missing
+from bench.hosts import ONE_CORE, Hosts, measured
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
@@ -51,26 +50,13 @@ SPEEDS = 5  # a shared machine is now faster, now slower
 
 def main() -> int:
     options = _options()
-    end_once()
-    reason = missing()
-    if reason:
-        Console().print(f"skipped: {reason}")
-        return 0
-    try:
-        with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
-            told = Run(options, Path(folder)).run()
-    except DtError as error:
-        print(f"bench.cluster: {error}", file=sys.stderr)
-        return error.exit_code
+    told = measured("cluster", lambda room: Run(options, room).run(), options.json)
     Console(width=160, highlight=False).print(
         f"{told['edges']} edges, {told['sources']} sources, {told['rate_mbit']:g} Mbit/s, {told['grid']} to {told['blocks']}: "
         f"latency {told['latency_s']:.2f} s (predicted {told['predicted_s']:.2f}, bound {told['bound_s']:.2f}), "
         f"{told['throughput_fps']:.2f} frames/s ({told['predicted_fps']:.2f}), {told['wire_bytes'] / 1e6:.2f} MB a frame, "
         f"redundancy {told['redundancy']:.2f}, exact: {told['exact']}"
     )
-    if options.json:
-        with options.json.open("a") as file:
-            file.write(json.dumps(told) + "\n")
     return 0 if told["exact"] else 1
 
 

@@ -7,16 +7,14 @@ copies of it take over the gateway's link. ``--cut`` pulls one edge's cable for 
 """
 
 import argparse
-import json
 import re
 import statistics
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
-from bench.hosts import Hosts, end_once, missing
+from bench.hosts import Hosts, measured
 from models.build import build
 from models.bundle import make_bundle, save
 from models.division import Tiles, Whole
@@ -37,25 +35,12 @@ def main() -> int:
     parser.add_argument("--cut", type=float, default=0.0, help="seconds without a cable, of the last edge")
     parser.add_argument("--json", type=Path, help="append one JSON line to this file")
     options = parser.parse_args()
-    end_once()
-    reason = missing()
-    if reason:
-        print(f"skipped: {reason}")
-        return 0
-    try:
-        with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
-            told = measure(options, Path(folder))
-    except DtError as error:
-        print(f"bench.download: {error}", file=sys.stderr)
-        return error.exit_code
+    told = measured("download", lambda room: measure(options, room), options.json)
     print(
         f"{told['edges']} edges, {told['rate_mbit']:g} Mbit/s, {told['model_bytes'] / 1e6:.1f} MB: all there after "
         f"{told['all_s']:.1f} s, {told['all_s'] / told['copies_s']:.2f} times {told['edges']} copies; "
         f"{told['lost']} connections lost, {told['memory_bytes'] / 1e6:.1f} MB of memory an edge for it"
     )
-    if options.json:
-        with options.json.open("a") as file:
-            file.write(json.dumps(told) + "\n")
     return 0
 
 

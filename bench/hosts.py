@@ -7,16 +7,19 @@ Keep the sum of shares below about 60 % of the machine's cores, or hosts steal e
 
 import contextlib
 import ctypes
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from schemas.errors import PlanError
+from schemas.errors import DtError, PlanError
 from schemas.settings import without_ours
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -29,6 +32,27 @@ BUCKET_KB = 16
 SEGMENT_BYTES = 15_000
 ONE_CORE = {"DT_EDGE_THREADS": "1", "DT_GATEWAY_THREADS": "1"}  # a host has a share of one
 _CLONE_NEWNET = 0x40000000
+
+
+def measured(name: str, measure: Callable[[Path], dict[str, Any]], lines: Path | None) -> dict[str, Any]:
+    """What ``measure`` tells, given a temporary folder; with ``lines``, appended to that file as a line of JSON.
+
+    Ends the program where hosts cannot be emulated, and with a line and its status where one of our errors ends the run.
+    """
+    end_once()
+    if reason := missing():
+        print(f"skipped: {reason}")
+        raise SystemExit(0)
+    try:
+        with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
+            told = measure(Path(folder))
+    except DtError as error:
+        print(f"bench.{name}: {error}", file=sys.stderr)
+        raise SystemExit(error.exit_code) from error
+    if lines:
+        with lines.open("a") as file:
+            file.write(json.dumps(told) + "\n")
+    return told
 
 
 def missing() -> str:

@@ -191,6 +191,9 @@ def test_open_images_ssd_names_the_person_the_cat_and_the_shoes(tmp_path: Path) 
     assert {d.label for d in seen["squat"]} == {"Footwear", "Person"} and seen["bird"] == ()
 
 
+@pytest.mark.skipif(
+    not engine.runtime().startswith("ai-edge-litert"), reason="tflite-runtime has no Convolution2DTransposeBias"
+)
 def test_a_selfie_is_segmented_under_the_label_in_its_file(tmp_path: Path) -> None:
     model = mediapipe(tmp_path, "selfie_segmentation_landscape")
     shares = {s.label: s.share for s in model.result(photograph("grace_hopper")).segments}

@@ -41,6 +41,7 @@ lint: $(VENV)/.installed-test  ## ruff, import-linter, mypy
 	@echo "== ruff, import-linter, mypy"
 	@$(VENV)/bin/ruff check
 	@$(VENV)/bin/lint-imports --no-logo
+	@$(VENV)/bin/python tests/map.py >/dev/null
 	@$(VENV)/bin/mypy
 
 # A known hole in what we pin fails; where nobody can be asked, a line says so. The tests' own passwords are no secrets.

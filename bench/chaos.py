@@ -33,11 +33,11 @@ from bench.loopback import Loopback
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
-from models.build import build
 from models.bundle import Reference, make_bundle, save
-from models.tensor import to_input
-from schemas.errors import DtError
-from schemas.messages import frame_id, frame_source
+from models.graph.build import build
+from models.tiling.tensor import to_input
+from schemas.contract.errors import DtError
+from schemas.contract.messages import frame_id, frame_source
 
 PORT = 1883
 PATIENCE_S = 60.0

@@ -26,20 +26,21 @@ from bench.hosts import ONE_CORE, Hosts, measured
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
-from models.build import build
 from models.bundle import Bundle, Reference, make_bundle, save
-from models.cluster import Cluster
-from models.cost import measure_speed, predict
-from models.division import Tiles, Whole
-from models.effort import arithmetic
-from models.graph import load
-from models.partition import Cut, Partition
-from models.planner import BlockChoices, parse_grid
-from models.search import best_plan, judged_by, useful_cuts
-from models.tensor import to_input
-from schemas.errors import DtError
-from schemas.messages import frame_source
-from schemas.pace import measure_messages
+from models.graph.build import build
+from models.graph.effort import arithmetic
+from models.graph.file import load
+from models.planning.cluster import Cluster
+from models.planning.cost import predict
+from models.planning.planner import BlockChoices, parse_grid
+from models.planning.search import best_plan, judged_by, useful_cuts
+from models.running.speed import measure_speed
+from models.tiling.division import Tiles, Whole
+from models.tiling.partition import Cut, Partition
+from models.tiling.tensor import to_input
+from schemas.contract.errors import DtError
+from schemas.contract.messages import frame_source
+from schemas.wire.pace import measure_messages
 
 PORT = 1883
 PATIENCE_S = 120.0

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.hosts import Hosts, measured
-from models.build import build
 from models.bundle import make_bundle, save
-from models.division import Tiles, Whole
-from models.graph import load
-from models.partition import Partition
-from schemas.errors import DtError
+from models.graph.build import build
+from models.graph.file import load
+from models.tiling.division import Tiles, Whole
+from models.tiling.partition import Partition
+from schemas.contract.errors import DtError
 
 PORT = 1883
 PATIENCE = 3  # times the time that the copies take

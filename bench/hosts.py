@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import DtError, PlanError
-from schemas.settings import without_ours
+from schemas.contract.errors import DtError, PlanError
+from schemas.host.settings import without_ours
 
 CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = Path("/var/run/netns")

@@ -17,8 +17,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.processes import EVERYTHING, ROOT, Cluster
-from models.build import build
-from schemas import topics
+from models.graph.build import build
+from schemas.contract import topics
 
 GOAL = 2.0
 SETTLE_S = 3.0

@@ -31,17 +31,18 @@ from bench.processes import OUTCOMES, Cluster
 from edge_agent.membership import EdgeGuard, Membership
 from gateway_agent.certificates import fingerprint
 from gateway_agent.registry import FILE, Permission, Registry
-from models.build import build
 from models.bundle import make_bundle
-from models.engine import kernels
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import encode
-from schemas.errors import DtError
-from schemas.guard import Open
-from schemas.link import Address, Arrived, Link
-from schemas.messages import frame_id, frame_source, new_epoch
-from schemas.permission import Line, joiner, joiner_password
+from models.graph.build import build
+from models.running.engine import kernels
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DtError
+from schemas.contract.messages import frame_id, frame_source, new_epoch
+from schemas.security import keyring
+from schemas.security.permission import Line, joiner, joiner_password
+from schemas.wire.codec import encode
+from schemas.wire.guard import Open
+from schemas.wire.link import Address, Arrived, Link
 
 GOAL = 0.9
 BIG = 60_000_000

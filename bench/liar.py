@@ -25,11 +25,11 @@ from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
 from models.bundle import Bundle, Reference, make_bundle
-from models.planner import parse_grid
-from models.runner import TileRunner
-from models.tensor import to_input
-from schemas import messages as m
-from schemas.errors import DtError
+from models.planning.planner import parse_grid
+from models.running.runner import TileRunner
+from models.tiling.tensor import to_input
+from schemas.contract import messages as m
+from schemas.contract.errors import DtError
 
 SOURCE = "synthetic://?scene=digits"
 MODEL = Path(__file__).parent.parent / "models" / "zoo" / "digits.tflite"

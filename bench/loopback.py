@@ -6,7 +6,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from schemas.settings import without_ours
+from schemas.host.settings import without_ours
 
 
 class Loopback:

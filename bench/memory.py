@@ -23,8 +23,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from models.build import build
 from models.bundle import make_bundle, save
+from models.graph.build import build
 
 GOAL_MB = 20.0
 KINDS = ("private", "uss", "resident")

@@ -45,11 +45,11 @@ def main(folder: str, keep: int, cache: str | None) -> None:
     import threading
     import time
 
-    from models import engine
-    from models.graph import load
-    from models.runner import TileRunner
-    from schemas.plan import Plan
-    from schemas.process import return_memory
+    from models.graph.file import load
+    from models.running import engine
+    from models.running.runner import TileRunner
+    from schemas.contract.plan import Plan
+    from schemas.host.process import return_memory
 
     return_memory()
     engine.silence_runtime()

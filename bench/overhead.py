@@ -32,14 +32,14 @@ from rich.table import Table
 from bench.processes import OUTCOMES, PATIENCE_S, Cluster
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
-from models import engine
-from models.build import build
 from models.bundle import Bundle, make_bundle
-from models.graph import load
-from models.runner import TileRunner
-from models.tensor import to_input
-from schemas import messages as m
-from schemas.errors import DtError
+from models.graph.build import build
+from models.graph.file import load
+from models.running import engine
+from models.running.runner import TileRunner
+from models.tiling.tensor import to_input
+from schemas.contract import messages as m
+from schemas.contract.errors import DtError
 
 GOAL = 1.10
 SOURCE = "synthetic://?width=608&height=608"

@@ -12,12 +12,12 @@ from typing import Any
 import matplotlib
 
 from bench.series import CUTS, GRIDS, read
-from models.build import build
-from models.cluster import Cluster
-from models.cost import memory
-from models.division import Tiler
-from models.partition import Partition
-from models.planner import fused_blocks, parse_grid
+from models.graph.build import build
+from models.planning.cluster import Cluster
+from models.planning.cost import memory
+from models.planning.planner import fused_blocks, parse_grid
+from models.tiling.division import Tiler
+from models.tiling.partition import Partition
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

@@ -14,15 +14,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from schemas import topics
-from schemas.codec import decode
-from schemas.errors import DtError
-from schemas.link import Address, Arrived, Link
-from schemas.messages import Message
-from schemas.process import STDIN_ENDS
-from schemas.seal import bare
-from schemas.settings import without_ours
-from schemas.topics import Topic
+from schemas.contract import topics
+from schemas.contract.errors import DtError
+from schemas.contract.messages import Message
+from schemas.contract.topics import Topic
+from schemas.host.process import STDIN_ENDS
+from schemas.host.settings import without_ours
+from schemas.security.seal import bare
+from schemas.wire.codec import decode
+from schemas.wire.link import Address, Arrived, Link
 
 ROOT = "dt"
 PATIENCE_S = 60.0

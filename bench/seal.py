@@ -30,13 +30,14 @@ from rich.table import Table
 from gateway_agent import certificates, rules
 from gateway_agent.mosquitto import MosquittoProcess, Protection
 from gateway_agent.registry import Registry
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import encode
-from schemas.errors import DtError
-from schemas.guard import Guard, Open
-from schemas.link import Address, Arrived, Link
-from schemas.seal import Seal
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DtError
+from schemas.security import keyring
+from schemas.security.seal import Seal
+from schemas.wire.codec import encode
+from schemas.wire.guard import Guard, Open
+from schemas.wire.link import Address, Arrived, Link
 
 TILE_BYTES = 200_000
 EPOCH, DIGEST = "0000000a", "0" * 32

@@ -7,9 +7,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from schemas import topics
-from schemas.codec import decode
-from schemas.link import Arrived, Link
+from schemas.contract import topics
+from schemas.wire.codec import decode
+from schemas.wire.link import Arrived, Link
 
 
 def main() -> None:

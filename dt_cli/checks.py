@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from schemas.discovery import Found
-from schemas.kernels import difference
-from schemas.packages import install
+from schemas.contract.kernels import difference
+from schemas.host.discovery import Found
+from schemas.host.packages import install
 
 Level = Literal["good", "note", "bad"]
 Holder = Literal["nobody", "gateway", "other"]

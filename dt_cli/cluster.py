@@ -22,18 +22,18 @@ import numpy as np
 from dt_cli.output import console
 from edge_agent.sources import open_source
 from models.bundle import Bundle
-from models.graph import parse
-from models.runner import TileRunner
+from models.graph.file import parse
+from models.running.runner import TileRunner
 from models.trial import Verdicts
-from schemas import messages as m
-from schemas import topics
-from schemas.cgroup import cores
-from schemas.codec import decode
-from schemas.errors import DecodeError, DtError
-from schemas.link import Arrived, Link
-from schemas.process import STDIN_ENDS
-from schemas.redact import redact
-from schemas.settings import without_ours
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError, DtError
+from schemas.contract.redact import redact
+from schemas.host.cgroup import cores
+from schemas.host.process import STDIN_ENDS
+from schemas.host.settings import without_ours
+from schemas.wire.codec import decode
+from schemas.wire.link import Arrived, Link
 
 START_S = 60.0
 SILENCE_S = 180.0  # a cluster that ends no frame for so long is stuck

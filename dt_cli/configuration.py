@@ -4,7 +4,7 @@ import json as jsonlib
 from pathlib import Path
 
 from dt_cli.output import console, table
-from schemas.settings import load
+from schemas.host.settings import load
 
 
 def check(file: Path | None) -> None:

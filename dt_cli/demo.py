@@ -25,12 +25,12 @@ from edge_agent.sources.digits import truth
 from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
 from models.bundle import Bundle, Reference, next_state, save
-from models.readings import read_panels
-from models.tensor import to_input
+from models.results.readings import read_panels
+from models.tiling.tensor import to_input
 from models.trial import try_bundle
-from schemas import messages as m
-from schemas.errors import PlanError
-from schemas.process import interrupt_on_end
+from schemas.contract import messages as m
+from schemas.contract.errors import PlanError
+from schemas.host.process import interrupt_on_end
 
 DIGITS = Path(models.__file__).parent / "zoo" / "digits.tflite"  # ships with the package
 

@@ -22,17 +22,17 @@ from dt_cli.output import console, table
 from dt_cli.view import GATEWAY
 from edge_agent.entry import enter
 from gateway_agent.mosquitto import installed
-from models.files import cache_folder
-from schemas import topics
-from schemas.codec import decode
-from schemas.config import ROOT, Settings, is_loopback, parse_listen
-from schemas.discovery import Found, Search, reachable
-from schemas.errors import DecodeError, DtError
-from schemas.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
-from schemas.packages import untested
-from schemas.readiness import MARK, Probe, Readiness, kinds
-from schemas.seal import bare
+from schemas.contract import topics
+from schemas.contract.config import ROOT, Settings, is_loopback, parse_listen
+from schemas.contract.errors import DecodeError, DtError
+from schemas.contract.messages import Message, PlanMessage, Status, StatusRequest, new_epoch
+from schemas.host.discovery import Found, Search, reachable
+from schemas.host.files import cache_folder
+from schemas.host.packages import untested
+from schemas.security.seal import bare
+from schemas.wire.codec import decode
+from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.wire.readiness import MARK, Probe, Readiness, kinds
 
 SEARCH_S, PLAN_S, PROOF_S = 2.0, 3.0, 30.0
 _ADJTIMEX_ERROR = 5  # TIME_ERROR: the clock is not synchronised (adjtimex(2))
@@ -183,7 +183,7 @@ def _visit(address: Address, root: str, member: bool = False) -> Visit:
 
 def _kernels() -> str | None:
     try:
-        from models.engine import kernels
+        from models.running.engine import kernels
 
         return kernels()
     except (DtError, ImportError):

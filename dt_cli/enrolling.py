@@ -7,12 +7,12 @@ from pathlib import Path
 from gateway_agent import certificates
 from gateway_agent.access import lan_address
 from gateway_agent.registry import Enrolled, Members, Registry
-from schemas import keyring
-from schemas.errors import PlanError
-from schemas.link import Address
-from schemas.messages import is_name
-from schemas.permission import Line
-from schemas.state import state_folder
+from schemas.contract.errors import PlanError
+from schemas.contract.messages import is_name
+from schemas.host.state import state_folder
+from schemas.security import keyring
+from schemas.security.permission import Line
+from schemas.wire.link import Address
 
 
 def enroll(name: str | None, gateway: str | None, root: str, state: Path | None, minutes: float) -> None:

@@ -4,11 +4,11 @@ from pathlib import Path
 
 from dt_cli.output import console, size
 from models import fixing
-from models.card import describe, load_card
-from models.darknet import import_darknet
-from models.files import write_files
-from models.graph import file_digest
-from schemas.errors import PlanError
+from models.graph.file import file_digest
+from models.importers.darknet import import_darknet
+from models.results.card import describe, load_card
+from schemas.contract.errors import PlanError
+from schemas.host.files import write_files
 
 
 def darknet(cfg: Path, weights: Path, out: Path, names: Path | None) -> None:

@@ -10,9 +10,9 @@ from typing import Any
 from rich.table import Table
 
 from dt_cli.output import short, size, table
-from models.partition import Cut, Partition
-from models.planner import cut_bytes
-from models.search import useful_cuts
+from models.planning.planner import cut_bytes
+from models.planning.search import useful_cuts
+from models.tiling.partition import Cut, Partition
 
 WIDTH, CUTS = 80, 12
 _NAMED, _GROUPS = 22, 40  # characters of a cut's name; groups that are shown

@@ -22,10 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from dt_cli.output import console
-from schemas.errors import DtError
-from schemas.messages import as_name
-from schemas.settings import HIDDEN, Key, Loaded, fields, shown
-from schemas.state import not_roots
+from schemas.contract.errors import DtError
+from schemas.contract.messages import as_name
+from schemas.host.settings import HIDDEN, Key, Loaded, fields, shown
+from schemas.host.state import not_roots
 
 UNITS = {"gateway": "gateway-agent.service", "edge": "edge-agent@.service"}
 _SHIPPED = "/opt/deepthings/bin/dt"  # what the units call before they know better

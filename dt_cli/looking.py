@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas import state
-from schemas.config import ROOT, Settings, parse_listen
-from schemas.discovery import reachable, search
-from schemas.errors import CredentialError, UnreachableError
-from schemas.link import Address
-from schemas.permission import Line
+from schemas.contract.config import ROOT, Settings, parse_listen
+from schemas.contract.errors import CredentialError, UnreachableError
+from schemas.host import state
+from schemas.host.discovery import reachable, search
+from schemas.security.permission import Line
+from schemas.wire.link import Address
 
 KEPT = "looker.json"
 PROBE_S = 3.0

@@ -9,10 +9,10 @@ import typer
 
 from dt_cli import streams
 from dt_cli.options import ConfigFile, takes
-from schemas.errors import FULL, DtError, PlanError
-from schemas.process import blank_arguments, complain
-from schemas.redact import redact
-from schemas.settings import Loaded
+from schemas.contract.errors import FULL, DtError, PlanError
+from schemas.contract.redact import redact
+from schemas.host.process import blank_arguments, complain
+from schemas.host.settings import Loaded
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -436,7 +436,7 @@ def main() -> None:
     blank_arguments()
     streams.open_missing()
     if not os.environ.get("DT_DEBUG"):
-        from models.engine import silence_runtime
+        from models.running.engine import silence_runtime
 
         silence_runtime()
     streams.guard()

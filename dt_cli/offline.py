@@ -11,16 +11,16 @@ import numpy as np
 from dt_cli import inspection
 from dt_cli.output import console, short, size, table, write_json
 from dt_cli.planning import Shape
-from models import engine
-from models.build import build
 from models.bundle import save
-from models.files import write_files
-from models.graph import Graph, file_digest, load
-from models.partition import Cut, Partition
-from models.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
+from models.graph.build import build
+from models.graph.file import Graph, file_digest, load
+from models.planning.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
+from models.running import engine
+from models.tiling.partition import Cut, Partition
 from models.trial import try_bundle
 from models.verify import Difference, Verifier
-from schemas.plan import Pixels, Plan
+from schemas.contract.plan import Pixels, Plan
+from schemas.host.files import write_files
 
 _GRIDS = ("2x2", "3x3", "5x5")
 

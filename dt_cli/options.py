@@ -1,4 +1,4 @@
-"""Flags made of the fields of ``schemas.config``: names, types, limits and help stand there and nowhere else.
+"""Flags made of the fields of ``schemas.contract.config``: names, types, limits and help stand there and nowhere else.
 
 A flag that is not given says nothing, so that environment and files can; what is given wins.
 """
@@ -11,8 +11,8 @@ from typing import Annotated, Any, get_args
 import typer
 from pydantic.fields import FieldInfo
 
-from schemas.config import Settings
-from schemas.settings import load
+from schemas.contract.config import Settings
+from schemas.host.settings import load
 
 ConfigFile = Annotated[
     Path | None,

@@ -10,8 +10,8 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from models.files import write_files
-from schemas.text import one_line
+from schemas.contract.text import one_line
+from schemas.host.files import write_files
 
 
 class _Plain(Console):

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 
 from models.bundle import Bundle
-from models.decode import quantization_of, segmentation_map
-from models.draw import DrawnTile, draw
-from models.files import write_files
-from models.geometry import answer_boxes
-from models.opencv import load as load_opencv
-from schemas.errors import PlanError, unwritable
-from schemas.messages import Outcome, frame_source
+from models.results.decode import quantization_of, segmentation_map
+from models.results.draw import DrawnTile, draw
+from models.results.geometry import answer_boxes
+from models.results.opencv import load as load_opencv
+from schemas.contract.errors import PlanError, unwritable
+from schemas.contract.messages import Outcome, frame_source
+from schemas.host.files import write_files
 
 
 class Pictures:

@@ -9,18 +9,19 @@ from typing import Any, NamedTuple
 
 from dt_cli.output import console, short, size, table, write_json
 from models.bundle import Bundle, make_bundle, open_bundle, save
-from models.cluster import Cluster
-from models.cost import Prediction, measure_speed, predict
-from models.devices import device
-from models.division import Division, Tiler, Tiles, Whole
-from models.effort import arithmetic
-from models.engine import threads
-from models.graph import load
-from models.partition import Partition
-from models.planner import BlockChoices, parse_division, parse_grid
-from models.search import Choice, Found, best_plan, fits_undivided
-from schemas.errors import PlanError
-from schemas.pace import measure_messages
+from models.graph.effort import arithmetic
+from models.graph.file import load
+from models.planning.cluster import Cluster
+from models.planning.cost import Prediction, predict
+from models.planning.devices import device
+from models.planning.planner import BlockChoices, parse_division, parse_grid
+from models.planning.search import Choice, Found, best_plan, fits_undivided
+from models.running.engine import threads
+from models.running.speed import measure_speed
+from models.tiling.division import Division, Tiler, Tiles, Whole
+from models.tiling.partition import Partition
+from schemas.contract.errors import PlanError
+from schemas.wire.pace import measure_messages
 
 _UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 _COMPARED = ("latency_s", "throughput_fps", "wire_bytes")

@@ -14,14 +14,14 @@ from dt_cli.output import console
 from dt_cli.pictures import Pictures
 from dt_cli.streams import reader_is_gone
 from models.bundle import Bundle, open_bundle
-from models.card import check_inputs, describe
-from models.card_file import card_text
-from models.planner import parse_grid
+from models.planning.planner import parse_grid
+from models.results.card import check_inputs, describe
+from models.results.card_file import card_text
 from models.trial import try_bundle
-from schemas import messages as m
-from schemas.errors import PlanError, unwritable
-from schemas.process import interrupt_on_end
-from schemas.results import sentence
+from schemas.contract import messages as m
+from schemas.contract.errors import PlanError, unwritable
+from schemas.contract.results import sentence
+from schemas.host.process import interrupt_on_end
 
 
 def run(

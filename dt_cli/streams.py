@@ -10,7 +10,7 @@ import os
 import sys
 from typing import Any, TextIO
 
-from schemas.errors import DtError
+from schemas.contract.errors import DtError
 
 
 class _Raw(io.FileIO):

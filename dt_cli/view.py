@@ -13,9 +13,9 @@ from rich.table import Table
 from rich.text import Text
 
 from dt_cli.output import size, table
-from schemas import messages as m
-from schemas.kernels import without_digests
-from schemas.results import sentence
+from schemas.contract import messages as m
+from schemas.contract.kernels import without_digests
+from schemas.contract.results import sentence
 
 GATEWAY = "gateway"
 SILENT_S = 6.0  # as the gateway holds it: three missed heartbeats

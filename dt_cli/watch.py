@@ -16,14 +16,14 @@ from dt_cli.looking import enter
 from dt_cli.output import console
 from dt_cli.streams import reader_is_gone
 from dt_cli.view import View, failure
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import decode
-from schemas.config import Settings
-from schemas.errors import CredentialError, DecodeError, UnreachableError
-from schemas.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.process import interrupt_on_end
-from schemas.seal import bare
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.config import Settings
+from schemas.contract.errors import CredentialError, DecodeError, UnreachableError
+from schemas.host.process import interrupt_on_end
+from schemas.security.seal import bare
+from schemas.wire.codec import decode
+from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
 
 HEARD_S, PATIENCE_S = 2.5, 6.0  # by then every living node has sent a heartbeat; and its status, if it will at all
 LINE_S = 2.0

@@ -19,27 +19,27 @@ from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import open_source
 from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
-from models import graph
-from models.engine import kernels, threads
-from models.files import cache_folder
-from models.runner import TileRunner
+from models.graph import file as graph
+from models.running.engine import kernels, threads
+from models.running.runner import TileRunner
 from models.trial import Trial, Verdicts
-from schemas import messages as m
-from schemas import topics
-from schemas.cgroup import free_bytes
-from schemas.chunks import CHUNK_BYTES, check_count
-from schemas.codec import Incoming, Rejects
-from schemas.config import ROOT, EdgeOptions, Settings
-from schemas.errors import CredentialError, DecodeError, EngineError, UnreachableError
-from schemas.identity import machine_id
-from schemas.kernels import difference
-from schemas.link import Arrived, Connected, Disconnected, Link
-from schemas.process import log_to_stderr, on_end, return_memory, version
-from schemas.readiness import MARK, Readiness, kinds
-from schemas.redact import redact
-from schemas.service import Service
-from schemas.topics import Publish
-from schemas.vitals import Reader
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.chunks import CHUNK_BYTES, check_count
+from schemas.contract.config import ROOT, EdgeOptions, Settings
+from schemas.contract.errors import CredentialError, DecodeError, EngineError, UnreachableError
+from schemas.contract.kernels import difference
+from schemas.contract.redact import redact
+from schemas.contract.topics import Publish
+from schemas.host.cgroup import free_bytes
+from schemas.host.files import cache_folder
+from schemas.host.identity import machine_id
+from schemas.host.process import log_to_stderr, on_end, return_memory, version
+from schemas.host.service import Service
+from schemas.host.vitals import Reader
+from schemas.wire.codec import Incoming, Rejects
+from schemas.wire.link import Arrived, Connected, Disconnected, Link
+from schemas.wire.readiness import MARK, Readiness, kinds
 
 if TYPE_CHECKING:
     from edge_agent.membership import Membership

@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from models.graph import file_digest
-from schemas.chunks import CHUNK_BYTES
-from schemas.errors import DtError
-from schemas.state import not_roots
+from models.graph.file import file_digest
+from schemas.contract.chunks import CHUNK_BYTES
+from schemas.contract.errors import DtError
+from schemas.host.state import not_roots
 
 KEEP = 4
 SUFFIX = ".tflite"

@@ -14,10 +14,10 @@ import numpy as np
 
 from edge_agent.sources.fit import fit
 from edge_agent.sources.frame import Shot, Source, is_live, shots
-from models import jpeg
-from schemas.errors import DtError, PlanError
-from schemas.plan import Pixels
-from schemas.process import give_way
+from models.results import jpeg
+from schemas.contract.errors import DtError, PlanError
+from schemas.contract.plan import Pixels
+from schemas.host.process import give_way
 
 PICTURE_WIDTH = 960  # pixels; enough to look at
 _log = logging.getLogger(__name__)

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edge_agent.cache import Part
-from schemas.chunks import CHUNK_BYTES, check_count
-from schemas.errors import DecodeError
-from schemas.plan import digest
+from schemas.contract.chunks import CHUNK_BYTES, check_count
+from schemas.contract.errors import DecodeError
+from schemas.contract.plan import digest
 
 MOST = 16  # chunks under way
 QUICK_S, SLOW_S = 0.25, 0.75  # a chunk that came sooner lets one more be under way, one that came later one less

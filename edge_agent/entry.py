@@ -4,11 +4,11 @@ import logging
 import socket
 from typing import TYPE_CHECKING
 
-from schemas.config import ROOT, EdgeOptions
-from schemas.errors import CredentialError
-from schemas.guard import Open
-from schemas.messages import as_name
-from schemas.state import state_folder, told
+from schemas.contract.config import ROOT, EdgeOptions
+from schemas.contract.errors import CredentialError
+from schemas.contract.messages import as_name
+from schemas.host.state import state_folder, told
+from schemas.wire.guard import Open
 
 if TYPE_CHECKING:  # an edge of a cluster without seals loads no cryptography
     from edge_agent.membership import Membership
@@ -50,7 +50,7 @@ def _join(text: str, options: EdgeOptions) -> "Membership":
     """Join, unless this very line was used here before: a service starts with it again and again."""
     from edge_agent.joining import join
     from edge_agent.membership import load, save
-    from schemas.permission import Line
+    from schemas.security.permission import Line
 
     line = Line.parse(text)
     if line.reads:

@@ -7,10 +7,10 @@ import logging
 import threading
 import time
 
-from schemas.config import EdgeOptions
-from schemas.discovery import SEARCH_S, Found, reachable, search
-from schemas.errors import UnreachableError
-from schemas.service import Service
+from schemas.contract.config import EdgeOptions
+from schemas.contract.errors import UnreachableError
+from schemas.host.discovery import SEARCH_S, Found, reachable, search
+from schemas.host.service import Service
 
 TELL_S = 60.0
 _log = logging.getLogger(__name__)

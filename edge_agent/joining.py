@@ -13,12 +13,13 @@ import time
 from typing import Any
 
 from edge_agent.membership import Membership
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import decode
-from schemas.errors import CredentialError, DecodeError, UnreachableError
-from schemas.link import Address, Arrived, Link
-from schemas.permission import Line
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import CredentialError, DecodeError, UnreachableError
+from schemas.security import keyring
+from schemas.security.permission import Line
+from schemas.wire.codec import decode
+from schemas.wire.link import Address, Arrived, Link
 
 TRIES, ANSWER_S = 5, 3.0
 

@@ -15,10 +15,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.tensor import assemble, crop, exchange
-from schemas.errors import DecodeError
-from schemas.keys import LaneKey, TaskKey
-from schemas.plan import Plan
+from models.tiling.tensor import assemble, crop, exchange
+from schemas.contract.errors import DecodeError
+from schemas.contract.keys import LaneKey, TaskKey
+from schemas.contract.plan import Plan
 
 FRAMES = 8  # frames whose parts are remembered
 FIRST_WANT_S, LAST_WANT_S = 0.5, 4.0

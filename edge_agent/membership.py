@@ -9,14 +9,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from schemas import keyring, state, topics
-from schemas import messages as m
-from schemas.codec import Incoming, Rejected, check_plan
-from schemas.errors import CredentialError
-from schemas.guard import Guard
-from schemas.link import Address
-from schemas.messages import Hex32, Name, RequestId
-from schemas.plan import Record
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import CredentialError
+from schemas.contract.messages import Hex32, Name, RequestId
+from schemas.contract.plan import Record
+from schemas.host import state
+from schemas.security import keyring
+from schemas.wire.codec import Incoming, Rejected, check_plan
+from schemas.wire.guard import Guard
+from schemas.wire.link import Address
 
 
 class Membership(Record):

@@ -18,15 +18,15 @@ from edge_agent.proofs import Proofs
 from edge_agent.sampling import Sampler
 from edge_agent.thief import RETRY_S, Thief
 from edge_agent.tiles import NEVER, TileQueue
-from models.reuse import is_first
-from models.tensor import answer_of, check_inputs, crop, fingerprint
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import Incoming
-from schemas.errors import DecodeError, EngineError
-from schemas.keys import WHOLE, LaneKey, TaskKey
-from schemas.plan import Plan
-from schemas.topics import Publish
+from models.tiling.reuse import is_first
+from models.tiling.tensor import answer_of, check_inputs, crop, fingerprint
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError, EngineError
+from schemas.contract.keys import WHOLE, LaneKey, TaskKey
+from schemas.contract.plan import Plan
+from schemas.contract.topics import Publish
+from schemas.wire.codec import Incoming
 
 HEARTBEAT_S = 2.0
 FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time until the gateway answers: it may be slower than we

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from schemas.keys import TaskKey
+from schemas.contract.keys import TaskKey
 
 FIRST_BACKOFF_S = 2.0
 LAST_BACKOFF_S = 8.0

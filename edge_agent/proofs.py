@@ -9,8 +9,8 @@ import secrets
 from collections.abc import Callable
 
 from edge_agent.lanes import Part
-from schemas.messages import OverlapHeader
-from schemas.seal import derive
+from schemas.contract.messages import OverlapHeader
+from schemas.security.seal import derive
 
 FRAMES = 64  # whose tokens are remembered
 WAITING_FRAMES, WAITING = 8, 64  # frames whose token has not come, and parts of each that wait for it

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 import numpy as np
 
 from edge_agent.lanes import Lanes
-from models.tensor import answer_of, crop, fingerprint
-from schemas.keys import TaskKey
-from schemas.plan import Plan
+from models.tiling.tensor import answer_of, crop, fingerprint
+from schemas.contract.keys import TaskKey
+from schemas.contract.plan import Plan
 
 SHARE = 0.05
 PATIENCE_S = 5.0

@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from models.cost import measure_speed
-from models.engine import here
-from schemas.pace import measure_messages
+from models.running.engine import here
+from models.running.speed import measure_speed
+from schemas.wire.pace import measure_messages
 
 FILE = "speed.json"
 _WEIGHT = 0.1  # of the newest tile

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from schemas.messages import new_epoch
+from schemas.contract.messages import new_epoch
 
 RETRY_S = 4.0
 FIRST_BACKOFF_S = 0.05

@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TypeAlias
 
-from schemas.keys import LaneKey
+from schemas.contract.keys import LaneKey
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_agent.node import Compute
-from models.runner import TileRunner
-from schemas.errors import DtError
-from schemas.keys import TaskKey
-from schemas.process import give_way
+from models.running.runner import TileRunner
+from schemas.contract.errors import DtError
+from schemas.contract.keys import TaskKey
+from schemas.host.process import give_way
 
 RELIEVE_S = 1.0
 TOLD_S = 600.0  # so often it is said that memory is short

@@ -16,13 +16,13 @@ import numpy as np
 
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess, Protection, installed
-from schemas.config import GatewayOptions, is_loopback, parse_listen
-from schemas.errors import CredentialError, DtError, PlanError
-from schemas.guard import Open
-from schemas.link import Address
-from schemas.plan import Plan
-from schemas.rights import GATEWAY
-from schemas.state import state_folder
+from schemas.contract.config import GatewayOptions, is_loopback, parse_listen
+from schemas.contract.errors import CredentialError, DtError, PlanError
+from schemas.contract.plan import Plan
+from schemas.host.state import state_folder
+from schemas.security.rights import GATEWAY
+from schemas.wire.guard import Open
+from schemas.wire.link import Address
 
 if TYPE_CHECKING:  # a cluster that trusts its network needs no cryptography
     from gateway_agent.registry import Members, Registry

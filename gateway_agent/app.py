@@ -25,33 +25,33 @@ from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle, open_bundle
-from models.card import check_inputs
-from models.cost import measure_speed
-from models.effort import arithmetic
-from models.engine import kernels, threads
-from models.graph import parse
-from models.planner import parse_grid
-from models.samples import arithmetics
+from models.graph.effort import arithmetic
+from models.graph.file import parse
+from models.planning.planner import parse_grid
+from models.results.card import check_inputs
+from models.running.engine import kernels, threads
+from models.running.samples import arithmetics
+from models.running.speed import measure_speed
 from models.trial import try_bundle
-from schemas import messages as m
-from schemas import topics
-from schemas.chunks import chunk_count
-from schemas.codec import CONTROL_BYTES, PLAN_BYTES, Incoming, Rejects
-from schemas.config import GatewayOptions, Settings, is_loopback, parse_listen
-from schemas.discovery import announced
-from schemas.errors import DecodeError, DtError, PlanError, UnreachableError
-from schemas.guard import Open
-from schemas.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.pace import measure_messages
-from schemas.packages import install
-from schemas.process import log_to_stderr, on_end, version
-from schemas.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
-from schemas.rights import GATEWAY as NAME
-from schemas.service import Service
-from schemas.state import state_folder
-from schemas.text import one_line
-from schemas.topics import Publish
-from schemas.vitals import Reader
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.chunks import chunk_count
+from schemas.contract.config import GatewayOptions, Settings, is_loopback, parse_listen
+from schemas.contract.errors import DecodeError, DtError, PlanError, UnreachableError
+from schemas.contract.text import one_line
+from schemas.contract.topics import Publish
+from schemas.host.discovery import announced
+from schemas.host.packages import install
+from schemas.host.process import log_to_stderr, on_end, version
+from schemas.host.service import Service
+from schemas.host.state import state_folder
+from schemas.host.vitals import Reader
+from schemas.security.rights import GATEWAY as NAME
+from schemas.wire.codec import CONTROL_BYTES, PLAN_BYTES, Incoming, Rejects
+from schemas.wire.guard import Open
+from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
+from schemas.wire.pace import measure_messages
+from schemas.wire.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
 
 STATUS_S = 2.0
 HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a restart says it once more

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeAlias, TypeVar
 
-from schemas.messages import frame_source
+from schemas.contract.messages import frame_source
 
 P = TypeVar("P")
 

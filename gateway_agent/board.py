@@ -9,8 +9,8 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Literal
 
-from schemas import messages as m
-from schemas.messages import frame_source
+from schemas.contract import messages as m
+from schemas.contract.messages import frame_source
 
 RATE_S = 30.0  # frames a second are counted over so long
 FRAMES = 64  # whose timelines are remembered

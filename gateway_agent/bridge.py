@@ -9,9 +9,9 @@ from typing import Any, Literal
 
 from gateway_agent.board import Board
 from gateway_agent.controls import VERBS, Request
-from schemas import messages as m
-from schemas import topics
-from schemas.topics import Publish, Topic
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.topics import Publish, Topic
 
 LOOK_S = 1.0
 HEALTH_S = 10.0

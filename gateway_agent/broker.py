@@ -20,8 +20,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from schemas.errors import DtError
-from schemas.packages import install
+from schemas.contract.errors import DtError
+from schemas.host.packages import install
 
 START_S = 10.0
 STOP_S = 3.0

@@ -13,11 +13,11 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from models.bundle import Bundle, open_card, with_plan
-from models.card import Card
-from schemas.config import GatewayOptions
-from schemas.errors import DtError, PlanError
-from schemas.plan import Digest, Plan, Record, digest
-from schemas.state import read, write
+from models.results.card import Card
+from schemas.contract.config import GatewayOptions
+from schemas.contract.errors import DtError, PlanError
+from schemas.contract.plan import Digest, Plan, Record, digest
+from schemas.host.state import read, write
 
 CHOSEN = "chosen.json"
 MOST_BYTES = 16 * 2**20

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from gateway_agent.victims import Forward
-from schemas.messages import frame_source, new_epoch
+from schemas.contract.messages import frame_source, new_epoch
 
 
 @dataclass

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 
-from schemas.messages import ResultHeader
+from schemas.contract.messages import ResultHeader
 
 HELD_S = 6.0  # a source that is silent for longer is dead
 RESULTS = 8  # of each node

@@ -11,15 +11,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from gateway_agent.registry import Enrolled, Members, Registry
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import Incoming, Rejected, check_plan
-from schemas.errors import DtError
-from schemas.guard import Guard
-from schemas.keyring import MEMBERS, Attempt, Key, Ring, speaking
-from schemas.rights import GATEWAY
-from schemas.seal import Seal
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DtError
+from schemas.contract.topics import Publish
+from schemas.security import keyring
+from schemas.security.keyring import MEMBERS, Attempt, Key, Ring, speaking
+from schemas.security.rights import GATEWAY
+from schemas.security.seal import Seal
+from schemas.wire.codec import Incoming, Rejected, check_plan
+from schemas.wire.guard import Guard
 
 DAY_S = 86400.0
 AGAIN_S = 10.0  # what could not be told of the members is tried again so soon

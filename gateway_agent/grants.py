@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from gateway_agent.victims import Forward
-from schemas.keys import LaneKey
-from schemas.messages import frame_source
+from schemas.contract.keys import LaneKey
+from schemas.contract.messages import frame_source
 
 REQUESTS = 64  # of each node that are remembered: it holds a few tiles at a time
 NODES = 256

@@ -16,10 +16,10 @@ from typing import Annotated
 from pydantic import Field, ValidationError
 
 from gateway_agent.node import Before
-from schemas.errors import CredentialError, DtError, PlanError
-from schemas.messages import FrameId, Outcome, frame_id, frame_source
-from schemas.plan import Record
-from schemas.state import append, entered, read, told, write
+from schemas.contract.errors import CredentialError, DtError, PlanError
+from schemas.contract.messages import FrameId, Outcome, frame_id, frame_source
+from schemas.contract.plan import Record
+from schemas.host.state import append, entered, read, told, write
 
 JOURNAL = "ended.jsonl"
 KEEP = 1024  # frames by name; of older ones the last number of each source and epoch

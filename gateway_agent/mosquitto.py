@@ -26,8 +26,8 @@ from typing import IO
 
 from gateway_agent import tether
 from gateway_agent.broker import START_S, BrokerProcess, explain
-from schemas.codec import TENSOR_BYTES
-from schemas.errors import DtError
+from schemas.contract.errors import DtError
+from schemas.wire.codec import TENSOR_BYTES
 
 TRIES = 5  # a free port may be taken by another program before mosquitto has it
 SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # where packages put it, on few users' PATH

@@ -19,14 +19,14 @@ from gateway_agent.dealer import Dealer
 from gateway_agent.early import Early
 from gateway_agent.grants import Grants
 from gateway_agent.victims import Forward, VictimRing
-from models.tensor import answer_of, check_answer, check_whole, crop, fingerprint
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import LONG_BYTES, Incoming
-from schemas.kernels import difference
-from schemas.plan import Plan
-from schemas.results import Result
-from schemas.topics import Publish
+from models.tiling.tensor import answer_of, check_answer, check_whole, crop, fingerprint
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.kernels import difference
+from schemas.contract.plan import Plan
+from schemas.contract.results import Result
+from schemas.contract.topics import Publish
+from schemas.wire.codec import LONG_BYTES, Incoming
 
 Tensors = Mapping[str, np.ndarray]
 

@@ -9,11 +9,11 @@ import threading
 from collections import OrderedDict
 from dataclasses import dataclass
 
-from models import jpeg
-from models.draw import draw
-from models.geometry import scaled
-from schemas.errors import DtError
-from schemas.messages import Outcome
+from models.results import jpeg
+from models.results.draw import draw
+from models.results.geometry import scaled
+from schemas.contract.errors import DtError
+from schemas.contract.messages import Outcome
 
 WAITING = 16  # pictures or outcomes without their other half
 WIDEST = 1280

@@ -4,10 +4,10 @@ The broker keeps none of them. It knows no socket and no clock, and keeps one la
 a node is not sent twice for being asked for twice.
 """
 
-from schemas import messages as m
-from schemas import topics
-from schemas.chunks import chunk, chunk_digests
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.chunks import chunk, chunk_digests
+from schemas.contract.topics import Publish
 
 NODES = 256  # that may wait at once
 

@@ -16,12 +16,12 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field, ValidationError
 
-from schemas import state
-from schemas.errors import CredentialError, DtError, PlanError
-from schemas.keyring import MEMBERS
-from schemas.messages import Hex32, Name, RequestId, new_epoch
-from schemas.plan import Record
-from schemas.rights import GATEWAY
+from schemas.contract.errors import CredentialError, DtError, PlanError
+from schemas.contract.messages import Hex32, Name, RequestId, new_epoch
+from schemas.contract.plan import Record
+from schemas.host import state
+from schemas.security.keyring import MEMBERS
+from schemas.security.rights import GATEWAY
 
 FILE, LOCK, DAMAGED = "cluster.json", ".cluster.lock", ".damaged"
 MOST_BYTES = 16 * 2**20  # of the file: more than all limits of what is written make

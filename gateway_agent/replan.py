@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from statistics import median
 
 from models.bundle import Bundle, make_bundle
-from models.cluster import Cluster
-from models.cost import predict
-from models.search import Choice, best_plan, judged_by
-from schemas.messages import Register
+from models.planning.cluster import Cluster
+from models.planning.cost import predict
+from models.planning.search import Choice, best_plan, judged_by
+from schemas.contract.messages import Register
 
 SETTLE_S = 10.0
 AGAIN_S = 60.0

@@ -1,8 +1,8 @@
 """What the broker itself is told of a sealed cluster: who may connect, and which topics each may read and write.
 
-It knows mosquitto's two file formats and takes the rules from ``schemas.rights``. The seals do not rest on them: they keep
-strangers out early, and a node's pictures from the others' eyes. But Home Assistant has no keys, and what it says no seal:
-who may speak as Home Assistant, and of what, rests on these rules alone.
+It knows mosquitto's two file formats and takes the rules from ``schemas.security.rights``. The seals do not rest on
+them: they keep strangers out early, and a node's pictures from the others' eyes. But Home Assistant has no keys, and what
+it says no seal: who may speak as Home Assistant, and of what, rests on these rules alone.
 """
 
 import base64
@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from gateway_agent.homeassistant.cluster import COMMANDS
 from gateway_agent.homeassistant.discovery import PREFIX, Tree, cluster_id
 from gateway_agent.registry import Enrolled, Members
-from schemas import keyring, topics
-from schemas.permission import joiner, joiner_password
-from schemas.rights import GATEWAY, RIGHTS
-from schemas.seal import derive
+from schemas.contract import topics
+from schemas.security import keyring
+from schemas.security.permission import joiner, joiner_password
+from schemas.security.rights import GATEWAY, RIGHTS
+from schemas.security.seal import derive
 
 ROUNDS = 101  # of PBKDF2; the passwords are 192 random bits
 HOME, LOOKER = f"{GATEWAY}.home", f"{GATEWAY}.looker"  # no node can have these names

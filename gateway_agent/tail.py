@@ -16,12 +16,12 @@ import numpy as np
 
 from gateway_agent.node import STATES, Finish
 from models.bundle import Bundle, Tail, next_state
-from models.decode import decode, quantization_of
-from models.tensor import stitch
-from schemas.errors import DtError
-from schemas.messages import frame_source
-from schemas.plan import Plan, digest
-from schemas.results import Result
+from models.results.decode import decode, quantization_of
+from models.tiling.tensor import stitch
+from schemas.contract.errors import DtError
+from schemas.contract.messages import frame_source
+from schemas.contract.plan import Plan, digest
+from schemas.contract.results import Result
 
 WAITING = 256  # frames that wait for the tail: eight sources with the widest window
 

@@ -5,9 +5,13 @@ What a watcher cannot do now, for want of files, memory or a disk, it may do at 
 
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
-from schemas import messages as m
+from gateway_agent.board import Board
+from gateway_agent.controls import Request, State
+from models.bundle import Bundle
+from schemas.contract import messages as m
 
 _log = logging.getLogger(__name__)
 
@@ -26,6 +30,24 @@ class Watcher(Protocol):
 
     def close(self) -> None:
         """The gateway ends."""
+
+
+class Watched(Protocol):
+    """What watchers need of a gateway."""
+
+    board: Board
+    models: dict[str, Path]
+
+    @property
+    def controls(self) -> State: ...
+    @property
+    def bundle(self) -> Bundle: ...
+    @property
+    def connected(self) -> bool: ...
+    @property
+    def address(self) -> str: ...
+    def ask(self, request: Request) -> None: ...
+    def want_pictures(self, watcher: Watcher, pictures_s: float) -> None: ...
 
 
 class Watchers:

@@ -1,1 +1,4 @@
-"""The network: read a .tflite, partition, rewrite, verify, run. No MQTT, no clock, no agent."""
+"""The network: read a .tflite, divide it, plan, run, verify, and say what its outputs mean. No MQTT, no agent.
+
+``bundle``, ``trial``, ``verify`` and ``fixing`` put the rooms together; no room imports them.
+"""

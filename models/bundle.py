@@ -12,16 +12,17 @@ from typing import TypeVar
 import numpy as np
 from pydantic import ValidationError
 
-from models import blocking, engine, rewrite
-from models.card import Card, check_card, load_card
-from models.files import read_file, write_files
-from models.graph import Graph, Tensor, file_digest, load
-from models.partition import Cut, Partition
-from models.planner import BlockChoices, make_plan
-from models.prepare import folded
-from schemas.errors import PlanError, unwritable
-from schemas.plan import Plan, Record, digest
-from schemas.text import one_line
+from models.graph.file import Graph, Tensor, file_digest, load
+from models.graph.prepare import folded
+from models.planning.planner import BlockChoices, make_plan
+from models.results.card import Card, check_card, load_card
+from models.running import blocking, engine
+from models.tiling import rewrite
+from models.tiling.partition import Cut, Partition
+from schemas.contract.errors import PlanError, unwritable
+from schemas.contract.plan import Plan, Record, digest
+from schemas.contract.text import one_line
+from schemas.host.files import read_file, write_files
 
 R = TypeVar("R", bound=Record)
 _MAX_JSON_BYTES = 8 * 2**20
@@ -59,7 +60,7 @@ def make_bundle(
     shares: Sequence[float] = (),
     card: Card | None = None,
 ) -> Bundle:
-    """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planner.make_plan``).
+    """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planning.planner.make_plan``).
 
     ``partition`` and ``card`` are those of the file, where they are known already.
 

@@ -3,10 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
-from models import engine
-from models.graph import Graph, load
-from models.partition import image_input
-from models.prepare import prepared
+from models.graph.file import Graph, load
+from models.graph.prepare import image_input, prepared
+from models.running import engine
 
 
 def fixed(path: Path, height: int, width: int) -> Graph:

@@ -1,9 +1,9 @@
 """What only the TFLite runtime can judge of a model is tried in a child process first: its death is an answer, not ours.
 
-The reader (``models.flatbuffer``, ``models.graph``) refuses what does not hold together; kernels may still crash on numbers
-that do. So the first time that a model comes here, a child loads every graph that this process would load by its plan and
-runs it once on zeros, with a limit of time and memory. The verdict is remembered in a folder, by the digest of the model
-and of runtime and processor: a good one alone, since a lack of memory may pass. Another plan of a good model is made of
+The reader (``models.graph.flatbuffer``, ``models.graph.file``) refuses what does not hold together; kernels may still crash on
+numbers that do. So the first time that a model comes here, a child loads every graph that this process would load by its
+plan and runs it once on zeros, with a limit of time and memory. The verdict is remembered in a folder, by the digest of the
+model and of runtime and processor: a good one alone, since a lack of memory may pass. Another plan of a good model is made of
 its parts.
 """
 
@@ -21,17 +21,18 @@ from types import TracebackType
 
 import numpy as np
 
-from models import engine, rewrite
 from models.bundle import Bundle, first_state
-from models.files import cache_folder
-from models.graph import Graph, load, parse
-from models.partition import Cut, Partition
-from models.runner import TileRunner
-from models.tensor import check_whole
-from schemas.cgroup import free_bytes
-from schemas.errors import DecodeError, DtError, EngineError
-from schemas.plan import Plan
-from schemas.plan import digest as digest_of
+from models.graph.file import Graph, load, parse
+from models.running import engine
+from models.running.runner import TileRunner
+from models.tiling import rewrite
+from models.tiling.partition import Cut, Partition
+from models.tiling.tensor import check_whole
+from schemas.contract.errors import DecodeError, DtError, EngineError
+from schemas.contract.plan import Plan
+from schemas.contract.plan import digest as digest_of
+from schemas.host.cgroup import free_bytes
+from schemas.host.files import cache_folder
 
 LIMIT_S, SLOW_FLOPS_S, LONGEST_S = 60.0, 1e8, 600.0
 LEAST_MEMORY, TIMES_MEMORY = 2**30, 4  # bytes that every model may take, and how often those of its own tensors
@@ -88,7 +89,7 @@ class Trial:
     """A child that tries a model: begun at once, ended with ``close``.
 
     Without ``weights`` it tries all that a gateway or a command loads of a whole model; with that folder, what an edge
-    loads of the edges' model, whose packed weights it leaves there as ``models.runner`` would. Of a model that one
+    loads of the edges' model, whose packed weights it leaves there as ``models.running.runner`` would. Of a model that one
     ``knows`` it tries no more than what the plan's tiles rely on.
     """
 

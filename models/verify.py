@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from models import graph
 from models.bundle import Bundle, Reference, Tail
-from models.runner import TileRunner
-from models.tensor import assemble, stitch, to_input
-from schemas.plan import Box
+from models.graph import file as graph
+from models.running.runner import TileRunner
+from models.tiling.tensor import assemble, stitch, to_input
+from schemas.contract.plan import Box
 
 _FRAME = "verified"  # a name, so that reuse is verified where the plan has it
 

@@ -1,1 +1,4 @@
-"""The contract that both agents speak: plan records, messages, topics, codec. Imports nothing of ours."""
+"""What both agents speak and share: records, messages, topics, the wire, seals, and what a process needs of its host.
+
+Imports nothing of ours.
+"""

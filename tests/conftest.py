@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 import pytest
 
 from gateway_agent.broker import BrokerProcess
-from schemas.link import Link
+from schemas.wire.link import Link
 from tests.examples import register
 
 E = TypeVar("E")

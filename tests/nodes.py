@@ -4,16 +4,16 @@ from typing import Any
 
 import numpy as np
 
-from models.build import Network
-from models.division import Tiles, Whole
-from models.graph import Graph, Op, Tensor, parse
-from models.partition import Partition
-from models.planner import BlockChoices, make_plan
-from models.tflite_schema import OPTIONS
-from schemas import messages as m
-from schemas.codec import Incoming
-from schemas.plan import Plan
-from schemas.topics import Topic
+from models.graph.build import Network
+from models.graph.file import Graph, Op, Tensor, parse
+from models.graph.tflite_schema import OPTIONS
+from models.planning.planner import BlockChoices, make_plan
+from models.tiling.division import Tiles, Whole
+from models.tiling.partition import Partition
+from schemas.contract import messages as m
+from schemas.contract.plan import Plan
+from schemas.contract.topics import Topic
+from schemas.wire.codec import Incoming
 
 
 def small_graph() -> Graph:

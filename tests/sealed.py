@@ -17,16 +17,17 @@ from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.registry import Registry
 from gateway_agent.tail import digests
-from models.build import build
 from models.bundle import Bundle, Reference, make_bundle
-from models.tensor import to_input
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import decode
-from schemas.link import Address, Arrived, Link
-from schemas.permission import Line
-from schemas.process import STDIN_ENDS
-from schemas.seal import bare
+from models.graph.build import build
+from models.tiling.tensor import to_input
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.host.process import STDIN_ENDS
+from schemas.security import keyring
+from schemas.security.permission import Line
+from schemas.security.seal import bare
+from schemas.wire.codec import decode
+from schemas.wire.link import Address, Arrived, Link
 
 GRID = (3, 3)
 

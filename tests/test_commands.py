@@ -15,10 +15,10 @@ import pytest
 from dt_cli.main import app
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.journal import JOURNAL, Journal
-from models.build import build
-from models.engine import runtime
-from models.graph import Graph, Op, Tensor
-from schemas.errors import PlanError
+from models.graph.build import build
+from models.graph.file import Graph, Op, Tensor
+from models.running.engine import runtime
+from schemas.contract.errors import PlanError
 from tests.models.sketch import splitting
 from tests.nodes import ended_graph
 from tests.paths import shared
@@ -131,7 +131,7 @@ def test_demo_runs_over_somebody_elses_broker(tmp_path: Path) -> None:
 def test_demo_fails_loudly_when_an_answer_differs(tmp_path: Path) -> None:
     """A cluster whose edges compute something else must not pass for exact: here one edge adds noise to its results."""
     (tmp_path / "sitecustomize.py").write_text(
-        "from models.runner import TileRunner as R\n"
+        "from models.running.runner import TileRunner as R\n"
         "def noisy(run):\n    return lambda *a: {k: v + v.dtype.type(1) for k, v in run(*a).items()}\n"
         "R.run, R.run_whole = noisy(R.run), noisy(R.run_whole)\n"
     )

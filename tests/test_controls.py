@@ -17,11 +17,11 @@ from gateway_agent.broker import BrokerProcess
 from gateway_agent.chosen import Memory
 from gateway_agent.controls import Request, Value, Verb
 from gateway_agent.replan import Replanner
-from models.build import build
 from models.bundle import make_bundle
-from schemas import messages as m
-from schemas.config import EdgeOptions, GatewayOptions
-from schemas.errors import PlanError
+from models.graph.build import build
+from schemas.contract import messages as m
+from schemas.contract.config import EdgeOptions, GatewayOptions
+from schemas.contract.errors import PlanError
 from tests.models.sketch import splitting
 
 WAIT_S = 60.0

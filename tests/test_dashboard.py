@@ -19,7 +19,7 @@ import pytest
 
 from gateway_agent.app import serve_dashboard
 from gateway_agent.broker import BrokerProcess
-from models.build import build
+from models.graph.build import build
 from tests.test_controls import Running
 
 WAIT_S = 60.0

@@ -15,11 +15,11 @@ import pytest
 import zstandard
 
 from edge_agent.proofs import Proofs
-from schemas import keyring
-from schemas.codec import decode
-from schemas.permission import Line, joiner_password
-from schemas.rights import is_sealed
-from schemas.topics import TABLE
+from schemas.contract.topics import TABLE
+from schemas.security import keyring
+from schemas.security.permission import Line, joiner_password
+from schemas.security.rights import is_sealed
+from schemas.wire.codec import decode
 from tests.map import FLOORS, ROOT, rooms
 
 DESIGN, PROTOCOL = (ROOT / "docs" / f"{name}.md" for name in ("DESIGN", "PROTOCOL"))

@@ -19,16 +19,16 @@ from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
 from gateway_agent.journal import JOURNAL, Line
 from gateway_agent.tail import digests
-from models.build import build
 from models.bundle import Reference, make_bundle, save
-from models.division import Tiles
-from models.tensor import to_input
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import decode
-from schemas.link import Arrived, Link
-from schemas.process import STDIN_ENDS
-from schemas.settings import without_ours
+from models.graph.build import build
+from models.tiling.division import Tiles
+from models.tiling.tensor import to_input
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.host.process import STDIN_ENDS
+from schemas.host.settings import without_ours
+from schemas.wire.codec import decode
+from schemas.wire.link import Arrived, Link
 
 FRAMES = 45
 

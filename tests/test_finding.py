@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from models.build import build
+from models.graph.build import build
 
 pytest.importorskip("zeroconf")
 needs_network = pytest.mark.skipif(

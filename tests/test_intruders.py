@@ -31,14 +31,14 @@ from gateway_agent.app import bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import FILE, Registry
-from models.engine import kernels
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import encode
-from schemas.errors import UnreachableError
-from schemas.guard import Guard
-from schemas.link import Address, Arrived, Link
-from schemas.rights import GATEWAY
+from models.running.engine import kernels
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import UnreachableError
+from schemas.security.rights import GATEWAY
+from schemas.wire.codec import encode
+from schemas.wire.guard import Guard
+from schemas.wire.link import Address, Arrived, Link
 from tests.nodes import outputs
 from tests.sealed import SealedCluster
 

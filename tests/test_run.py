@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models.build import Network
-from models.card import read_card
+from models.graph.build import Network
+from models.results.card import read_card
 from tests.examples import share
 from tests.paths import shared
 from tests.test_commands import dt, refusal

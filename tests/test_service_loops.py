@@ -15,14 +15,14 @@ from gateway_agent.app import HEARD_S, Gateway, bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.journal import Journal
 from gateway_agent.node import NOTHING_BEFORE
-from models.build import build
 from models.bundle import make_bundle
-from models.engine import kernels
-from schemas import messages as m
-from schemas import topics
-from schemas.config import EdgeOptions, GatewayOptions
-from schemas.service import Service
-from schemas.topics import Publish
+from models.graph.build import build
+from models.running.engine import kernels
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.config import EdgeOptions, GatewayOptions
+from schemas.contract.topics import Publish
+from schemas.host.service import Service
 
 PERIOD_S, WAIT_S = 2.0, 20.0
 

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.fuzz import commands
-from bench.fuzz.targets import targets
-from schemas.errors import DtError
+from bench.fuzz.table import TARGETS
+from schemas.contract.errors import DtError
 
 LAST = "last"  # where a child writes what it runs
 _SPARE_S = 120.0  # what a process may take beyond its time, to start and to end on a busy machine
@@ -31,7 +31,7 @@ _SPARE_S = 120.0  # what a process may take beyond its time, to start and to end
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.fuzz", description=__doc__.partition("\n")[0])
-    known = [*targets(), "commands"]
+    known = [*TARGETS, "commands"]
     parser.add_argument("targets", nargs="+", metavar="TARGET", help=f"all, or some of: {', '.join(known)}")
     parser.add_argument("--minutes", type=float, default=1.0, help="of all targets together [1]")
     parser.add_argument("--found", type=Path, default=Path("fuzz-found"), help="folder for what breaks a target [fuzz-found]")
@@ -62,7 +62,7 @@ def main() -> int:
 
 def replay(name: str, path: Path) -> int:
     try:
-        targets()[name].run(path.read_bytes())
+        TARGETS[name].run(path.read_bytes())
     except DtError as error:
         print(f"refused: {error}")
     else:

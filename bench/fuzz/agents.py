@@ -12,13 +12,13 @@ import numpy as np
 from bench.fuzz.targets import ROOT, addressed
 from edge_agent.node import Compute, EdgeNode
 from gateway_agent.node import Finish, GatewayNode
-from models.tensor import answer_of
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import decode, encode
-from schemas.errors import DecodeError, EngineError
-from schemas.plan import Plan
-from schemas.topics import Publish
+from models.tiling.tensor import answer_of
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError, EngineError
+from schemas.contract.plan import Plan
+from schemas.contract.topics import Publish
+from schemas.wire.codec import decode, encode
 
 END = b"\xff\xfe\xff"  # between two messages
 EPOCH, NAME, SECONDS = "01234567", "n", 0.4

@@ -32,10 +32,10 @@ def main() -> None:
     given = parser.parse_args()
     with atheris.instrument_imports(include=list(_OURS)):
         from bench.fuzz.__main__ import LAST
-        from bench.fuzz.targets import targets
-        from schemas.errors import DtError
+        from bench.fuzz.table import TARGETS
+        from schemas.contract.errors import DtError
 
-        target = targets()[given.target]  # which imports more
+        target = TARGETS[given.target]  # which imports more
     for i, seed in enumerate(target.seeds()):
         (given.corpus / f"seed-{i}").write_bytes(seed)
     limit_memory()

@@ -18,7 +18,8 @@ from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
-from bench.fuzz.targets import ROOT, addressed, room
+from bench.fuzz.seeds import bundle_folder, room
+from bench.fuzz.targets import ROOT, addressed
 from gateway_agent import app, registry, rules
 from gateway_agent.access import arrange
 from gateway_agent.controls import VERBS
@@ -37,15 +38,16 @@ from gateway_agent.registry import FILE, LOCK, Enrolled, Members, Permission, Re
 from gateway_agent.tail import Finished
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, open_bundle
-from schemas import keyring, topics
-from schemas import messages as m
-from schemas.codec import decode, encode, limit
-from schemas.config import GatewayOptions
-from schemas.errors import DtError
-from schemas.guard import Open
-from schemas.link import Arrived
-from schemas.rights import GATEWAY
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.config import GatewayOptions
+from schemas.contract.errors import DtError
+from schemas.contract.topics import Publish
+from schemas.security import keyring
+from schemas.security.rights import GATEWAY
+from schemas.wire.codec import decode, encode, limit
+from schemas.wire.guard import Open
+from schemas.wire.link import Arrived
 
 END = b"\xff\xfe\xff"  # between two events
 EPOCH, NAME, OPEN, TOKEN = "01234567", "n", "0000000a", "a token of the dashboard"
@@ -196,8 +198,6 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _bundle() -> Bundle:
-    from bench.fuzz.seeds import bundle_folder
-
     return app.bind(open_bundle(bundle_folder()))
 
 

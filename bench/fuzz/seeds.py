@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from models.build import Network
 from models.bundle import Bundle, make_bundle, save
-from models.graph import Graph, Op, Quantization, Tensor
-from models.tflite_schema import OPTIONS
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import encode
-from schemas.plan import Plan
+from models.graph.build import Network
+from models.graph.file import Graph, Op, Quantization, Tensor
+from models.graph.tflite_schema import OPTIONS
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.plan import Plan
+from schemas.wire.codec import encode
 
 _D, _E, _FRAME = "0123456789abcdef" * 2, "01234567", "n-01234567-0"
 
@@ -24,7 +24,7 @@ _D, _E, _FRAME = "0123456789abcdef" * 2, "01234567", "n-01234567-0"
 
 
 def detector() -> Graph:
-    """A detector of a few convolutions, with a route and a reorg, as ``models.build`` makes it."""
+    """A detector of a few convolutions, with a route and a reorg, as ``models.graph.build`` makes it."""
     network = Network((16, 16, 3))
     for row in (("conv", 2, 3, 1), ("max", 2, 2), ("conv", 4, 3, 2), ("route", -2), ("reorg", 2), ("route", -1, -3)):
         network.add(row)
@@ -215,10 +215,19 @@ def configs() -> Iterator[bytes]:
 
 
 @cache
+def room() -> Path:
+    """A folder of this process, for what is read from files alone."""
+    folder = tempfile.TemporaryDirectory(prefix="dt-fuzz-")
+    _KEPT.append(folder)
+    return Path(folder.name)
+
+
+_KEPT: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@cache
 def bundle_folder() -> Path:
     """A folder with a planned model; its plan and card are good."""
-    from bench.fuzz.targets import room
-
     model = room() / "drawn.tflite"
     model.write_bytes(detector().to_bytes())
     save(make_bundle(model, (2, 1)), room() / "planned")

@@ -8,28 +8,29 @@ import contextlib
 import json
 import re
 import struct
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from models import flatbuffer, rewrite
+from bench.fuzz.seeds import GRAPHS, bundle_folder, room
 from models.bundle import open_bundle
-from models.card import Card, check_card, complete, guess, read_card
-from models.darknet import import_darknet
-from models.decode import decode as decode_outputs
-from models.decode import quantization_of, segmentation_map
-from models.graph import Graph, parse
-from models.ops import flops_of
-from models.partition import Partition
-from models.planner import make_plan, tile_costs
-from schemas import settings, topics
-from schemas.codec import DTYPES, decode, encode
-from schemas.errors import DtError, PlanError
+from models.graph import flatbuffer
+from models.graph.file import Graph, parse
+from models.graph.ops import flops_of
+from models.importers.darknet import import_darknet
+from models.planning.planner import make_plan, tile_costs
+from models.results.card import Card, check_card, complete, guess, read_card
+from models.results.decode import decode as decode_outputs
+from models.results.decode import quantization_of, segmentation_map
+from models.tiling import rewrite
+from models.tiling.partition import Partition
+from schemas.contract import topics
+from schemas.contract.errors import DtError, PlanError
+from schemas.host import settings
+from schemas.wire.codec import DTYPES, decode, encode
 
 ROOT = "dt"
 _FILL = 2**20  # bytes of a tensor message that a target supplies itself
@@ -42,17 +43,6 @@ class Target:
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
     max_bytes: int = 4096
-
-
-@cache
-def room() -> Path:
-    """A folder of this process, for what is read from files alone."""
-    folder = tempfile.TemporaryDirectory(prefix="dt-fuzz-")
-    _KEPT.append(folder)
-    return Path(folder.name)
-
-
-_KEPT: list[tempfile.TemporaryDirectory[str]] = []
 
 
 # --- the wire --------------------------------------------------------------------------------------------------------
@@ -174,8 +164,6 @@ def changed(data: bytes) -> bytes:
 
     Of a vector only the first elements are left.
     """
-    from bench.fuzz.seeds import GRAPHS
-
     made = flatbuffer.read(drawn(list(GRAPHS)[data[0] % len(GRAPHS)]).to_bytes())
     places = list(numbers(made))
     for at in range(1, len(data) - 3, 4):
@@ -222,8 +210,6 @@ def card(data: bytes) -> None:
 @cache
 def drawn(name: str) -> Graph:
     """The small graph of a seed."""
-    from bench.fuzz.seeds import GRAPHS
-
     return GRAPHS[name]()
 
 
@@ -237,8 +223,6 @@ def config(data: bytes) -> None:
 
 def bundle(data: bytes) -> None:
     """A folder of a plan: its plan.json, and after a zero byte its card.json."""
-    from bench.fuzz.seeds import bundle_folder
-
     folder = bundle_folder()
     plan, _, described = data.partition(b"\0")
     (folder / "plan.json").write_bytes(plan)
@@ -273,8 +257,8 @@ _ANCHORS = {"yolov2": 5, "yolov3": 6, "grid": 1}
 
 def decoder(data: bytes) -> None:
     """The first bytes choose decoder, dtype, threshold and picture, the rest are the outputs' own bytes."""
-    from models.geometry import clipped  # noqa: F401 - what the law below speaks of
-    from schemas.plan import Pixels
+    from models.results.geometry import clipped  # noqa: F401 - what the law below speaks of
+    from schemas.contract.plan import Pixels
 
     if len(data) < 8:
         return
@@ -305,24 +289,3 @@ def decoder(data: bytes) -> None:
     decode_outputs(made, outputs, quantization, picture, pixels)
     mask = segmentation_map(made, outputs, quantization, picture, pixels)
     assert mask is None or mask.shape == picture
-
-
-@cache
-def targets() -> dict[str, Target]:
-    """All of them, by name."""
-    from bench.fuzz import agents, sealed, seeds
-
-    return {
-        "codec": Target(codec, seeds.messages),
-        "agents": Target(agents.agents, agents.seeds, 16384),
-        "sealed": Target(sealed.sealed, sealed.seeds, 16384),
-        "tflite": Target(tflite, seeds.models, 16384),
-        "graph": Target(graph, seeds.changes, 256),
-        "darknet": Target(darknet, seeds.networks),
-        "card": Target(card, seeds.cards),
-        "config": Target(config, seeds.configs),
-        "bundle": Target(bundle, seeds.bundles, 16384),
-        "decoder": Target(decoder, seeds.outputs, 1024),
-    }
-
-

@@ -12,9 +12,9 @@ from urllib.parse import quote
 
 from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.uri import Uri, parse
-from schemas.config import Drop
-from schemas.errors import PlanError
-from schemas.redact import redact
+from schemas.contract.config import Drop
+from schemas.contract.errors import PlanError
+from schemas.contract.redact import redact
 
 if TYPE_CHECKING:
     from edge_agent.sources.synthetic import Drawn

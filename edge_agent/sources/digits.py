@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edge_agent.sources.synthetic import Drawn
 from edge_agent.sources.uri import Uri, parse
-from models.opencv import load
+from models.results.opencv import load
 
 
 class Digits(Drawn):
@@ -35,7 +35,7 @@ class Digits(Drawn):
         return self._scene(index)[1]
 
     def _scene(self, index: int) -> tuple[NDArray[np.uint8], list[str]]:
-        from models.training.scenes import moving_scene
+        from edge_agent.sources.scenes.scenes import moving_scene
 
         scene = moving_scene(self._seed, index, self._width, self._height)
         return scene.image, scene.readings

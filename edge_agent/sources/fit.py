@@ -6,9 +6,9 @@ The law: equal frames give equal pixels, and a frame that has the model's size a
 import numpy as np
 from numpy.typing import NDArray
 
-from models import opencv
-from models.geometry import placed
-from schemas.plan import Pixels
+from models.results import opencv
+from models.results.geometry import placed
+from schemas.contract.plan import Pixels
 
 BORDER = 114  # the grey of YOLO's letterbox
 _LUMINANCE = np.array([299, 587, 114], np.uint32)  # of red, green and blue, in thousandths

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from models import opencv
-from models.files import read_file
-from schemas.errors import PlanError
+from models.results import opencv
+from schemas.contract.errors import PlanError
+from schemas.host.files import read_file
 
 MOST_BYTES = 256 << 20
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from edge_agent.sources.frame import Image, Shot
 from edge_agent.sources.retry import Line
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 
 WAITING, WAITING_BYTES = 256, 64 * 1024 * 1024  # frames that wait where all count: 5 s of 640x480 at 15 a second
 LOOK_S = 0.25  # how often somebody who waits for a frame looks whether he should stop

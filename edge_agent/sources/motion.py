@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 
 from edge_agent.sources.frame import Image, Shot, Source, is_live, shots
-from models import opencv
+from models.results import opencv
 
 WIDTH = 160  # pixels of the copy that is looked at
 MOVED = 0.004  # the part of it that must differ from the background

@@ -14,9 +14,9 @@ from typing import Any
 
 from edge_agent.sources.frame import Image, Source
 from edge_agent.sources.live import EndOfClip
-from models import opencv
-from schemas.errors import PlanError
-from schemas.redact import redact
+from models.results import opencv
+from schemas.contract.errors import PlanError
+from schemas.contract.redact import redact
 
 _OPTIONS = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
 _opening = threading.Lock()

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edge_agent.sources.frame import Image
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 
 REMEDY = "sudo apt install python3-picamera2, in a venv made with --system-site-packages"
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import parse_qsl, unquote
 
-from schemas import address
-from schemas.errors import PlanError
-from schemas.redact import redact
+from schemas.contract import address
+from schemas.contract.errors import PlanError
+from schemas.contract.redact import redact
 
 GATE = ("motion", "still")  # parameters that every source takes
 _OURS = ("interval", "stall", *GATE)  # of a network camera's parameters; the others are the camera's own

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from models import opencv
-from schemas.errors import PlanError
+from models.results import opencv
+from schemas.contract.errors import PlanError
 
 
 class Video:

@@ -22,10 +22,10 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edge_agent.sources.frame import Image
 from edge_agent.sources.live import Camera
 from edge_agent.sources.multipart import Multipart
-from models.jpeg import MOST_BYTES, decode
-from schemas.errors import PlanError
-from schemas.link import outside_time
-from schemas.redact import redact
+from models.results.jpeg import MOST_BYTES, decode
+from schemas.contract.errors import PlanError
+from schemas.contract.redact import redact
+from schemas.wire.link import outside_time
 
 CHUNK = 1 << 16
 PICTURES = ("image/jpeg", "image/jpg", "image/pjpeg", "application/octet-stream")

@@ -16,8 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from schemas import state
-from schemas.errors import DtError
+from schemas.contract.errors import DtError
+from schemas.host import state
 
 COOKIE = "dt_session"
 TOKEN_FILE = "dashboard-token"

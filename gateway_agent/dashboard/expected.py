@@ -6,12 +6,13 @@ from typing import Any
 
 from gateway_agent.dashboard.record import Snapshot
 from gateway_agent.replan import Member, cluster_of
-from models.cluster import Cluster
-from models.cost import measure_speed, plan_bound_s, predict
-from models.effort import arithmetic
-from models.engine import threads
-from schemas.errors import PlanError
-from schemas.pace import measure_messages
+from models.graph.effort import arithmetic
+from models.planning.cluster import Cluster
+from models.planning.cost import plan_bound_s, predict
+from models.running.engine import threads
+from models.running.speed import measure_speed
+from schemas.contract.errors import PlanError
+from schemas.wire.pace import measure_messages
 
 RATES = (0.1, 100_000.0)  # Mbit/s
 

@@ -25,7 +25,7 @@ from gateway_agent.dashboard.views import (
     totals,
 )
 from models.bundle import Bundle
-from schemas.messages import Outcome, Picture, frame_source
+from schemas.contract.messages import Outcome, Picture, frame_source
 
 EVENTS = 100
 VIEWS = 16  # sizes of pictures that tiles are drawn on

@@ -35,7 +35,7 @@ from gateway_agent.dashboard.door import Door
 from gateway_agent.dashboard.expected import expected, parse_rate
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.stream import stream
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 
 STATIC = Path(__file__).parent / "static"
 BODY_BYTES = 4096

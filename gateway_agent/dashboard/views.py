@@ -9,12 +9,12 @@ from typing import Any, Final
 
 from gateway_agent.board import Board, Event, NodeView, Timeline
 from models.bundle import Bundle
-from models.draw import class_colour, node_colour
-from models.geometry import answer_boxes, halo_boxes
-from models.readings import read_panels
-from schemas.messages import Outcome, Picture, Status, frame_source
-from schemas.plan import Plan
-from schemas.results import Result, sentence
+from models.results.draw import class_colour, node_colour
+from models.results.geometry import answer_boxes, halo_boxes
+from models.results.readings import read_panels
+from schemas.contract.messages import Outcome, Picture, Status, frame_source
+from schemas.contract.plan import Plan
+from schemas.contract.results import Result, sentence
 
 REASONS: Final = {  # how reasons begin -> their class: text of an engine's error would be a label of its own each time
     "source lost": "source lost",

@@ -4,40 +4,20 @@ import logging
 import socket
 import time
 from pathlib import Path
-from typing import Protocol
 
-from gateway_agent.board import Board
-from gateway_agent.controls import Request, State
 from gateway_agent.dashboard.access import TOKEN_FILE, Access, kept_token
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.record import Recorder
 from gateway_agent.dashboard.server import Server
-from models.bundle import Bundle
-from schemas.config import is_loopback
-from schemas.messages import Outcome
-from schemas.process import version
-from schemas.state import state_folder
+from gateway_agent.watchers import Watched
+from schemas.contract.config import is_loopback
+from schemas.contract.messages import Outcome
+from schemas.host.process import version
+from schemas.host.state import state_folder
 
 WATCHED_S = 0.5  # from one snapshot to the next while somebody looks
 UNWATCHED_S = 2.0
 PICTURES_S = 1.0
-
-
-class Watched(Protocol):
-    """What the dashboard needs of a gateway."""
-
-    board: Board
-
-    @property
-    def controls(self) -> State: ...
-    @property
-    def bundle(self) -> Bundle: ...
-    @property
-    def connected(self) -> bool: ...
-    @property
-    def address(self) -> str: ...
-    def ask(self, request: Request) -> None: ...
-    def want_pictures(self, watcher: "Dashboard", pictures_s: float) -> None: ...
 
 
 class Dashboard:

@@ -1,6 +1,6 @@
 """The line to Home Assistant's broker: a small paho client for raw payloads.
 
-``schemas.link`` speaks the cluster's table only, and this is another broker with other topics. The laws are the same: the
+``schemas.wire.link`` speaks the cluster's table only, and this is another broker with other topics. The laws are the same: the
 network thread never blocks and never dies, all subscriptions are made again on every connection, and what waits is
 bounded: a picture is dropped while a few of them have not left, the rest when the queue is full.
 """
@@ -16,7 +16,7 @@ import paho.mqtt.client as paho
 from paho.mqtt.enums import CallbackAPIVersion
 
 from gateway_agent.homeassistant.mirror import Said
-from schemas.link import Address, client_id, tls
+from schemas.wire.link import Address, client_id, tls
 
 KEEPALIVE_S = 20
 MOST_QUEUED = 2000

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from gateway_agent.controls import State
 from gateway_agent.homeassistant.discovery import PREFIX, Mode
-from schemas.link import Address
-from schemas.results import Task
+from schemas.contract.results import Task
+from schemas.wire.link import Address
 
 FEW = 16  # labels; so many have their entities at once
 

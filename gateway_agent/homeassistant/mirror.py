@@ -22,8 +22,8 @@ from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import Device, Tree, documents
 from gateway_agent.homeassistant.facts import Facts, Settings, labels_of
 from gateway_agent.homeassistant.scene import Scene
-from schemas import messages as m
-from schemas.plan import Record
+from schemas.contract import messages as m
+from schemas.contract.plan import Record
 
 LEARN_S = 1.0  # after the first connection the roster has so long to come
 GRACE_S = 8.0  # so long a node of the roster may take to register, before it is gone

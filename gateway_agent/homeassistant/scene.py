@@ -7,8 +7,8 @@ from gateway_agent.board import NodeView, SourceView
 from gateway_agent.homeassistant.facts import Facts
 from gateway_agent.homeassistant.sources import HOLD_S
 from gateway_agent.homeassistant.tracker import Change, Tracker, sights
-from schemas import messages as m
-from schemas.results import Result
+from schemas.contract import messages as m
+from schemas.contract.results import Result
 
 SILENT_S = 180.0  # without a sign of the camera: more than the longest usual pause of one that shows no motion
 PICTURES = 32  # frames with objects whose picture may still come

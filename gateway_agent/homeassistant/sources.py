@@ -12,8 +12,8 @@ from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import TRIGGER, Component, Device, Tree, slug, value
 from gateway_agent.homeassistant.facts import Facts
 from gateway_agent.homeassistant.tracker import EVENT_TYPES, Change
-from models.readings import read_panels
-from schemas.results import Result
+from models.results.readings import read_panels
+from schemas.contract.results import Result
 
 HOLD_S = 10.0
 LONGEST = 255  # characters of a state

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from schemas.messages import frame_source
-from schemas.results import Result
+from schemas.contract.messages import frame_source
+from schemas.contract.results import Result
 
 APPEAR = 2  # frames
 LEAVE = 3

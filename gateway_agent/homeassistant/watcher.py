@@ -4,7 +4,6 @@ import logging
 import queue
 import random
 from datetime import datetime, timezone
-from typing import TYPE_CHECKING
 
 from gateway_agent.controls import Request
 from gateway_agent.homeassistant import cluster
@@ -13,14 +12,12 @@ from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import Tree, cluster_id
 from gateway_agent.homeassistant.facts import Facts, Settings
 from gateway_agent.homeassistant.mirror import CAMERA_S, Mirror, Said
-from models.card_file import Card
-from schemas import messages as m
-from schemas.config import GatewayOptions
-from schemas.link import Address
-from schemas.process import version
-
-if TYPE_CHECKING:
-    from gateway_agent.app import Gateway
+from gateway_agent.watchers import Watched
+from models.results.card_file import Card
+from schemas.contract import messages as m
+from schemas.contract.config import GatewayOptions
+from schemas.host.process import version
+from schemas.wire.link import Address
 
 BIRTH_S = (1.0, 5.0)  # after Home Assistant's birth message, so that not all devices speak at once
 PICTURES_S = CAMERA_S
@@ -31,7 +28,7 @@ _log = logging.getLogger(__name__)
 class HomeAssistant:
     """A ``gateway_agent.watchers.Watcher``. ``settings.broker`` is the address of Home Assistant's broker."""
 
-    def __init__(self, gateway: "Gateway", settings: Settings) -> None:
+    def __init__(self, gateway: Watched, settings: Settings) -> None:
         self._gateway = gateway
         self._mirror = Mirror(settings)
         self._birth = f"{settings.prefix}/status"

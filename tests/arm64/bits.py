@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from models import engine
 from models.bundle import Bundle, Reference, make_bundle
-from models.graph import parse
-from models.runner import TileRunner
-from models.tensor import stitch, to_input
-from schemas.plan import digest
+from models.graph.file import parse
+from models.running import engine
+from models.running.runner import TileRunner
+from models.tiling.tensor import stitch, to_input
+from schemas.contract.plan import digest
 from tests.models.sketch import RELU, Sketch, quantized
 
 GRIDS = (2, 2), (3, 3)

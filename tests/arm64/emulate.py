@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from gateway_agent.broker import BrokerProcess
-from schemas.toml import parse
+from schemas.host.toml import parse
 from tests.arm64.bits import drawn
 
 SOURCE = Path(__file__).resolve().parents[2]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from models import engine
+from models.running import engine
 from tests.arm64 import bits, emulate
 
 

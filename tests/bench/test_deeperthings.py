@@ -3,8 +3,8 @@
 import pytest
 
 from bench.deeperthings import Layer, Way, best
-from models.networks import ALEXNET, EXTRACTION, VGG16, YOLOV2
-from models.networks import Layer as Row
+from models.graph.networks import ALEXNET, EXTRACTION, VGG16, YOLOV2
+from models.graph.networks import Layer as Row
 
 LOP: list[Way] = ["LOP"]
 

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from bench.fuzz import sealed
 from bench.fuzz.commands import run, spoilt
 from bench.fuzz.sealed import END, EPOCH, NAME, happen, running
-from bench.fuzz.targets import targets
+from bench.fuzz.table import TARGETS
 from gateway_agent.registry import Registry
-from schemas import keyring
-from schemas.errors import DtError
+from schemas.contract.errors import DtError
+from schemas.security import keyring
 from tests.examples import examples
 
-SEEDS = {name: list(target.seeds()) for name, target in targets().items()}
+SEEDS = {name: list(target.seeds()) for name, target in TARGETS.items()}
 
 # Found by a campaign: what each target said before.
 BROKEN = {
@@ -37,7 +37,7 @@ BROKEN = {
 def test_bytes_that_once_broke_a_target_are_refused(case: str) -> None:
     name, data = BROKEN[case]
     with pytest.raises(DtError):
-        targets()[name].run(data)
+        TARGETS[name].run(data)
 
 
 def test_a_day_of_a_sealed_gateway_ends_with_its_registry_whole() -> None:
@@ -56,7 +56,7 @@ def test_the_seeds_of_a_target_reach_what_they_are_for(name: str) -> None:
     taken = 0
     for seed in SEEDS[name]:
         try:
-            targets()[name].run(seed)
+            TARGETS[name].run(seed)
             taken += 1
         except DtError:
             pass
@@ -73,7 +73,7 @@ def test_spoilt_seeds_are_taken_or_refused(name: str, data: st.DataObject) -> No
     for at in data.draw(st.lists(st.sampled_from(range(len(bytes_))), max_size=4)) if bytes_ else ():
         bytes_[at] = data.draw(st.integers(0, 255))
     try:
-        targets()[name].run(bytes(bytes_))
+        TARGETS[name].run(bytes(bytes_))
     except DtError as error:
         assert "\n" not in str(error)
 
@@ -83,7 +83,7 @@ def test_spoilt_seeds_are_taken_or_refused(name: str, data: st.DataObject) -> No
 @example(b"\x01\x03\x1c\0\0")  # an ADD of nothing: no operator behind it reads the image
 def test_models_whose_numbers_are_changed_are_taken_or_refused(data: bytes) -> None:
     try:
-        targets()["graph"].run(data)
+        TARGETS["graph"].run(data)
     except DtError as error:
         assert "\n" not in str(error)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dt_cli import checks
-from schemas.discovery import Found
+from schemas.host.discovery import Found
 
 STOCK_PI = "#subsys_name\thierarchy\tnum_cgroups\tenabled\ncpu\t0\t70\t1\nmemory\t0\t70\t0\n"
 THROTTLED = "sys/devices/platform/soc/soc:firmware/get_throttled"

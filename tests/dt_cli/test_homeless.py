@@ -10,10 +10,10 @@ import pytest
 
 from dt_cli.demo import DIGITS
 from edge_agent.cache import ModelCache
-from models.files import cache_folder
-from schemas.errors import DtError
-from schemas.settings import find
-from schemas.state import state_folder
+from schemas.contract.errors import DtError
+from schemas.host.files import cache_folder
+from schemas.host.settings import find
+from schemas.host.state import state_folder
 
 NAMESPACE = ["unshare", "--user", "--map-user=12345"]  # a number without a name, who owns what we own
 

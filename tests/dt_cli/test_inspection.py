@@ -8,8 +8,8 @@ import pytest
 from rich.console import Console
 
 from dt_cli import inspection, offline
-from models.graph import Graph, load
-from models.partition import Partition
+from models.graph.file import Graph, load
+from models.tiling.partition import Partition
 from tests.models.sketch import Sketch
 from tests.models.test_extents import densenet
 from tests.paths import shared

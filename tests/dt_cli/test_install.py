@@ -14,8 +14,8 @@ import tomllib
 
 from dt_cli.install import File, remove, require_visible, units_folder, write
 from gateway_agent.mosquitto import configuration
-from schemas.errors import DtError
-from schemas.settings import load
+from schemas.contract.errors import DtError
+from schemas.host.settings import load
 from tests.test_commands import dt
 
 PYTHON_DT = Path(sys.executable).parent / "dt"
@@ -159,7 +159,8 @@ def test_nothing_is_removed_that_was_not_written_here(tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone can become somebody else")
 def test_without_root_it_is_one_line() -> None:
     code = (
-        "import os, sys, dt_cli.install, models.engine; from dt_cli.main import main; os.setgid(65534); os.setuid(65534); "
+        "import os, sys, dt_cli.install, models.running.engine; from dt_cli.main import main; "
+        "os.setgid(65534); os.setuid(65534); "
         "sys.argv = ['dt', 'install', 'gateway']; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

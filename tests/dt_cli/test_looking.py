@@ -13,10 +13,10 @@ import pytest
 from dt_cli import looking
 from gateway_agent import certificates, rules
 from gateway_agent.registry import Registry
-from schemas.config import EdgeOptions, GatewayOptions, Settings
-from schemas.errors import CredentialError
-from schemas.link import Address
-from schemas.permission import Line
+from schemas.contract.config import EdgeOptions, GatewayOptions, Settings
+from schemas.contract.errors import CredentialError
+from schemas.security.permission import Line
+from schemas.wire.link import Address
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
 

@@ -8,8 +8,8 @@ import pytest
 import typer
 
 from dt_cli.main import app
-from schemas.config import Settings
-from schemas.settings import fields
+from schemas.contract.config import Settings
+from schemas.host.settings import fields
 from tests.test_commands import dt
 
 COMMANDS: Any = typer.main.get_command(app)

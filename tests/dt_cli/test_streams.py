@@ -11,8 +11,8 @@ import pytest
 
 from dt_cli import streams
 from dt_cli.demo import DIGITS
-from models.files import write_files
-from schemas.errors import DtError, PlanError
+from schemas.contract.errors import DtError, PlanError
+from schemas.host.files import write_files
 
 FULL = Path("/dev/full")
 

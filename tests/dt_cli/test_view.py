@@ -1,7 +1,7 @@
 """What is shown of a cluster, from messages."""
 
 from dt_cli.view import View, failure
-from schemas import messages as m
+from schemas.contract import messages as m
 
 VITALS = m.Vitals(cpu=0.5, temperature_c=61.2, memory_bytes=90_000_000, throttled=False)
 

@@ -16,9 +16,9 @@ import pytest
 from edge_agent.app import Edge
 from gateway_agent.app import Gateway, bind
 from gateway_agent.broker import BrokerProcess
-from models.build import build
 from models.bundle import make_bundle
-from schemas.config import EdgeOptions, GatewayOptions
+from models.graph.build import build
+from schemas.contract.config import EdgeOptions, GatewayOptions
 from tests.test_commands import dt
 
 

@@ -20,18 +20,18 @@ from edge_agent.capture import Captured
 from edge_agent.worker import Computed
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.publishing import ModelUpload
-from models import engine
 from models.bundle import Bundle, make_bundle
-from models.graph import Graph
+from models.graph.file import Graph
+from models.running import engine
 from models.trial import Verdicts
-from schemas import messages as m
-from schemas import topics
-from schemas.chunks import CHUNK_BYTES, chunk, chunk_digests
-from schemas.codec import decode, encode
-from schemas.config import EdgeOptions
-from schemas.errors import EngineError, PlanError, UnreachableError
-from schemas.link import Arrived, Connected
-from schemas.plan import digest
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.chunks import CHUNK_BYTES, chunk, chunk_digests
+from schemas.contract.config import EdgeOptions
+from schemas.contract.errors import EngineError, PlanError, UnreachableError
+from schemas.contract.plan import digest
+from schemas.wire.codec import decode, encode
+from schemas.wire.link import Arrived, Connected
 from tests.models.sketch import splitting
 from tests.nodes import small_plan
 

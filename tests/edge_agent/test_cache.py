@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.cache import ABANDONED_S, ModelCache, Part
-from schemas.chunks import CHUNK_BYTES, chunk, chunk_count
-from schemas.errors import DtError
-from schemas.plan import digest
+from schemas.contract.chunks import CHUNK_BYTES, chunk, chunk_count
+from schemas.contract.errors import DtError
+from schemas.contract.plan import digest
 
 
 def part(cache: ModelCache, model: bytes) -> Part:

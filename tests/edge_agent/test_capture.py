@@ -9,8 +9,8 @@ import pytest
 from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.sources import open_source
 from edge_agent.sources.frame import Image, Shot
-from schemas.errors import PlanError
-from schemas.plan import Pixels
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Pixels
 
 PIXELS = Pixels(tensor="image", width=40, height=30, dtype="uint8")
 

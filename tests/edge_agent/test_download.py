@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from edge_agent.cache import ModelCache
 from edge_agent.download import LONGEST_S, MOST, PATIENCE_S, SLOW_S, ModelDownload, Window
-from schemas.chunks import CHUNK_BYTES, chunk, chunk_count, chunk_digests
-from schemas.errors import DecodeError
-from schemas.plan import digest
+from schemas.contract.chunks import CHUNK_BYTES, chunk, chunk_count, chunk_digests
+from schemas.contract.errors import DecodeError
+from schemas.contract.plan import digest
 from tests.examples import examples
 
 MODEL = np.random.default_rng(1).bytes(40 * CHUNK_BYTES + 7)

@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from edge_agent.sources.fit import BORDER, fit
-from models.geometry import letterboxed
-from schemas.errors import PlanError
-from schemas.plan import Pixels
+from models.results.geometry import letterboxed
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Pixels
 
 side = st.integers(1, 300)
 

@@ -6,9 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_agent.lanes import FIRST_WANT_S, FRAMES, Lanes, Part, Tensors, Want, weights
-from models.tensor import crop
-from schemas.errors import DecodeError
-from schemas.plan import Plan, TensorSpec
+from models.tiling.tensor import crop
+from schemas.contract.errors import DecodeError
+from schemas.contract.plan import Plan, TensorSpec
 from tests.examples import examples
 from tests.nodes import blocks_plan, whole_plan
 from tests.simulation.pictures import EVERYTHING, FILTERS, PIPELINE, lanes_plan

@@ -7,15 +7,15 @@ import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
 from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
-from models.build import build
-from models.division import Tiles
-from models.partition import Partition
-from models.planner import make_plan
-from models.tensor import crop
-from schemas import messages as m
-from schemas import topics
-from schemas.errors import EngineError
-from schemas.topics import Publish
+from models.graph.build import build
+from models.planning.planner import make_plan
+from models.tiling.division import Tiles
+from models.tiling.partition import Partition
+from models.tiling.tensor import crop
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import EngineError
+from schemas.contract.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()

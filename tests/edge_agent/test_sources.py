@@ -18,7 +18,7 @@ from dt_cli.serving import endless
 from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
 from edge_agent.sources.synthetic import Synthetic
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 from tests.examples import examples
 from tests.paths import shared
 

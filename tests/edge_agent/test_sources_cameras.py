@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from edge_agent.sources import open_source
 from edge_agent.sources.uri import parse
-from schemas.errors import PlanError
-from schemas.redact import redact
+from schemas.contract.errors import PlanError
+from schemas.contract.redact import redact
 from tests.examples import examples
 
 

@@ -15,8 +15,8 @@ from edge_agent.sources.frame import Image, Shot
 from edge_agent.sources.live import WAITING, WAITING_BYTES, Camera, EndOfClip, Grabber, Live, Mailbox
 from edge_agent.sources.opened import Clip
 from edge_agent.sources.video import Video
-from schemas.config import Drop
-from schemas.errors import PlanError
+from schemas.contract.config import Drop
+from schemas.contract.errors import PlanError
 from tests.paths import shared
 
 GONE = PlanError("the cable is out")

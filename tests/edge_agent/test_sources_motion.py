@@ -8,7 +8,7 @@ import pytest
 from edge_agent.sources import open_source
 from edge_agent.sources.frame import Image, Shot, is_live
 from edge_agent.sources.motion import Gate
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 from tests.paths import shared
 
 pytest.importorskip("cv2")

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from edge_agent.sources import open_source, web
 from edge_agent.sources.live import Camera, Grabber, Mailbox
 from edge_agent.sources.multipart import Multipart
-from models import jpeg
-from schemas.errors import PlanError
+from models.results import jpeg
+from schemas.contract.errors import PlanError
 from tests.examples import examples
 
 Answer = Callable[[BaseHTTPRequestHandler], None]

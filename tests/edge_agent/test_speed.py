@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from edge_agent.speed import FILE, Speed
-from models.engine import here
+from models.running.engine import here
 
 
 def test_a_speed_is_measured_once_and_kept(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 import pytest
 
 from edge_agent.tiles import NEVER, Computing, Done, Lease, Lent, Sent, TileQueue, Waiting
-from schemas.keys import LaneKey
+from schemas.contract.keys import LaneKey
 
 A, B = "cam-0000000a-0", "cam-0000000a-1"
 

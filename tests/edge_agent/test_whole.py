@@ -7,11 +7,11 @@ import pytest
 
 from edge_agent.node import FIRST_LEASE_S, LEASE_TILES, Compute, EdgeNode
 from edge_agent.tiles import Computing, Done, Lent, Passed, Sent, Waiting
-from models.division import Tiles, Whole
-from models.tensor import crop
-from schemas import messages as m
-from schemas import topics
-from schemas.keys import TaskKey
+from models.tiling.division import Tiles, Whole
+from models.tiling.tensor import crop
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.keys import TaskKey
 from tests.nodes import heard, published, whole_plan
 
 PLAN = whole_plan()

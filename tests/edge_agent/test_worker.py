@@ -9,8 +9,8 @@ import pytest
 
 from edge_agent.node import Compute
 from edge_agent.worker import Computed, Worker
-from models.runner import TileRunner
-from schemas.errors import EngineError
+from models.running.runner import TileRunner
+from schemas.contract.errors import EngineError
 
 
 class Engine:

@@ -20,10 +20,10 @@ from gateway_agent.certificates import fingerprint
 from gateway_agent.gate import Gate
 from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import Registry
-from schemas.config import GatewayOptions
-from schemas.errors import CredentialError, PlanError
-from schemas.guard import Open
-from schemas.link import Address
+from schemas.contract.config import GatewayOptions
+from schemas.contract.errors import CredentialError, PlanError
+from schemas.wire.guard import Open
+from schemas.wire.link import Address
 from tests.nodes import small_plan
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)

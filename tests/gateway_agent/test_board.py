@@ -2,7 +2,7 @@ import pytest
 
 from gateway_agent.board import OPEN, Board, Rate
 from gateway_agent.dashboard.views import node_view, totals
-from schemas import messages as m
+from schemas.contract import messages as m
 
 HEAD = {"node": "edge1", "epoch": "11111111"}
 FRAME = "edge1-11111111-0"

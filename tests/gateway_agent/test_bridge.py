@@ -5,10 +5,10 @@ import pytest
 from gateway_agent.board import Board
 from gateway_agent.bridge import HEALTH_S, LOOK_S, Bridge
 from gateway_agent.controls import VERBS
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import decode, encode
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.topics import Publish
+from schemas.wire.codec import decode, encode
 
 ABOUT: dict[str, Any] = {
     "version": "0.1.0", "broker": "127.0.0.1:1883", "plan": "0" * 32, "deadline_s": 120.0, "models": (), "labels": (),

@@ -19,13 +19,13 @@ from edge_agent.cache import ModelCache
 from edge_agent.download import MOST, ModelDownload
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.publishing import ModelUpload
-from schemas import topics
-from schemas.chunks import CHUNK_BYTES
-from schemas.codec import decode
-from schemas.errors import DtError
-from schemas.link import Arrived, Connected
-from schemas.messages import ChunkHeader, ChunkRequest, Register
-from schemas.plan import digest
+from schemas.contract import topics
+from schemas.contract.chunks import CHUNK_BYTES
+from schemas.contract.errors import DtError
+from schemas.contract.messages import ChunkHeader, ChunkRequest, Register
+from schemas.contract.plan import digest
+from schemas.wire.codec import decode
+from schemas.wire.link import Arrived, Connected
 
 Make = Callable[..., Any]
 KEPT = replace(topics.MODEL, retained=True)

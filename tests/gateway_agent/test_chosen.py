@@ -7,10 +7,10 @@ from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from gateway_agent.chosen import Memory
-from models.build import build
 from models.bundle import Bundle, make_bundle, save
-from schemas.config import GatewayOptions
-from schemas.errors import DtError
+from models.graph.build import build
+from schemas.contract.config import GatewayOptions
+from schemas.contract.errors import DtError
 from tests.examples import examples
 
 

@@ -2,8 +2,8 @@ from collections import Counter
 
 from gateway_agent.dealer import Dealer
 from gateway_agent.node import GatewayNode
-from schemas import messages as m
-from schemas import topics
+from schemas.contract import messages as m
+from schemas.contract import topics
 from tests.nodes import heard, published, small_plan
 
 NODES = {"edge1": "11111111", "edge2": "22222222", "edge3": "33333333"}

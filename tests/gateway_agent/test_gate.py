@@ -18,14 +18,16 @@ from gateway_agent import registry as registry_file
 from gateway_agent import rules
 from gateway_agent.gate import Gate
 from gateway_agent.registry import DAMAGED, FILE, LOCK, PERMISSIONS, USES, Enrolled, Members, Registry
-from schemas import keyring, state, topics
-from schemas import messages as m
-from schemas.codec import Incoming, Rejected, encode, limit
-from schemas.errors import CredentialError, DecodeError, DtError, PlanError
-from schemas.keyring import MEMBERS
-from schemas.seal import Unsealed
-from schemas.state import state_folder
-from schemas.topics import Publish, Topic
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import CredentialError, DecodeError, DtError, PlanError
+from schemas.contract.topics import Publish, Topic
+from schemas.host import state
+from schemas.host.state import state_folder
+from schemas.security import keyring
+from schemas.security.keyring import MEMBERS
+from schemas.security.seal import Unsealed
+from schemas.wire.codec import Incoming, Rejected, encode, limit
 from tests.nodes import small_plan
 
 NOW = 1_800_000_000.0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.journal import KEEP, LACKING, LINES, Journal
-from schemas.errors import PlanError
-from schemas.messages import Outcome
+from schemas.contract.errors import PlanError
+from schemas.contract.messages import Outcome
 
 
 def outcome(number: int, source: str = "camera") -> Outcome:

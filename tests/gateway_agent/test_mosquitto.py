@@ -25,11 +25,11 @@ from gateway_agent import mosquitto, tether
 from gateway_agent.access import own_broker
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess
-from models.build import build
-from schemas.codec import HEADER_BYTES, TENSOR_BYTES
-from schemas.errors import DtError
-from schemas.link import Connected, Disconnected
-from schemas.messages import ChunkHeader
+from models.graph.build import build
+from schemas.contract.errors import DtError
+from schemas.contract.messages import ChunkHeader
+from schemas.wire.codec import HEADER_BYTES, TENSOR_BYTES
+from schemas.wire.link import Connected, Disconnected
 from tests.gateway_agent import test_broker as contract
 
 MISSING = not shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")

@@ -6,13 +6,13 @@ import pytest
 from gateway_agent.early import BYTES, HELD_S, RESULTS
 from gateway_agent.node import Before, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.victims import Forward
-from models.tensor import crop
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import encode
-from schemas.errors import DecodeError
-from schemas.results import Detection, Result
-from schemas.topics import Publish
+from models.tiling.tensor import crop
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError
+from schemas.contract.results import Detection, Result
+from schemas.contract.topics import Publish
+from schemas.wire.codec import encode
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
 PLAN = small_plan()

@@ -3,9 +3,9 @@ import queue
 import numpy as np
 
 from gateway_agent.painter import WAITING, Painted, Painter, paint
-from models import jpeg
-from schemas.messages import Outcome
-from schemas.results import Detection, Result
+from models.results import jpeg
+from schemas.contract.messages import Outcome
+from schemas.contract.results import Detection, Result
 
 GREY = jpeg.encode(np.full((100, 200, 3), 128, np.uint8), 960, quality=95)
 BOX = Result(task="detect", detections=(Detection(label="car", index=2, score=0.9, box=(200.0, 100.0, 600.0, 300.0)),))

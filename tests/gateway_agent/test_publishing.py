@@ -3,9 +3,9 @@
 import pytest
 
 from gateway_agent.publishing import NODES, ModelUpload
-from schemas.chunks import CHUNK_BYTES
-from schemas.messages import ChunkHeader, ChunkRequest
-from schemas.plan import digest
+from schemas.contract.chunks import CHUNK_BYTES
+from schemas.contract.messages import ChunkHeader, ChunkRequest
+from schemas.contract.plan import digest
 
 MODEL = bytes(3 * CHUNK_BYTES) + b"end"
 

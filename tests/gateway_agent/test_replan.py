@@ -3,13 +3,13 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.replan import AGAIN_S, RATE_MBIT, SETTLE_S, Member, Replanner, better, cluster_of
-from models.build import build
 from models.bundle import make_bundle
-from models.cluster import CORE_FLOPS_S
-from models.cost import predict
-from models.search import OBJECTIVES
-from schemas.config import GatewayOptions
-from schemas.messages import Register
+from models.graph.build import build
+from models.planning.cluster import CORE_FLOPS_S
+from models.planning.cost import predict
+from models.planning.search import OBJECTIVES
+from schemas.contract.config import GatewayOptions
+from schemas.contract.messages import Register
 
 SPEED = 10e9  # of the gateway, FLOP/s
 

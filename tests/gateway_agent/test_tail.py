@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from gateway_agent.assembly import Complete
 from gateway_agent.node import Finish
 from gateway_agent.tail import Finished, TailQueue, TailThread, Tensors
-from models.build import build
 from models.bundle import Bundle, make_bundle
+from models.graph.build import build
 
 SOURCES = {"a": 5, "b": 0, "c": 0, "d": -3}
 

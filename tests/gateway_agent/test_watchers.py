@@ -7,7 +7,7 @@ from typing import NoReturn
 import pytest
 
 from gateway_agent.watchers import Watchers
-from schemas.process import version
+from schemas.host.process import version
 from tests.test_controls import Seen
 
 

@@ -8,10 +8,10 @@ import pytest
 from gateway_agent.dashboard.views import plan_flops
 from gateway_agent.node import Finish, GatewayNode
 from gateway_agent.victims import Forward
-from models.geometry import answer_boxes
-from schemas import messages as m
-from schemas import topics
-from schemas.errors import DecodeError
+from models.results.geometry import answer_boxes
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError
 from tests.nodes import blocks_plan, heard, published, whole_plan
 
 PLAN = whole_plan()

@@ -5,15 +5,15 @@ from typing import Any
 
 import numpy as np
 
-from models import engine
-from models.graph import Graph, Op, Quantization, Tensor
-from models.ops import SAME
-from models.ops import VALID as VALID
-from models.partition import Cut, Partition
-from models.rewrite import signature, tail_graph, tile_graph
-from models.tensor import crop
-from models.tflite_schema import OPTIONS
-from schemas.plan import Box
+from models.graph.file import Graph, Op, Quantization, Tensor
+from models.graph.ops import SAME
+from models.graph.ops import VALID as VALID
+from models.graph.tflite_schema import OPTIONS
+from models.running import engine
+from models.tiling.partition import Cut, Partition
+from models.tiling.rewrite import signature, tail_graph, tile_graph
+from models.tiling.tensor import crop
+from schemas.contract.plan import Box
 
 # What the schema calls the fused activations.
 NONE, RELU, RELU_N1_TO_1, RELU6 = range(4)
@@ -99,7 +99,7 @@ class Sketch:
         return self.moved(self.reshape(grouped, 1, height, width, depth))
 
     def reorg(self, x: int, stride: int) -> int:
-        """Darknet's, as ``models.build`` writes it."""
+        """Darknet's, as ``models.graph.build`` writes it."""
         _, height, width, depth = self.shape(x)
         s = stride
         view = self.reshape(self.transpose(x, 0, 3, 1, 2), depth // s // s, height, s, width, s)

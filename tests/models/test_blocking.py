@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import blocking, engine, graph
-from models.blocking import LEAST_FILTERS, blocked, numbers
-from models.build import build
 from models.bundle import make_bundle
-from models.graph import Graph
-from models.runner import TileRunner
+from models.graph import file as graph
+from models.graph.build import build
+from models.graph.file import Graph
+from models.running import blocking, engine
+from models.running.blocking import LEAST_FILTERS, blocked, numbers
+from models.running.runner import TileRunner
 from models.verify import Verifier
 from tests.examples import examples
 from tests.models.sketch import VALID, Sketch, quantized

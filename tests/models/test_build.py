@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from models import engine
-from models.build import Network, build, fold
-from models.graph import Graph
-from models.networks import NETWORKS
-from schemas.errors import PlanError
+from models.graph.build import Network, build, fold
+from models.graph.file import Graph
+from models.graph.networks import NETWORKS
+from models.running import engine
+from schemas.contract.errors import PlanError
 
 # Output of each layer of YOLOv2-608 in Darknet's yolov2.cfg: height, width, channels.
 DARKNET = [

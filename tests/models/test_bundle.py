@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.build import build
 from models.bundle import Bundle, Reference, Tail, make_bundle, open_bundle, save
-from schemas.errors import DtError, PlanError
+from models.graph.build import build
+from schemas.contract.errors import DtError, PlanError
 from tests.models.sketch import Sketch
 
 

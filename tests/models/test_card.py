@@ -10,15 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from models.bundle import Reference, Tail, first_value, make_bundle
-from models.card import Card, check_card, check_inputs, complete, describe, guess, load_card, read_card
-from models.card_file import COCO_ANCHORS, card_text, read_labels
-from models.graph import Graph, Op, Quantization, Tensor, load
-from models.partition import Partition
-from models.planner import make_plan
-from models.tensor import to_input
-from models.tflite_schema import OPTIONS
-from schemas.errors import PlanError
-from schemas.plan import Pixels, Plan
+from models.graph.file import Graph, Op, Quantization, Tensor, load
+from models.graph.tflite_schema import OPTIONS
+from models.planning.planner import make_plan
+from models.results.card import Card, check_card, check_inputs, complete, describe, guess, load_card, read_card
+from models.results.card_file import COCO_ANCHORS, card_text, read_labels
+from models.tiling.partition import Partition
+from models.tiling.tensor import to_input
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Pixels, Plan
 from tests.models.sketch import VALID, Sketch
 from tests.paths import shared
 
@@ -393,7 +393,7 @@ def test_a_written_card_is_read_as_the_same(tmp_path_factory: pytest.TempPathFac
 
 
 def test_a_plan_carries_the_cards_input_through_json() -> None:
-    from models.partition import Partition
+    from models.tiling.partition import Partition
 
     net = Sketch((1, 12, 12, 3))
     net.conv(0, 4, (3, 3))

@@ -6,16 +6,17 @@ from math import prod
 import numpy as np
 import pytest
 
-from models.build import build
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster
-from models.cost import measure_speed, predict, workload
-from models.division import Tiler, Tiles, constant_bytes, rest_of
-from models.effort import ARITHMETICS, effort_of
-from models.graph import Op
-from models.ops import flops_of
-from models.partition import Partition
-from models.planner import cut_bytes, exchanged_bytes, make_plan
-from schemas.plan import Plan
+from models.graph.build import build
+from models.graph.effort import ARITHMETICS, effort_of
+from models.graph.file import Op
+from models.graph.ops import flops_of
+from models.planning.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster
+from models.planning.cost import predict, workload
+from models.planning.planner import cut_bytes, exchanged_bytes, make_plan
+from models.running.speed import measure_speed
+from models.tiling.division import Tiler, Tiles, constant_bytes, rest_of
+from models.tiling.partition import Partition
+from schemas.contract.plan import Plan
 from tests.models.sketch import Sketch
 
 CLUSTER = Cluster((33e9,) * 6, 60.0, 55e9, pack_byte_s=1.0)  # packing never pays

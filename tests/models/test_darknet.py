@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dt_cli.main import app
-from models import engine
-from models.build import Network
 from models.bundle import make_bundle
-from models.card import load_card
-from models.darknet import import_darknet, parse_cfg
-from models.decode import decode
-from models.graph import Graph, parse
+from models.graph.build import Network
+from models.graph.file import Graph, parse
+from models.importers.darknet import import_darknet, parse_cfg
+from models.results.card import load_card
+from models.results.decode import decode
+from models.running import engine
 from models.verify import Verifier
-from schemas.errors import DtError, PlanError
-from schemas.plan import Pixels
+from schemas.contract.errors import DtError, PlanError
+from schemas.contract.plan import Pixels
 from tests.examples import examples
 
 CLASSES = 4

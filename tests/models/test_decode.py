@@ -12,19 +12,20 @@ from hypothesis import strategies as st
 
 from edge_agent.sources.fit import fit
 from edge_agent.sources.video import Video
-from models import engine
-from models.build import Network
-from models.card import Card, load_card
-from models.card_file import COCO_ANCHORS, COCO_KEYPOINTS, card_text
-from models.decode import DECODERS, decode, quantization_of, segmentation_map
-from models.geometry import answer_boxes, clipped, placed, to_source
-from models.graph import load
-from models.partition import Partition, image_input
-from models.planner import make_plan
-from models.tensor import to_input
-from schemas.errors import EngineError, PlanError
-from schemas.plan import Pixels, digest
-from schemas.results import Result, sentence
+from models.graph.build import Network
+from models.graph.file import load
+from models.graph.prepare import image_input
+from models.planning.planner import make_plan
+from models.results.card import Card, load_card
+from models.results.card_file import COCO_ANCHORS, COCO_KEYPOINTS, card_text
+from models.results.decode import DECODERS, decode, quantization_of, segmentation_map
+from models.results.geometry import answer_boxes, clipped, placed, to_source
+from models.running import engine
+from models.tiling.partition import Partition
+from models.tiling.tensor import to_input
+from schemas.contract.errors import EngineError, PlanError
+from schemas.contract.plan import Pixels, digest
+from schemas.contract.results import Result, sentence
 from tests.paths import shared
 
 cv2 = pytest.importorskip("cv2")
@@ -202,7 +203,7 @@ def test_grid_boxes_come_back_and_suppress_each_other_whatever_their_class() -> 
 
 
 def test_grid_boxes_are_those_of_the_training() -> None:
-    training = pytest.importorskip("models.training.decode")
+    training = pytest.importorskip("training.decode")
     cells = np.random.default_rng(3).normal(0, 2, (1, 40, 40, 15)).astype(np.float32)
     want = training.decode(cells, 0.4, 0.4)
     got = said(card(decoder="grid", score_threshold=0.4, iou_threshold=0.4, max_detections=1000), cells).detections

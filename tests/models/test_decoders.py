@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.card_file import FACE_KEYPOINTS
-from models.decode import segmentation_map
-from models.decoders.ssd import blaze_anchors, grid_anchors, pyramid_anchors
-from schemas.errors import EngineError
-from schemas.results import Result
+from models.graph.runtime import runtime
+from models.results.card_file import FACE_KEYPOINTS
+from models.results.decode import segmentation_map
+from models.results.decoders.ssd import blaze_anchors, grid_anchors, pyramid_anchors
+from schemas.contract.errors import EngineError
+from schemas.contract.results import Result
 from tests.models.test_decode import BOXES, Box, Model, card, close, logit, model_pixels, photograph, said
 from tests.paths import shared
 
@@ -192,7 +193,7 @@ def test_open_images_ssd_names_the_person_the_cat_and_the_shoes(tmp_path: Path) 
 
 
 @pytest.mark.skipif(
-    not engine.runtime().startswith("ai-edge-litert"), reason="tflite-runtime has no Convolution2DTransposeBias"
+    not runtime().startswith("ai-edge-litert"), reason="tflite-runtime has no Convolution2DTransposeBias"
 )
 def test_a_selfie_is_segmented_under_the_label_in_its_file(tmp_path: Path) -> None:
     model = mediapipe(tmp_path, "selfie_segmentation_landscape")

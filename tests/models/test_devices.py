@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
-from models.build import build
-from models.cluster import Cluster
-from models.devices import DEVICES, device
-from models.graph import load
-from models.partition import Partition
-from models.search import best_plan
-from schemas.errors import PlanError
+from models.graph.build import build
+from models.graph.file import load
+from models.planning.cluster import Cluster
+from models.planning.devices import DEVICES, device
+from models.planning.search import best_plan
+from models.tiling.partition import Partition
+from schemas.contract.errors import PlanError
 from tests.paths import shared
 
 

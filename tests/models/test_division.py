@@ -6,15 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.build import build
-from models.division import Tiler, Tiles, live_bytes, peak_memory
-from models.ops import SAME
-from models.partition import Cut, Partition
-from models.planner import fused_blocks
-from models.rewrite import tile_graph
-from models.uneven import between
-from schemas.errors import PlanError
-from schemas.plan import Region
+from models.graph.build import build
+from models.graph.ops import SAME
+from models.planning.planner import fused_blocks
+from models.tiling.division import Tiler, Tiles, live_bytes, peak_memory
+from models.tiling.layout import between
+from models.tiling.partition import Cut, Partition
+from models.tiling.rewrite import tile_graph
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Region
 from tests.models.sketch import Sketch
 
 MINI = Partition(build("mini", 160))

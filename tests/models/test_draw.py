@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.draw import DrawnTile, class_colour, draw, node_colour
-from schemas.errors import PlanError
-from schemas.results import Classification, Detection, Keypoint, Result, Segment
+from models.results.draw import DrawnTile, class_colour, draw, node_colour
+from schemas.contract.errors import PlanError
+from schemas.contract.results import Classification, Detection, Keypoint, Result, Segment
 
 pytest.importorskip("cv2")
 NOTHING = Result(task="raw")

@@ -6,11 +6,11 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from models import engine
-from models.effort import ARITHMETICS, arithmetic, effort_of
-from models.graph import Graph, parse
-from models.ops import whole
-from models.partition import Partition
+from models.graph.effort import ARITHMETICS, arithmetic, effort_of
+from models.graph.file import Graph, parse
+from models.graph.ops import whole
+from models.running import engine
+from models.tiling.partition import Partition
 from tests.models.sketch import Sketch, quantized
 
 MIDDLE = {"float32": None, "int8": quantized(0.02), "uint8": quantized(0.02, 128)}

@@ -11,10 +11,11 @@ from unittest.mock import Mock
 import numpy as np
 import pytest
 
-from models import engine
-from models.graph import Op
-from models.samples import ARITHMETICS, arithmetics, sample
-from schemas.errors import EngineError, PlanError
+from models.graph import runtime as graph_runtime
+from models.graph.file import Op
+from models.running import engine
+from models.running.samples import ARITHMETICS, arithmetics, sample
+from schemas.contract.errors import EngineError, PlanError
 from tests.models.sketch import Sketch, quantized
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +29,7 @@ def test_kernels_are_runtime_machine_and_a_digest_of_each_arithmetic_that_anothe
     said = "".join(f" {arithmetic}=[0-9a-f]{{8}}" for arithmetic in ARITHMETICS)
     assert re.fullmatch(re.escape(f"{engine.runtime()} {platform.machine()}") + said, engine.kernels())
     assert engine.kernels(["int8"]).split()[-1] == engine.kernels().split()[4]
-    command = [sys.executable, "-c", "from models import engine; print(engine.kernels())"]
+    command = [sys.executable, "-c", "from models.running import engine; print(engine.kernels())"]
     other = subprocess.run(
         command, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
     )
@@ -189,7 +190,7 @@ def test_a_cache_folder_that_is_not_there_is_named() -> None:
 
 def test_silence_runtime_hides_what_c_code_writes_and_keeps_what_python_writes() -> None:
     program = (
-        "import os, sys; from models import engine; engine.silence_runtime(); os.write(2, b'native'); "
+        "import os, sys; from models.running import engine; engine.silence_runtime(); os.write(2, b'native'); "
         "print('python', file=sys.stderr); engine.kernels(); raise SystemExit('bye')"
     )
     done = subprocess.run(
@@ -204,6 +205,6 @@ def test_silence_runtime_hides_what_c_code_writes_and_keeps_what_python_writes()
 
 
 def test_without_a_runtime_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "RUNTIMES", ("no_such_runtime",))
+    monkeypatch.setattr(graph_runtime, "RUNTIMES", ("no_such_runtime",))
     with pytest.raises(EngineError, match="pip install ai-edge-litert"):
-        engine._runtime.__wrapped__()
+        graph_runtime.installed.__wrapped__()

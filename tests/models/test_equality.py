@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import engine
-from models.build import build
 from models.bundle import Bundle, make_bundle
-from models.graph import load, parse
-from models.partition import Cut, Partition
-from models.rewrite import tile_graph
-from models.tensor import crop, to_input
+from models.graph.build import build
+from models.graph.file import load, parse
+from models.running import engine
+from models.tiling.partition import Cut, Partition
+from models.tiling.rewrite import tile_graph
+from models.tiling.tensor import crop, to_input
 from models.verify import Verifier
 from tests.examples import share
 from tests.models.sketch import same_bits

@@ -4,11 +4,11 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from models.extents import Tables, extents
-from models.graph import Graph
-from models.ops import VALID
-from models.partition import Partition
-from schemas.plan import Region
+from models.graph.file import Graph
+from models.graph.ops import VALID
+from models.tiling.extents import Tables, extents
+from models.tiling.partition import Partition
+from schemas.contract.plan import Region
 from tests.examples import examples
 from tests.models.sketch import RELU, Sketch
 from tests.models.test_random_graphs import draw_graph

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import engine
 from models.bundle import Bundle, make_bundle
-from models.graph import Graph, load
-from models.ops import SAME, flops_of
-from models.partition import Partition
+from models.graph.file import Graph, load
+from models.graph.ops import SAME, flops_of
+from models.running import engine
+from models.tiling.partition import Partition
 from models.verify import Verifier
-from schemas.errors import EngineError, PlanError
+from schemas.contract.errors import EngineError, PlanError
 from tests.models.sketch import Sketch
 from tests.paths import SHARED, shared
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from models.bundle import open_bundle
-from models.card import read_card
-from models.darknet import import_darknet
-from models.files import cache_folder, check_file, read_file
-from models.graph import load
-from schemas.errors import PlanError
+from models.graph.file import load
+from models.importers.darknet import import_darknet
+from models.results.card import read_card
+from schemas.contract.errors import PlanError
+from schemas.host.files import cache_folder, check_file, read_file
 
 
 def test_bytes_come_back_up_to_the_limit_and_no_further(tmp_path: Path) -> None:

@@ -7,18 +7,19 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from models import engine, filters
-from models.build import Network, build
-from models.division import Filters, Tiler
-from models.filters import filter_task, has_filters, lines, slice_of
-from models.graph import Graph, Tensor
-from models.networks import ALEXNET
-from models.ops import SAME
-from models.partition import Partition
-from models.planner import make_plan
-from models.rewrite import whole_graph
-from models.tensor import crop
-from schemas.errors import PlanError
+from models.graph.build import Network, build
+from models.graph.file import Graph, Tensor
+from models.graph.networks import ALEXNET
+from models.graph.ops import SAME
+from models.planning.planner import make_plan
+from models.running import engine
+from models.tiling import filters
+from models.tiling.division import Filters, Tiler
+from models.tiling.filters import filter_task, has_filters, lines, slice_of
+from models.tiling.partition import Partition
+from models.tiling.rewrite import whole_graph
+from models.tiling.tensor import crop
+from schemas.contract.errors import PlanError
 from tests.examples import examples
 from tests.models.sketch import Sketch, image_for, quantized, run
 from tests.models.test_random_graphs import SIZES, STEPS, WINDOWS

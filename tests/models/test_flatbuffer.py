@@ -16,12 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import engine, flatbuffer
-from models.build import build
-from models.graph import Graph, Tensor, load, parse
-from models.partition import Partition
-from models.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
-from schemas.errors import PlanError
+from models.graph import flatbuffer
+from models.graph.build import build
+from models.graph.file import Graph, Tensor, load, parse
+from models.graph.tflite_schema import OPERATORS, OPTIONS, TABLES, TYPES
+from models.running import engine
+from models.tiling.partition import Partition
+from schemas.contract.errors import PlanError
 from tests.examples import examples
 from tests.models.sketch import Sketch
 from tests.paths import SHARED, shared
@@ -341,7 +342,7 @@ def test_more_operators_than_can_be_planned_are_refused(monkeypatch: pytest.Monk
     def multiply(record: Any) -> None:
         record["subgraphs"][0]["operators"] *= 101
 
-    monkeypatch.setattr("models.graph._MAX_OPS", 100)
+    monkeypatch.setattr("models.graph.file._MAX_OPS", 100)
     refused(multiply, "operators: at most 100")
 
 

@@ -2,11 +2,11 @@
 
 import pytest
 
-from models.card import check_card, complete
-from models.card_file import COCO_KEYPOINTS, FACE_KEYPOINTS
-from models.graph import Graph, Tensor
-from models.guess import guess
-from models.metadata import About
+from models.graph.file import Graph, Tensor
+from models.graph.metadata import About
+from models.results.card import check_card, complete
+from models.results.card_file import COCO_KEYPOINTS, FACE_KEYPOINTS
+from models.results.guess import guess
 from tests.models.test_card import network
 
 Shape = tuple[int, ...]

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import engine, graph, litert
-from models.build import build
 from models.bundle import make_bundle
-from models.runner import TileRunner
-from models.samples import ARITHMETICS
-from schemas.errors import PlanError
+from models.graph import file as graph
+from models.graph.build import build
+from models.running import engine, litert
+from models.running.runner import TileRunner
+from models.running.samples import ARITHMETICS
+from schemas.contract.errors import PlanError
 from tests.paths import shared
 
 pytestmark = pytest.mark.skipif(

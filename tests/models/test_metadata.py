@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.card import load_card
-from models.metadata import About, about
-from schemas.errors import PlanError
+from models.graph.metadata import About, about
+from models.results.card import load_card
+from schemas.contract.errors import PlanError
 from tests.models.test_card import classifier
 from tests.paths import shared
 

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from models import engine
-from models.build import build
-from models.graph import MOVES, Graph, Op, parse
-from models.moves import Movement, joined
-from models.partition import Partition
-from models.rewrite import tile_graph, whole_graph
-from schemas.plan import Region
+from models.graph.build import build
+from models.graph.file import MOVES, Graph, Op, parse
+from models.graph.permutations import Movement, joined
+from models.running import engine
+from models.tiling.partition import Partition
+from models.tiling.rewrite import tile_graph, whole_graph
+from schemas.contract.plan import Region
 from tests.models.sketch import Sketch, image_for, quantized, run, same_bits, wrong_cuts
 
 

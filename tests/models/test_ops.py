@@ -9,17 +9,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import engine
-from models.graph import Graph, Op, Quantization, Tensor
-from models.moves import Movement
-from models.ops import RULES, SAME, VALID, DenseRule, ElementwiseRule, Emitter, PositionRule, Window, blocker, whole
-from models.ops.moving import SliceRule
-from models.ops.resizes import Axis
-from models.partition import Partition
-from models.rewrite import tile_graph
-from models.tflite_schema import OPTIONS
-from schemas.errors import PlanError
-from schemas.plan import Region
+from models.graph.file import Graph, Op, Quantization, Tensor
+from models.graph.ops import (
+    RULES,
+    SAME,
+    VALID,
+    DenseRule,
+    ElementwiseRule,
+    Emitter,
+    PositionRule,
+    Window,
+    blocker,
+    whole,
+)
+from models.graph.ops.moving import SliceRule
+from models.graph.ops.resizes import Axis
+from models.graph.permutations import Movement
+from models.graph.tflite_schema import OPTIONS
+from models.running import engine
+from models.tiling.partition import Partition
+from models.tiling.rewrite import tile_graph
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Region
 from tests.models.sketch import Sketch, image_for, quantized, same_bits, wrong_cuts
 from tests.models.sketch import run as run_graph
 

@@ -6,13 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.build import build
-from models.graph import Graph
-from models.ops import SAME, VALID, whole
-from models.partition import Cut, Partition, image_input
-from models.planner import make_plan
-from schemas.errors import PlanError
-from schemas.plan import Region
+from models.graph.build import build
+from models.graph.file import Graph
+from models.graph.ops import SAME, VALID, whole
+from models.graph.prepare import image_input
+from models.planning.planner import make_plan
+from models.tiling.partition import Cut, Partition
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Region
 from tests.examples import examples
 from tests.models.sketch import Sketch
 

@@ -7,15 +7,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models import rewrite
-from models.build import build
-from models.division import Division, Filters, Tiles, Whole, constant_bytes, peak_memory
-from models.graph import parse
-from models.ops import SAME
-from models.partition import Partition
-from models.planner import choose_cut, cut_bytes, exchanged_bytes, make_plan, parse_grid, tile_costs
-from schemas.errors import PlanError
-from schemas.plan import Plan, digest
+from models.graph.build import build
+from models.graph.file import parse
+from models.graph.ops import SAME
+from models.planning.planner import choose_cut, cut_bytes, exchanged_bytes, make_plan, parse_grid, tile_costs
+from models.tiling import rewrite
+from models.tiling.division import Division, Filters, Tiles, Whole, constant_bytes, peak_memory
+from models.tiling.partition import Partition
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Plan, digest
 from tests.models.sketch import Sketch
 
 DIGEST = "0123456789abcdef" * 2

@@ -11,16 +11,16 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from dt_cli.main import app
-from models import flatbuffer
 from models.bundle import make_bundle
 from models.fixing import fixed
-from models.graph import Graph, Op, load, parse
-from models.ops import SAME
-from models.partition import Partition
-from models.prepare import channels_last, folded, prepared
-from models.sparse import densified
+from models.graph import flatbuffer
+from models.graph.file import Graph, Op, load, parse
+from models.graph.ops import SAME
+from models.graph.prepare import channels_last, folded, prepared
+from models.graph.sparse import densified
+from models.tiling.partition import Partition
 from models.verify import Verifier
-from schemas.errors import EngineError, PlanError
+from schemas.contract.errors import EngineError, PlanError
 from tests.models.sketch import Sketch, quantized, run
 from tests.models.test_equality import picture
 from tests.paths import shared

@@ -8,16 +8,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from models import blocking, engine, graph, probe, trial
+from models import trial
 from models.bundle import Bundle, make_bundle
-from models.division import Filters
-from models.graph import Graph
-from models.ops import SAME, VALID
-from models.ops.windows import ConvRule
-from models.runner import TileRunner
+from models.graph import file as graph
+from models.graph.file import Graph
+from models.graph.ops import SAME, VALID
+from models.graph.ops.windows import ConvRule
+from models.running import blocking, engine, probe
+from models.running.runner import TileRunner
+from models.tiling.division import Filters
 from models.trial import Trial, Verdicts, try_bundle
-from schemas.errors import EngineError
-from schemas.plan import Region
+from schemas.contract.errors import EngineError
+from schemas.contract.plan import Region
 from tests.models.sketch import RELU, Sketch, quantized
 
 LOAD = engine.load
@@ -155,7 +157,8 @@ def test_filters_that_have_other_bits_apart_are_found_and_named(
     assert made.kinds != runner(make_bundle(tmp_path / "model.tflite", (2, 2))).kinds
 
 
-PLANTED = "from models.runner import TileRunner; TileRunner.fault = lambda self: 'CONV_2D has other bits'; from models.trial"
+PLANTED = "from models.running.runner import TileRunner; TileRunner.fault = lambda self: 'CONV_2D has other bits'; "
+PLANTED += "from models.trial"
 
 
 def test_a_plan_with_a_fault_is_refused_and_no_verdict_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import HealthCheck, event, given, note
 from hypothesis import strategies as st
 
-from models import engine
-from models.graph import Graph
-from models.ops import SAME, VALID
-from models.partition import Partition
+from models.graph.file import Graph
+from models.graph.ops import SAME, VALID
+from models.running import engine
+from models.tiling.partition import Partition
 from tests.examples import examples
 from tests.models.sketch import NONE, RELU, RELU6, RELU_N1_TO_1, Sketch, image_for, quantized, wrong_cuts
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.readings import read_panels
+from models.results.readings import read_panels
 
 
 class Found(NamedTuple):

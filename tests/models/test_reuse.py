@@ -9,14 +9,15 @@ import pytest
 from hypothesis import HealthCheck, given, note
 from hypothesis import strategies as st
 
-from models import engine, graph
-from models.graph import Graph
-from models.ops import VALID
-from models.partition import Cut, Partition
-from models.reuse import Place, Reuse, divide, is_first, neighbours, order
-from models.rewrite import ends, signature, tile_graph
-from models.tensor import crop
-from schemas.plan import Box, Region
+from models.graph import file as graph
+from models.graph.file import Graph
+from models.graph.ops import VALID
+from models.running import engine
+from models.tiling.partition import Cut, Partition
+from models.tiling.reuse import Place, Reuse, divide, is_first, neighbours, order
+from models.tiling.rewrite import ends, signature, tile_graph
+from models.tiling.tensor import crop
+from schemas.contract.plan import Box, Region
 from tests.examples import examples, share
 from tests.models.sketch import Sketch, image_for, quantized, run, same_bits
 from tests.models.test_random_graphs import draw_graph

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import engine, reuse
-from models.build import build
-from models.classes import Classes
-from models.graph import Graph, parse
-from models.partition import Partition
-from models.planner import make_plan
-from models.runner import CALM, LEFT_BYTES, TileRunner
-from models.tensor import stitch, to_input
-from schemas.errors import PlanError
-from schemas.plan import Plan
+from models.graph.build import build
+from models.graph.file import Graph, parse
+from models.planning.planner import make_plan
+from models.running import engine
+from models.running.engine_cache import Classes
+from models.running.runner import CALM, LEFT_BYTES, TileRunner
+from models.tiling import reuse
+from models.tiling.partition import Partition
+from models.tiling.tensor import stitch, to_input
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Plan
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (1, 96, 96, 3)).astype(np.uint8)
 
@@ -114,7 +115,7 @@ def test_a_quarter_of_the_free_memory_says_how_many_classes_stay(
             pass
         return len(runner._classes)
 
-    monkeypatch.setattr("models.runner.LEFT_BYTES", 0)
+    monkeypatch.setattr("models.running.runner.LEFT_BYTES", 0)
     two = 4 * bisect_left(range(1 << 24), 2, key=TileRunner(*planned)._fitting)
     assert (keeps(two // 2), keeps(two - 4), keeps(two), keeps(1 << 30)) == (1, 1, 2, 9)
 

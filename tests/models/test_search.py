@@ -7,17 +7,17 @@ from typing import Any
 
 import pytest
 
-from models import cost, search
-from models.build import Network, build
-from models.cluster import Cluster
-from models.cost import predict, predict_blocks
-from models.division import Filters, Tiler, Tiles, Whole
-from models.graph import Graph, Op, Tensor
-from models.partition import Cut, Partition
-from models.planner import fused_blocks, make_plan
-from models.search import Found, best_plan, grids, useful_cuts
-from models.tflite_schema import OPTIONS
-from schemas.errors import PlanError
+from models.graph.build import Network, build
+from models.graph.file import Graph, Op, Tensor
+from models.graph.tflite_schema import OPTIONS
+from models.planning import cost, search
+from models.planning.cluster import Cluster
+from models.planning.cost import predict, predict_blocks
+from models.planning.planner import fused_blocks, make_plan
+from models.planning.search import Found, best_plan, grids, useful_cuts
+from models.tiling.division import Filters, Tiler, Tiles, Whole
+from models.tiling.partition import Cut, Partition
+from schemas.contract.errors import PlanError
 from tests.models.sketch import Sketch
 from tests.nodes import ended_graph
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Workload, is_whole, undivided
-from models.simulation import Run
+from models.planning.cluster import CORE_FLOPS_S, HEADER_BYTES, Cluster, Saving, Workload, is_whole, undivided
+from models.planning.simulation import Run
 from tests.examples import examples
 from tests.models.workloads import Exchange, workload
 

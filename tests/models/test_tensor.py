@@ -5,13 +5,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.build import build
-from models.division import Filters, Tiles, Whole
-from models.partition import Partition
-from models.planner import BlockChoices, make_plan
-from models.tensor import assemble, check_answer, check_inputs, crop, exchange, stitch, to_input
-from schemas.errors import DecodeError, PlanError
-from schemas.plan import Box, Pixels, Plan, Region, TensorSpec
+from models.graph.build import build
+from models.planning.planner import BlockChoices, make_plan
+from models.tiling.division import Filters, Tiles, Whole
+from models.tiling.partition import Partition
+from models.tiling.tensor import assemble, check_answer, check_inputs, crop, exchange, stitch, to_input
+from schemas.contract.errors import DecodeError, PlanError
+from schemas.contract.plan import Box, Pixels, Plan, Region, TensorSpec
 from tests.models.sketch import Sketch
 
 SPEC = TensorSpec(name="map", shape=(1, 4, 6, 2), dtype="float32")

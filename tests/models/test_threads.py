@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from models import engine
-from models.graph import Graph, load, parse
-from models.samples import ARITHMETICS, sample
+from models.graph.file import Graph, load, parse
+from models.graph.runtime import installed
+from models.running import engine
+from models.running.samples import ARITHMETICS, sample
 from tests.examples import examples
 from tests.models.sketch import image_for
 from tests.models.test_random_graphs import draw_graph
@@ -83,9 +84,9 @@ def test_a_runtime_whose_bits_depend_on_the_threads_gets_one(
     fresh: None, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Its own float convolutions, without XNNPACK, sum in another order."""
-    name, module = engine._runtime()
+    name, module = installed()
     plain = module.OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES
     bare = type("Bare", (), {"Interpreter": functools.partial(module.Interpreter, experimental_op_resolver_type=plain)})
-    monkeypatch.setattr(engine, "_runtime", lambda: (name, bare))
+    monkeypatch.setattr(engine, "installed", lambda: (name, bare))
     assert engine.threads(4) == 1
     assert "4 threads would compute other bits than one" in caplog.text

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models import engine
 from models.bundle import Bundle, make_bundle
-from models.graph import Graph, load
+from models.graph.file import Graph, load
+from models.running import engine
 from models.trial import KEEP, Trial, Verdicts, try_bundle
-from schemas.errors import EngineError
+from schemas.contract.errors import EngineError
 from tests.models.sketch import convolved, splitting
 
 

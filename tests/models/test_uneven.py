@@ -8,17 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from models.build import build
 from models.bundle import make_bundle
-from models.cluster import CORE_FLOPS_S, Cluster
-from models.division import Tiler, Tiles
-from models.partition import Partition
-from models.search import best_plan
-from models.simulation import Run
-from models.uneven import Layout, layout, shares
+from models.graph.build import build
+from models.planning.cluster import CORE_FLOPS_S, Cluster
+from models.planning.search import best_plan
+from models.planning.shares import shares
+from models.planning.simulation import Run
+from models.tiling.division import Tiler, Tiles
+from models.tiling.layout import Layout, layout
+from models.tiling.partition import Partition
 from models.verify import Verifier
-from schemas.errors import PlanError
-from schemas.plan import Region
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Region
 from tests.examples import examples
 from tests.models.workloads import workload
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from models.build import build
 from models.bundle import make_bundle
-from models.division import Tiles
+from models.graph.build import build
+from models.tiling.division import Tiles
 from models.verify import Difference, Verifier, compare, compare_all
 from tests.models.sketch import Sketch
 

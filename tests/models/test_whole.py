@@ -7,19 +7,19 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, Reference, make_bundle, open_bundle, save
-from models.cost import predict
-from models.division import Tiler, Tiles, Whole
-from models.engine import Engine
-from models.graph import Graph, Op, load, parse
-from models.partition import Partition
-from models.planner import BlockChoices, fused_blocks, make_plan, tile_costs
-from models.rewrite import whole_graph
-from models.runner import TileRunner
-from models.tensor import to_input
+from models.graph.file import Graph, Op, load, parse
+from models.planning.cost import predict
+from models.planning.planner import BlockChoices, fused_blocks, make_plan, tile_costs
+from models.running.engine import Engine
+from models.running.runner import TileRunner
+from models.tiling.division import Tiler, Tiles, Whole
+from models.tiling.partition import Partition
+from models.tiling.rewrite import whole_graph
+from models.tiling.tensor import to_input
 from models.trial import Trial
 from models.verify import Verifier, compare_all
-from schemas.errors import PlanError
-from schemas.plan import Block
+from schemas.contract.errors import PlanError
+from schemas.contract.plan import Block
 from tests.examples import share
 from tests.models.test_equality import MODELS, picture, some_cuts
 from tests.models.test_search import SLOW

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from models.cluster import Workload
+from models.planning.cluster import Workload
 
 
 class Exchange(NamedTuple):

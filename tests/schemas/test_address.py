@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas.address import ESCAPES, Address
-from schemas.config import GatewayOptions
-from schemas.errors import ConfigError, DtError, PlanError
-from schemas.redact import redact
-from schemas.settings import Key, load
+from schemas.contract.address import ESCAPES, Address
+from schemas.contract.config import GatewayOptions
+from schemas.contract.errors import ConfigError, DtError, PlanError
+from schemas.contract.redact import redact
+from schemas.host.settings import Key, load
 
 
 @pytest.mark.parametrize(

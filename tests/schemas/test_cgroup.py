@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.cgroup import cores, free_bytes, groups, memory_left
+from schemas.host.cgroup import cores, free_bytes, groups, memory_left
 
 V2 = "41 31 0:38 / /sys/fs/cgroup rw,relatime shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
 V1 = (

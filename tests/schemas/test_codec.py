@@ -11,10 +11,20 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from schemas import codec, topics
-from schemas.codec import DTYPES, Rejects, decode, encode
-from schemas.errors import DecodeError, PlanError
-from schemas.messages import Accepted, ChunkHeader, ChunkRequest, Outcome, OverlapHeader, Register, ResultHeader, Status
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError, PlanError
+from schemas.contract.messages import (
+    Accepted,
+    ChunkHeader,
+    ChunkRequest,
+    Outcome,
+    OverlapHeader,
+    Register,
+    ResultHeader,
+    Status,
+)
+from schemas.wire import codec
+from schemas.wire.codec import DTYPES, Rejects, decode, encode
 from tests.examples import examples
 
 D = "0" * 32

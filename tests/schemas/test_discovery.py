@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from schemas.discovery import Found, Search, addresses, announced, choose, reachable
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
+from schemas.host.discovery import Found, Search, addresses, announced, choose, reachable
 
 pytest.importorskip("zeroconf")
 LOOPBACK = ["127.0.0.1"]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from schemas.identity import machine_id
+from schemas.host.identity import machine_id
 
 
 def put(root: Path, place: str, text: bytes) -> None:

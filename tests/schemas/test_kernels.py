@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from schemas.kernels import difference, without_digests
+from schemas.contract.kernels import difference, without_digests
 
 PI3 = "ai-edge-litert 2.3.0 aarch64 float32=02f8515f int8=ae5efe0b uint8=955d0941 dynamic=f95e3fa6"
 PI4 = "ai-edge-litert 2.3.0 aarch64 float32=02f8515f int8=ae5efe0b uint8=d5fa9f1d dynamic=f95e3fa6"

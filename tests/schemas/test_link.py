@@ -17,12 +17,12 @@ import pytest
 from edge_agent.sources.web import Address as Camera
 from gateway_agent import certificates
 from gateway_agent.broker import BrokerProcess
-from schemas import topics
-from schemas.codec import decode
-from schemas.errors import PlanError, UnreachableError
-from schemas.link import PACED_BYTES, Address, Arrived, Connected, Disconnected, Link, _Outstanding, client_id
-from schemas.messages import BridgeState, Register, ResultHeader, Status, Steal
-from schemas.topics import Publish, Topic
+from schemas.contract import topics
+from schemas.contract.errors import PlanError, UnreachableError
+from schemas.contract.messages import BridgeState, Register, ResultHeader, Status, Steal
+from schemas.contract.topics import Publish, Topic
+from schemas.wire.codec import decode
+from schemas.wire.link import PACED_BYTES, Address, Arrived, Connected, Disconnected, Link, _Outstanding, client_id
 
 D = "0" * 32
 FRAME = "cam-01234567-7"
@@ -302,7 +302,7 @@ def served(link: Link, server: socket.socket, answers: list[bytes]) -> None:
 def test_a_user_whom_the_broker_does_not_know_yet_is_asked_about_again_for_a_while(
     enters: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("schemas.link.NEW_USER_S", 30.0 if enters else 0.0)
+    monkeypatch.setattr("schemas.wire.link.NEW_USER_S", 30.0 if enters else 0.0)
     unknown, accepted = b"\x20\x02\x00\x05", b"\x20\x02\x00\x00"
     with socket.create_server(("127.0.0.1", 0)) as server:
         link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", queue.Queue())
@@ -323,7 +323,7 @@ def test_a_user_whom_the_broker_does_not_know_is_unknown_though_the_next_attempt
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Closing cuts that attempt: an end without an answer, which says nothing of the user."""
-    monkeypatch.setattr("schemas.link.NEW_USER_S", 0.5)
+    monkeypatch.setattr("schemas.wire.link.NEW_USER_S", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as server:
         link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", queue.Queue())
         broker = threading.Thread(target=served, args=(link, server, [b"\x20\x02\x00\x05", b""]))

@@ -4,8 +4,8 @@ import time
 
 import pytest
 
-from schemas import codec, pace
-from schemas.pace import measure_messages
+from schemas.wire import codec, pace
+from schemas.wire.pace import measure_messages
 
 
 def test_who_takes_twice_as_long_for_a_message_is_half_as_fast(monkeypatch: pytest.MonkeyPatch) -> None:

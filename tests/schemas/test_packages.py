@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas import packages
+from schemas.host import packages
 
 
 def test_a_remedy_installs_what_was_tested(monkeypatch: pytest.MonkeyPatch) -> None:
-    file = Path(packages.__file__).parents[1] / "constraints.txt"
+    file = Path(packages.__file__).parents[2] / "constraints.txt"
     assert packages.constraints() == file
     assert packages.install("camera") == f"pip install 'deepthings-mqtt[camera]' -c {file}"
     assert packages.install() == f"pip install 'deepthings-mqtt' -c {file}"

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from schemas.errors import DecodeError
-from schemas.packing import PROBE, RECENT, Pace, pack, unpack
+from schemas.contract.errors import DecodeError
+from schemas.wire.packing import PROBE, RECENT, Pace, pack, unpack
 
 DTYPES = ("uint8", "int8", "int32", "int64", "float32", "float16", "bool")
 arrays = st.sampled_from(DTYPES).flatmap(

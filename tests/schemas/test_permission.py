@@ -4,11 +4,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import keyring
-from schemas.errors import CredentialError, DecodeError
-from schemas.permission import Line
-from schemas.rights import GATEWAY
-from schemas.seal import Seal, derive
+from schemas.contract.errors import CredentialError, DecodeError
+from schemas.security import keyring
+from schemas.security.permission import Line
+from schemas.security.rights import GATEWAY
+from schemas.security.seal import Seal, derive
 
 names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 hex8, hex64 = (st.binary(min_size=n, max_size=n).map(bytes.hex) for n in (4, 32))

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from models.tensor import answer_of, check_inputs, crop, exchange
-from schemas.plan import Plan
+from models.tiling.tensor import answer_of, check_inputs, crop, exchange
+from schemas.contract.plan import Plan
 from tests.nodes import blocks_plan, small_plan, whole_plan
 from tests.simulation.pictures import EVERYTHING, lanes_plan
 

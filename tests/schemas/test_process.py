@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from schemas.process import give_way
+from schemas.host.process import give_way
 
 LOGS = """
 import logging, os
-from schemas.process import complain, log_to_stderr
+from schemas.host.process import complain, log_to_stderr
 log_to_stderr({level!r})
 log = logging.getLogger("x")
 log.debug("fine"); log.info("good"); log.warning("two" + os.environ.get("WORDS", "\\nlines")); log.error("bad")
@@ -49,7 +49,7 @@ def test_what_others_wrote_commands_no_terminal(tmp_path: Path) -> None:
 
 ENDS = """
 import os, signal, sys, time
-from schemas.process import interrupt_on_end, on_end
+from schemas.host.process import interrupt_on_end, on_end
 if sys.argv[1] == "ignored":
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 try:
@@ -113,7 +113,7 @@ def test_the_process_list_shows_no_secret_and_the_process_keeps_it() -> None:
         "http://cam/?token=hunter2&x=\u00e9", "--name", "kitchen", "", "me:hunter2@pi",
     ]  # fmt: skip
     code = (
-        "import sys; from schemas.process import blank_arguments; blank_arguments(); print(ascii(sys.argv[1:]))\n"
+        "import sys; from schemas.host.process import blank_arguments; blank_arguments(); print(ascii(sys.argv[1:]))\n"
         "print(ascii(open('/proc/self/cmdline', 'rb').read().split(bytes(1))))"
     )
     done = subprocess.run([sys.executable, "-c", code, *given], stdout=subprocess.PIPE, text=True, check=True)

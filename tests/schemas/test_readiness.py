@@ -5,7 +5,7 @@ from math import prod
 
 import pytest
 
-from schemas.readiness import AGAIN_S, MARK, PATIENCE_S, Kind, Probe, Readiness, kinds
+from schemas.wire.readiness import AGAIN_S, MARK, PATIENCE_S, Kind, Probe, Readiness, kinds
 from tests.nodes import blocks_plan, whole_plan
 
 KINDS = [Kind("an echo", "dt/echo/gateway", 0, 1000), Kind("a tile", "dt/tile/gateway", 1, 1000)]

@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import Rejected, encode
-from schemas.guard import Guard, Open
-from schemas.rights import RIGHTS, is_sealed, objection
-from schemas.seal import Seal, Unsealed
-from schemas.topics import TABLE, Topic
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.topics import TABLE, Topic
+from schemas.security.rights import RIGHTS, is_sealed, objection
+from schemas.security.seal import Seal, Unsealed
+from schemas.wire.codec import Rejected, encode
+from schemas.wire.guard import Guard, Open
 
 D, E = "0" * 32, "0000000a"
 FRAME = m.frame_id("e1", E, 0)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.seal import REPLACED, WINDOW, Seal, Unsealed, derive
+from schemas.security.seal import REPLACED, WINDOW, Seal, Unsealed, derive
 
 NAMES = ("gateway", "e1", "e2", "e3")
 OLD, NEW = "0000000a", "0000000b"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from schemas.service import Service
+from schemas.host.service import Service
 
 
 @pytest.fixture

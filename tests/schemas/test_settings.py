@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import settings
-from schemas.config import EdgeOptions
-from schemas.errors import ConfigError, PlanError
-from schemas.settings import fields, find, load, without_ours
+from schemas.contract.config import EdgeOptions
+from schemas.contract.errors import ConfigError, PlanError
+from schemas.host import settings
+from schemas.host.settings import fields, find, load, without_ours
 
 
 @pytest.fixture

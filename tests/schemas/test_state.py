@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from schemas.errors import CredentialError, DtError
-from schemas.state import append, keep_aside, locked, read, state_folder, write
+from schemas.contract.errors import CredentialError, DtError
+from schemas.host.state import append, keep_aside, locked, read, state_folder, write
 
 NOBODY = 65534
 
@@ -49,8 +49,8 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 from pathlib import Path
-from schemas.state import write
-from schemas.errors import DtError
+from schemas.host.state import write
+from schemas.contract.errors import DtError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, {resource.RLIM_INFINITY}))
 try:

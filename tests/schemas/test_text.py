@@ -3,9 +3,9 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import DecodeError, EngineError, PlanError
-from schemas.results import Detection
-from schemas.text import one_line
+from schemas.contract.errors import DecodeError, EngineError, PlanError
+from schemas.contract.results import Detection
+from schemas.contract.text import one_line
 
 
 @given(st.text())

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.errors import DtError
-from schemas.settings import load
-from schemas.toml import parse
+from schemas.contract.errors import DtError
+from schemas.host.settings import load
+from schemas.host.toml import parse
 
 CRAFTED = {
     "a = " + "[" * 5000: "nested too deep",

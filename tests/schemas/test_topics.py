@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from schemas.errors import DecodeError
-from schemas.messages import FrameId, frame_id, frame_source
-from schemas.topics import TABLE, Topic, find
+from schemas.contract.errors import DecodeError
+from schemas.contract.messages import FrameId, frame_id, frame_source
+from schemas.contract.topics import TABLE, Topic, find
 
 level = st.text(st.characters(exclude_characters="/+#\0", exclude_categories=["Cs"]), min_size=1, max_size=20)
 roots = st.from_regex(r"[A-Za-z0-9_-]{1,10}", fullmatch=True)

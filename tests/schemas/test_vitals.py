@@ -3,10 +3,10 @@ from pathlib import Path
 
 import pytest
 
-from schemas import topics
-from schemas.codec import decode, encode
-from schemas.messages import Status
-from schemas.vitals import Reader
+from schemas.contract import topics
+from schemas.contract.messages import Status
+from schemas.host.vitals import Reader
+from schemas.wire.codec import decode, encode
 
 
 def write(root: Path, files: dict[str, str]) -> None:

@@ -7,8 +7,8 @@ ends all faults; then every frame completes while time goes on only to what some
 from collections import Counter
 from dataclasses import dataclass
 
-from schemas import messages as m
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract.topics import Publish
 from tests.simulation.pictures import PLANS, Pictures
 from tests.simulation.processes import GATEWAY, EdgeProcess, GatewayProcess, Process
 from tests.simulation.world import Network, Weather, World

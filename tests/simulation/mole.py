@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from models.tensor import crop
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import decode, encode
-from schemas.errors import DecodeError
-from schemas.plan import Box
-from schemas.rights import objection
-from schemas.topics import Publish
+from models.tiling.tensor import crop
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError
+from schemas.contract.plan import Box
+from schemas.contract.topics import Publish
+from schemas.security.rights import objection
+from schemas.wire.codec import decode, encode
 from tests.simulation.cluster import Cluster
 from tests.simulation.processes import GATEWAY
 

@@ -10,13 +10,13 @@ from zlib import crc32
 
 import numpy as np
 
-from models.build import Network
-from models.division import Filters, Tiles, Whole
-from models.graph import parse
-from models.partition import Partition
-from models.planner import BlockChoices, make_plan
-from models.tensor import crop
-from schemas.plan import Plan, digest
+from models.graph.build import Network
+from models.graph.file import parse
+from models.planning.planner import BlockChoices, make_plan
+from models.tiling.division import Filters, Tiles, Whole
+from models.tiling.partition import Partition
+from models.tiling.tensor import crop
+from schemas.contract.plan import Plan, digest
 from tests.nodes import small_plan
 
 Tensors = Mapping[str, np.ndarray]

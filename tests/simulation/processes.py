@@ -13,13 +13,13 @@ from edge_agent import node as edge
 from edge_agent.tiles import Computing, Done, Lease, Lent, Passed, Sent
 from gateway_agent import node as gateway
 from gateway_agent.tail import merge
-from schemas import messages as m
-from schemas import topics
-from schemas.codec import Incoming
-from schemas.errors import DecodeError
-from schemas.keys import WHOLE
-from schemas.plan import Plan, digest
-from schemas.topics import Publish
+from schemas.contract import messages as m
+from schemas.contract import topics
+from schemas.contract.errors import DecodeError
+from schemas.contract.keys import WHOLE
+from schemas.contract.plan import Plan, digest
+from schemas.contract.topics import Publish
+from schemas.wire.codec import Incoming
 from tests.simulation.pictures import Pictures
 from tests.simulation.world import KEEPALIVE_S, Client, Network, World
 

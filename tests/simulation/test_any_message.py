@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from schemas.topics import Publish
+from schemas.contract.topics import Publish
 from tests.examples import examples
 from tests.simulation.cluster import Cluster, Fault, Setup
 from tests.simulation.world import Connection, Network, World

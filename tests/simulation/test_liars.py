@@ -5,8 +5,8 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from models.tensor import crop
-from schemas import messages as m
+from models.tiling.tensor import crop
+from schemas.contract import messages as m
 from tests.simulation.cluster import Cluster, Fault, Setup
 from tests.simulation.pictures import PLANS, Pictures
 

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas import messages as m
+from schemas.contract import messages as m
 from tests.examples import examples
 from tests.simulation.cluster import Cluster, Setup
 from tests.simulation.mole import EPOCH, KINDS, MOLE, Lie, Mole

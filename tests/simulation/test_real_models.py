@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 from models.bundle import Bundle, Reference, make_bundle
-from models.division import Tiles, Whole
-from models.graph import load, parse
-from models.partition import Partition
-from models.planner import BlockChoices
-from models.runner import TileRunner
-from models.tensor import to_input
-from schemas.plan import digest
+from models.graph.file import load, parse
+from models.planning.planner import BlockChoices
+from models.running.runner import TileRunner
+from models.tiling.division import Tiles, Whole
+from models.tiling.partition import Partition
+from models.tiling.tensor import to_input
+from schemas.contract.plan import digest
 from tests.models.test_equality import picture, some_cuts
 from tests.paths import shared
 from tests.simulation.cluster import Cluster, Fault, Setup

@@ -12,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from schemas import topics
-from schemas.topics import Publish
+from schemas.contract import topics
+from schemas.contract.topics import Publish
 
 KEEPALIVE_S = 30.0  # a silent client is disconnected after it
 QUEUED = 1024  # messages that an offline client keeps, as the link does

@@ -15,10 +15,10 @@ import models
 from gateway_agent.board import Board
 from gateway_agent.controls import Request, State
 from gateway_agent.dashboard.watcher import Dashboard
-from models import jpeg
 from models.bundle import Bundle, make_bundle
-from schemas import messages as m
-from schemas.results import Detection, Result
+from models.results import jpeg
+from schemas.contract import messages as m
+from schemas.contract.results import Detection, Result
 
 EPOCH = "0123abcd"
 SPEED = 2e10
@@ -39,6 +39,7 @@ class Played:
 
     def __init__(self) -> None:
         self.board = Board()
+        self.models: dict[str, Path] = {}
         self.bundle = digits()
         self.controls = State(True, 0.5, "3x3", "digits")
         self.connected = True

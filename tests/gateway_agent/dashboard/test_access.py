@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from gateway_agent.dashboard.access import ASKS, COOKIE, Access, is_ours, kept_token
-from schemas.errors import DtError
+from schemas.contract.errors import DtError
 
 NAMES = frozenset({"localhost", "pi"})
 CLOSED = Access("x" * 32, NAMES)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gateway_agent.dashboard.record import BUCKETS_S, Latencies, Recorder, Snapshot
 from gateway_agent.dashboard.views import reason_class, says
-from schemas.results import Detection, Result
+from schemas.contract.results import Detection, Result
 from tests.gateway_agent.dashboard.played import NODES, Played
 
 WALL = 1000.0

@@ -15,7 +15,7 @@ import pytest
 
 from gateway_agent.dashboard import door, server, stream
 from gateway_agent.dashboard.watcher import Dashboard
-from schemas.errors import PlanError
+from schemas.contract.errors import PlanError
 from tests.gateway_agent.dashboard.played import Played, Site
 
 ASK = {"content-type": "application/json", "x-dt-request": "1"}

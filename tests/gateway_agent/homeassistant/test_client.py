@@ -9,7 +9,7 @@ import pytest
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.client import MOST_PICTURES, Client, Down, Heard, Up
 from gateway_agent.homeassistant.mirror import Said
-from schemas.messages import new_epoch
+from schemas.contract.messages import new_epoch
 
 WILL = Said("here/availability", b"offline")
 E = TypeVar("E")

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from gateway_agent.homeassistant.cluster import command
 from gateway_agent.homeassistant.discovery import cluster_id, slug
 from gateway_agent.homeassistant.watcher import settings_of
-from schemas.config import GatewayOptions
+from schemas.contract.config import GatewayOptions
 
 
 @given(st.lists(st.text(max_size=12), unique=True, max_size=20))

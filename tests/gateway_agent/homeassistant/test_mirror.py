@@ -24,8 +24,8 @@ from gateway_agent.homeassistant.mirror import (
 )
 from gateway_agent.homeassistant.scene import SILENT_S
 from gateway_agent.homeassistant.sources import HOLD_S
-from schemas import messages as m
-from schemas.results import Detection, Result
+from schemas.contract import messages as m
+from schemas.contract.results import Detection, Result
 from tests.home import Home
 
 UTC = datetime(2026, 1, 1, tzinfo=timezone.utc)

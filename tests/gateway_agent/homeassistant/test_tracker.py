@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gateway_agent.homeassistant.tracker import APPEAR, LEAVE, UPDATE_S, Change, Sight, Tracker, sights
-from schemas.results import Classification, Detection, Keypoint, Result, Segment
+from schemas.contract.results import Classification, Detection, Keypoint, Result, Segment
 
 CAT = Sight("cat", 0.9, (10.0, 10.0, 50.0, 50.0))
 DOG = Sight("dog", 0.8, (10.0, 10.0, 50.0, 50.0))

@@ -7,8 +7,8 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from models.training import data
-from models.training.decode import CHANNELS, decode
+from training import data
+from training.decode import CHANNELS, decode
 
 
 def as_map(wanted: np.ndarray) -> np.ndarray:
@@ -52,6 +52,6 @@ def test_crops_are_reproducible_and_keep_only_visible_digits(tmp_path: Path, mon
 
 
 def studio_without_fonts(seed: int) -> object:
-    from models.training.scenes import Studio
+    from edge_agent.sources.scenes.scenes import Studio
 
     return Studio(seed, "train", fonts=False)

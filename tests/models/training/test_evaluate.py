@@ -5,9 +5,9 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from models.training.evaluate import average_precision, readings_right
-from models.training.scenes import Scene
-from schemas.results import Detection
+from edge_agent.sources.scenes.scenes import Scene
+from schemas.contract.results import Detection
+from training.evaluate import average_precision, readings_right
 
 
 def digit(label: str, score: float, x: float, width: float = 20) -> Detection:

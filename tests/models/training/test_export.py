@@ -5,8 +5,8 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from models.training.export import difference, to_graph  # noqa: E402
-from models.training.network import Detector  # noqa: E402
+from training.export import difference, to_graph  # noqa: E402
+from training.network import Detector  # noqa: E402
 
 
 def test_the_exported_model_equals_the_trained_one() -> None:

@@ -8,8 +8,8 @@ import pytest
 
 pytest.importorskip("cv2")
 
-from models.training import backgrounds, glyphs
-from models.training.scenes import TRAINING, VIEW, Camera, Studio, moving_scene
+from edge_agent.sources.scenes import backgrounds, glyphs
+from edge_agent.sources.scenes.scenes import TRAINING, VIEW, Camera, Studio, moving_scene
 
 CAMERAS = {"training": TRAINING, "view": VIEW}
 

@@ -9,14 +9,14 @@ import pytest
 pytest.importorskip("cv2")
 
 import models
+from edge_agent.sources.scenes.scenes import moving_scene
 from models.bundle import make_bundle
-from models.card import load_card
-from models.graph import load
-from models.partition import Partition
-from models.readings import read_panels
-from models.training.scenes import moving_scene
-from models.training.view import Reader, letterbox, square
+from models.graph.file import load
+from models.results.card import load_card
+from models.results.readings import read_panels
+from models.tiling.partition import Partition
 from models.verify import Verifier
+from training.view import Reader, letterbox, square
 
 ZOO = Path(models.__file__).parent / "zoo"
 FILES = [ZOO / "digits.tflite", ZOO / "digits_int8.tflite"]
@@ -32,7 +32,7 @@ def test_the_card_fits_and_says_how_it_was_made(path: Path) -> None:
     card, guessed = load_card(path)
     assert not guessed
     assert (card.decoder, card.task, card.labels) == ("grid", "detect", tuple("0123456789"))
-    assert card.made["command"].startswith("python -m models.training") and card.made["ap50"] >= 0.9
+    assert card.made["command"].startswith("python -m training") and card.made["ap50"] >= 0.9
 
 
 @files

@@ -37,7 +37,7 @@ from schemas.host.identity import machine_id
 from schemas.host.process import log_to_stderr, on_end, return_memory, version
 from schemas.host.service import Service
 from schemas.host.vitals import Reader
-from schemas.wire.codec import Incoming, Rejects
+from schemas.wire.codec import Incoming, Rejected, Rejects
 from schemas.wire.link import Arrived, Connected, Disconnected, Link
 from schemas.wire.readiness import MARK, Readiness, kinds
 
@@ -100,6 +100,7 @@ class Edge:
             self._link.subscribe(topic, node=name)
         self._rejects = Rejects(self._root)
         self._plan: m.PlanMessage | None = None
+        self._strange = ""  # why the plan that is there cannot be ours
         self._model = Path()  # of the plan, once it is here
         self._download: ModelDownload | None = None
         self._progress_at = 0.0
@@ -213,6 +214,8 @@ class Edge:
                 return [action for incoming in admitted for action in self._hear(incoming, now)]
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
+                if isinstance(error, Rejected) and error.kind == "version" and event.topic == topics.PLAN.path(self._root):
+                    self._wait(str(error))
         elif isinstance(event, Connected):
             self._warn_at = self._unknown_at = float("inf")
             self._hello_at = now
@@ -290,7 +293,7 @@ class Edge:
             raise EngineError(f"this node cannot join: {reason}; {remedy}")
         check_count(len(message.chunks), message.model_bytes)  # first: it may refuse the message
         self._end_plan()
-        self._plan = message
+        self._plan, self._strange = message, ""
         needs = kinds(message.plan, self._root, self._name, camera=self._source is not None)
         self._readiness = Readiness(needs, str(self._link.address))
         if self._link.connected:
@@ -303,6 +306,13 @@ class Edge:
         self._download = ModelDownload(self._cache.part(message.plan.edge_model, message.model_bytes), message.chunks)
         self._progress_at = now + PROGRESS_S
         _log.info("fetching model %s, %.1f MB", message.plan.edge_model[:8], message.model_bytes / 1e6)
+
+    def _wait(self, why: str) -> None:
+        """A gateway of another version: nothing to do before it has a plan that we know."""
+        self._end_plan()
+        self._plan, self._strange = None, why
+        _log.warning("waiting for a plan that this node knows: %s", why)
+        self._service.status(why)
 
     def _ask(self, download: ModelDownload, now: float) -> Sequence[Action]:
         """Ask for what may be under way; what ends when all is here."""
@@ -365,7 +375,8 @@ class Edge:
             self._warn_at = now + WARN_S
             _log.warning("cannot reach the gateway at %s: is it running? trying again", self._link.address)
         if self._plan is None and now >= self._give_up_at:
-            raise UnreachableError(f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?")
+            missing = f"the broker at {self._link.address} has no plan: is 'dt gateway' running there?"
+            raise UnreachableError(self._strange or missing)
 
     def _try(self, message: m.PlanMessage, now: float) -> Sequence[Action]:
         """The model is here: a child process tries it before this one does, unless one has done so before."""
@@ -464,7 +475,7 @@ class Edge:
                 "computed": node.counts["computed"], "stolen": node.counts["stolen"], "lent": node.counts["lent"],
                 "compute_s": node.compute_s, "frames": node.frames_opened, "waiting": node.tiles.waiting, "tile_s": node.tile_s,
             })  # fmt: skip
-        elif download is None:
+        elif download is None and not self._strange:
             return
         seen = {"compute_s", "frames", "finished", "lent", "dropped", "fetched"}
         news = self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen)

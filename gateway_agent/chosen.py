@@ -5,18 +5,20 @@ else gets that, for a plan was chosen under the words of one command line and is
 does not hold together is a warning, never an error.
 """
 
+import contextlib
 import logging
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from models.bundle import Bundle, open_card, with_plan
+from models.bundle import Bundle, make_bundle, open_card, with_plan
 from models.results.card import Card
 from schemas.contract.config import GatewayOptions
 from schemas.contract.errors import DtError, PlanError
-from schemas.contract.plan import Digest, Plan, Record, digest
+from schemas.contract.plan import PLAN_VERSION, Digest, Plan, Record, digest
 from schemas.host.state import read, write
 
 CHOSEN = "chosen.json"
@@ -40,6 +42,25 @@ class Chosen(Record):
     def sum(self) -> str:
         """What ``digest`` must be."""
         return digest(self.model_dump_json(exclude={"digest"}).encode())
+
+
+class _Grid(Record):
+    rows: Annotated[int, Field(ge=1, le=64)]
+    cols: Annotated[int, Field(ge=1, le=64)]
+
+
+class _EarlierPlan(Record):
+    version: Annotated[int, Field(ge=1, lt=PLAN_VERSION)]
+    blocks: Annotated[tuple[_Grid, ...], Field(min_length=1)]
+
+
+class Earlier(Record):
+    """What is still good of a file with a plan of an earlier version: which model, and the grid of its first block."""
+
+    asked: tuple[str, ...]
+    model: str
+    automatic: bool
+    plan: _EarlierPlan
 
 
 @dataclass(frozen=True)
@@ -78,6 +99,11 @@ class Memory:
             path = Path(chosen.model)
             if path not in {self._own(), *(model.absolute() for model in models)}:
                 raise PlanError(f"{path} is not among the models of now")
+            if isinstance(chosen, Earlier):
+                first = chosen.plan.blocks[0]
+                card = open_card(self.options.model or path) if path == self._own() else None
+                _log.info("the plan that was chosen before is of version %d, and is made anew", chosen.plan.version)
+                return make_bundle(path, (first.rows, first.cols), card=card), chosen.automatic
             if chosen.card != open_card((self.options.model or path) if path == self._own() else path):
                 raise PlanError(f"the card of {path} has changed")
             return with_plan(path, chosen.plan, chosen.card, str(self.path)), chosen.automatic
@@ -85,10 +111,13 @@ class Memory:
             _log.warning("the plan that was chosen before is not taken up: %s", error)
             return None
 
-    def _read(self) -> Chosen:
+    def _read(self) -> Chosen | Earlier:
+        data = read(self.path, MOST_BYTES) or b""
         try:
-            chosen = Chosen.model_validate_json(read(self.path, MOST_BYTES) or b"")
+            chosen = Chosen.model_validate_json(data)
         except ValidationError as error:
+            with contextlib.suppress(ValidationError):
+                return Earlier.model_validate_json(data, extra="ignore")
             raise PlanError(f"{self.path} is spoilt: {error.error_count()} faults") from None
         if chosen.digest != chosen.sum():
             raise PlanError(f"{self.path} is spoilt: its digest does not fit")

@@ -12,12 +12,13 @@ entry has ``packed`` takes that many bytes instead, as ``schemas.wire.packing`` 
 import json
 import logging
 import math
+import re
 import reprlib
 import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +27,13 @@ from pydantic import Field, ValidationError, create_model
 from schemas.contract import topics
 from schemas.contract.errors import DecodeError, PlanError
 from schemas.contract.messages import PROTOCOL, Message, frame_source
-from schemas.contract.plan import MAX_RANK, TENSORS, Record
+from schemas.contract.plan import MAX_RANK, PLAN_VERSION, TENSORS, Record
 from schemas.contract.topics import Topic
 from schemas.wire.packing import pack, unpack
 
 Tensor = npt.NDArray[Any]
 Payload: TypeAlias = bytes | bytearray | memoryview
+R = TypeVar("R", bound=Record)
 
 CONTROL_BYTES = 64 * 1024
 LONG_BYTES = 512 * 1024  # what the gateway says of all tiles or nodes at once
@@ -150,14 +152,12 @@ def decode(root: str, topic: str, payload: Payload, plan: str | None = None) -> 
     try:
         if row.tensors:
             end = _header_end(row, payload)
-            header = _HEADERS[row.pattern].model_validate_json(bytes(payload[_PREAMBLE.size : end]), strict=True)
+            header = _parsed(_HEADERS[row.pattern], payload[_PREAMBLE.size : end])
             message, tensors = header.message, _views(row, header.tensors, payload, end)
         else:
-            message = row.payload.model_validate_json(bytes(payload), strict=True)
+            message = _parsed(row.payload, payload, strange="forbid" if row is topics.PLAN else "ignore")
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        kind = "version" if first["loc"][-1:] == ("v",) else "form"
-        raise Rejected(kind, f"{row.pattern}: {_first(error)}") from None
+        raise _rejected(row, error, payload) from None
     except RecursionError:
         raise Rejected("form", f"{row.pattern}: JSON is nested too deep") from None
     for level in row.binds:
@@ -190,6 +190,24 @@ def limit(row: Topic) -> int:
     return PLAN_BYTES if row is topics.PLAN else CONTROL_BYTES
 
 
+def _parsed(kind: type[R], data: Payload, strange: Literal["ignore", "forbid"] = "ignore") -> R:
+    """Fields of a later version (``strange``) are passed over: nodes are updated one by one. A plan means what its version
+    says, and its digest is that of all its fields."""
+    return kind.model_validate_json(bytes(data), strict=True, extra=strange)
+
+
+def _rejected(row: Topic, error: ValidationError, payload: Payload) -> Rejected:
+    first = error.errors(include_url=False)[0]
+    if first["loc"][-1:] not in (("v",), ("version",)) or first["type"] != "literal_error":
+        return Rejected("form", f"{row.pattern}: {_first(error)}")
+    what, ours = ("plan", PLAN_VERSION) if row is topics.PLAN and len(first["loc"]) > 1 else ("protocol", PROTOCOL)
+    named = re.search(rb'"node": ?"([A-Za-z0-9_-]{1,64})"', bytes(payload[:HEADER_BYTES]))  # a claim, for people
+    who, theirs = named[1].decode() if named else "a node", reprlib.repr(first["input"])
+    return Rejected(
+        "version", f"{row.pattern}: {who} has {what} version {theirs}, this node {ours}: update the older of the two"
+    )
+
+
 def _within(row: Topic, data: bytes, limit: int) -> bytes:
     if len(data) > limit:
         raise PlanError(f"{row.pattern}: {len(data)} bytes of JSON, the wire carries at most {limit}")
@@ -204,7 +222,8 @@ def _header_end(row: Topic, payload: Payload) -> int:
     if magic != _MAGIC:
         raise Rejected("form", f"{row.pattern}: begins with {magic!r}, not {_MAGIC!r}")
     if version != PROTOCOL:
-        raise Rejected("version", f"{row.pattern}: protocol version {version}, this node speaks {PROTOCOL}")
+        remedy = f"this node {PROTOCOL}: update the older of the two"
+        raise Rejected("version", f"{row.pattern}: protocol version {version}, {remedy}")
     if length > HEADER_BYTES:
         raise Rejected("size", f"{row.pattern}: header of {length} bytes, at most {HEADER_BYTES} are accepted")
     if _PREAMBLE.size + length > len(payload):

@@ -143,6 +143,22 @@ def test_a_plan_whose_bits_this_node_does_not_compute_is_refused_with_a_remedy(t
             app._adopt(message, 0.0)
 
 
+def test_an_edge_waits_for_a_plan_that_it_knows_and_says_why(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    service = Mock()
+    app = Edge(EdgeOptions(gateway="127.0.0.1:1", cache=tmp_path), "e1", service)
+    app._link = Mock(connected=True, address="pi:1883", root="dt", bytes_in=0, bytes_out=0, messages_in=0, messages_out=0)
+    plan = m.PlanMessage(node="gateway", epoch="01234567", plan=small_plan(""), chunks=("0" * 32,), model_bytes=1)
+    known = encode(topics.PLAN, plan)
+    for payload, waits in ((known, False), (known.replace(b'"version":3', b'"version":4'), True), (known, False)):
+        app._act(app._handle(Arrived("dt/plan", payload), 0.0))
+        assert (app._plan is None) == waits and (app._download is None) == waits
+        if waits:
+            assert "gateway has plan version 4, this node 3: update the older of the two" in caplog.text
+            assert "version 4" in service.status.call_args.args[0]
+            app._publish_status(0.0)
+            assert app._link.publish.call_args.args[0] is topics.STATUS, "people see that it is there"
+
+
 MODEL = np.random.default_rng(1).bytes(20 * CHUNK_BYTES + 1)
 
 

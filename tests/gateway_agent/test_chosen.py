@@ -1,5 +1,6 @@
 """What a gateway chose while it ran is taken up by the next one, if nobody asks for anything else."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,22 @@ def test_another_model_of_the_folder_is_taken_up_as_long_as_it_is_there(tmp_path
     taken = memory.take_up(sorted(models.glob("*.tflite")))
     assert taken is not None and taken[0].path == models / "other.tflite"
     assert memory.take_up() is None, "no --models any more"
+
+
+@pytest.mark.parametrize("automatic", [True, False])
+def test_a_plan_of_version_2_is_made_anew_of_the_same_model_and_grid(tmp_path: Path, models: Path, automatic: bool) -> None:
+    """``chosen.json`` as the last program with plans of version 2 wrote it, as far as it is still read."""
+    memory = Memory(tmp_path, GatewayOptions(model=models / "mini.tflite"))
+    asked = [str(models / "mini.tflite"), "", "auto", ""]
+    tile = {"index": 0, "row": 0, "col": 0, "tile_class": 0, "inputs": {"image": [0, 0, 9, 9]}, "outputs": {}, "flops": 1}
+    plan = {"version": 2, "blocks": [{"mode": "tiles", "rows": 1, "cols": 2, "tiles": [tile]}], "pixels": {"tensor": "image"}}
+    kept = {"asked": asked, "model": str(models / "other.tflite"), "automatic": automatic, "plan": plan, "digest": "0"}
+    memory.path.write_text(json.dumps(kept))
+    taken = memory.take_up(sorted(models.glob("*.tflite")))
+    assert taken is not None and taken[1] == automatic
+    assert taken[0].plan == make_bundle(models / "other.tflite", (1, 2)).plan
+    memory.path.write_text(json.dumps(kept | {"asked": [*asked[:1], "3x3", *asked[2:]]}))
+    assert memory.take_up(sorted(models.glob("*.tflite"))) is None, "somebody asks for something else now"
 
 
 def test_a_folder_with_a_plan_keeps_its_card(tmp_path: Path, models: Path) -> None:

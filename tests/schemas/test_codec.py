@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from pydantic import ValidationError
 
 from schemas.contract import topics
 from schemas.contract.errors import DecodeError, PlanError
@@ -19,13 +20,16 @@ from schemas.contract.messages import (
     ChunkRequest,
     Outcome,
     OverlapHeader,
+    PlanMessage,
     Register,
     ResultHeader,
     Status,
+    Vitals,
 )
 from schemas.wire import codec
 from schemas.wire.codec import DTYPES, Rejects, decode, encode
 from tests.examples import examples
+from tests.nodes import small_plan
 
 D = "0" * 32
 FRAME = "cam-01234567-7"
@@ -97,6 +101,19 @@ def test_control_messages_come_back_equal() -> None:
     assert decode("dt", "dt/register", encode(topics.REGISTER, REGISTER)).message == REGISTER
     outcome = Outcome(node="g", epoch="01234567", frame=FRAME, status="ok", latency_s=0.5, digests={"conv": D})
     assert decode("dt", "dt/source/cam/outcome", encode(topics.OUTCOME, outcome)).message == outcome
+
+
+def test_a_later_node_may_say_more_than_an_earlier_one_knows() -> None:
+    """So the nodes of a cluster may be updated one by one. A file with the same field is refused."""
+    hat = {"hat": {"sizes": [7]}}
+    status = Status(node="e", epoch="01234567", vitals=Vitals(cpu=0.5))
+    told = json.loads(status.model_dump_json()) | hat
+    told["vitals"] |= hat
+    assert decode("dt", "dt/node/e/status", json.dumps(told).encode()).message == status
+    got = decode("dt", TOPIC, tensor_message([entry() | hat], b"1234", json.loads(RESULT.model_dump_json()) | hat))
+    assert got.message == RESULT and got.tensors["x"].tobytes() == b"1234"
+    with pytest.raises(ValidationError, match="hat"):
+        Status.model_validate_json(json.dumps(told))
 
 
 VALID = [
@@ -181,11 +198,12 @@ def numbered(seq: bytes) -> bytes:
 OTHER = json.loads(RESULT.model_copy(update={"plan": "f" * 32}).model_dump_json())
 LATER = json.loads(RESULT.model_dump_json()) | {"v": 2}
 STRANGER = json.loads(RESULT.model_copy(update={"frame": "cam-01234567-8"}).model_dump_json())
+PLAN = encode(topics.PLAN, PlanMessage(node="g", epoch="01234567", plan=small_plan(), chunks=(D,), model_bytes=1))
 REJECTED = {
     "a preamble cut short": (TOPIC, b"DT\1\0\0", "form", "preamble"),
     "another magic": (TOPIC, tensor_message([], magic=b"PK"), "form", "b'PK'"),
     "another version in the preamble": (TOPIC, tensor_message([], version=2), "version", "version 2"),
-    "another version in the message": (TOPIC, tensor_message([], message=LATER), "version", "message.v"),
+    "another version in the message": (TOPIC, tensor_message([], message=LATER), "version", "e1 has protocol version 2"),
     "a header beyond its limit": (TOPIC, tensor_message([], length=65537), "size", "65537 bytes, at most 65536"),
     "a header beyond the payload": (TOPIC, tensor_message([], length=9999), "form", "9999"),
     "too few bytes": (TOPIC, tensor_message([entry()], b"123"), "tensor", "claim 4 bytes, 3 follow"),
@@ -221,8 +239,10 @@ REJECTED = {
     "bytes that are not UTF-8": ("dt/register", b'{"node": "\xff"}', "form", "register"),
     "a field of another type": ("dt/register", b'{"v": 1, "node": 5}', "form", "node"),
     "a number that is a string": ("dt/register", VALID[1][1].replace(b'"seq":1', b'"seq":"1"'), "form", "seq"),
-    "a field that nobody knows": ("dt/register", VALID[1][1][:-1] + b', "x": 1}', "form", "x"),
-    "a name that breaks a log line": ("dt/register", VALID[1][1][:-1] + b', "a\\nb": 1}', "form", r"a\\nb"),
+    "a plan of another version": ("dt/plan", PLAN.replace(b'"version":3', b'"version":4'), "version", "g has plan version 4"),
+    "a plan of another wire version": ("dt/plan", PLAN.replace(b'"v":1', b'"v":2'), "version", "g has protocol version 2"),
+    "a plan with a field that nobody knows": ("dt/plan", PLAN.replace(b'"ends":', b'"hats":1,"ends":'), "form", "hats"),
+    "a name that breaks a log line": ("dt/plan", PLAN[:-1] + b', "a\\nb": 1}', "form", r"a\\nb"),
     "an infinite duration": (TOPIC, VALID[0][1].replace(b"0.25", b"1e99"), "form", "compute_s"),
     "a duration that is no number": (TOPIC, VALID[0][1].replace(b"0.25", b" NaN"), "form", "compute_s"),
     "empty bytes": ("dt/register", b"", "form", "register"),

@@ -39,9 +39,9 @@ from schemas.contract import topics
 from schemas.contract.errors import DtError
 from schemas.contract.messages import frame_id, frame_source, new_epoch
 from schemas.security import keyring
-from schemas.security.permission import Line, joiner, joiner_password
+from schemas.security.permission import JoinToken, joiner, joiner_password
 from schemas.wire.codec import encode
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address, Arrived, Link
 
 GOAL = 0.9
@@ -81,7 +81,7 @@ class SealedCluster(Cluster):
     def edge_options(self, name: str) -> list[str]:
         permission, granted = self.registry.permit(name, time.time() + 600, time.time())
         at, authority = Address.parse(self.url), (self.room / "gateway" / "ca.pem").read_text()
-        found = Line(str(at), "dt", name, permission, granted.secret, fingerprint(authority))
+        found = JoinToken(str(at), "dt", name, permission, granted.secret, fingerprint(authority))
         time.sleep(2.0)
         return [*super().edge_options(name), "--join", str(found)]
 
@@ -149,10 +149,10 @@ class Intruders:
         self._permission, granted = cluster.open_line
         self._secret, user = bytes.fromhex(granted.secret), joiner(self._permission)
         newcomer = replace(mole, user=user, password=joiner_password(granted.secret))
-        self._newcomer = Link(newcomer, "dt", "newcomer", queue.Queue(1000), guard=Open())
+        self._newcomer = Link(newcomer, "dt", "newcomer", queue.Queue(1000), guard=OpenGuard())
         self._newcomer.start()
         self._done, self._counts = threading.Event(), 0
-        self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=Open())
+        self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=OpenGuard())
         self._link.start()
         self._half = [socket.create_connection((mole.host, mole.port)) for _ in range(50)]
         self.insider = Insider(cluster, mole)

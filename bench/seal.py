@@ -36,7 +36,7 @@ from schemas.contract.errors import DtError
 from schemas.security import keyring
 from schemas.security.seal import Seal
 from schemas.wire.codec import encode
-from schemas.wire.guard import Guard, Open
+from schemas.wire.guard import Guard, OpenGuard
 from schemas.wire.link import Address, Arrived, Link
 
 TILE_BYTES = 200_000
@@ -101,7 +101,7 @@ def brokers(folder: Path) -> Iterator[Callable[[str, str], Address]]:
 @contextmanager
 def ends(way: str, address: Callable[[str, str], Address]) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
     """To send one tile, and to admit the next one that arrives."""
-    guards = {name: Guard(seal) for name, seal in seals(2).items()} if way == "TLS + seal" else {n: Open() for n in NODES}
+    guards = {name: Guard(seal) for name, seal in seals(2).items()} if way == "TLS + seal" else {n: OpenGuard() for n in NODES}
     inbox: queue.Queue[Any] = queue.Queue(2048)
     frame = m.frame_id("sender", EPOCH, 0)
     header = m.TileHeader(node="sender", epoch=EPOCH, plan=DIGEST, to_epoch=EPOCH, request=EPOCH, frame=frame)

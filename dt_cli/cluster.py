@@ -100,7 +100,7 @@ class Images:
         self._source.close()
 
 
-class Cluster:
+class PrivateCluster:
     """The processes, and what they have said so far. ``on_outcome`` is called once for each frame that ends."""
 
     def __init__(self, setup: Setup, bundle: Bundle, room: Path, on_outcome: Callable[[m.Outcome], None]) -> None:
@@ -135,7 +135,7 @@ class Cluster:
             total += length
         return total
 
-    def __enter__(self) -> "Cluster":
+    def __enter__(self) -> "PrivateCluster":
         try:
             self._start()
         except BaseException:

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 
 import models
-from dt_cli.cluster import Cluster, Images, Setup
+from dt_cli.cluster import Images, PrivateCluster, Setup
 from dt_cli.output import console, size, table, write_json
 from dt_cli.pictures import Pictures
 from dt_cli.planning import Shape
@@ -67,7 +67,7 @@ def run(
         outputs = pictures is not None
         setup = Setup(model, edges, sources, frames, shape.grid, shape.cut, broker, outputs, http, gateway)
         checker = Checker(bundle, sources, Pictures(pictures, bundle) if pictures else None)
-        cluster = checker.cluster = Cluster(setup, bundle, room, checker.check)
+        cluster = checker.cluster = PrivateCluster(setup, bundle, room, checker.check)
         with cluster:
             if cluster.dashboard:
                 console.print(f"dashboard at {cluster.dashboard}", markup=False, soft_wrap=True)
@@ -85,7 +85,7 @@ def run(
     return 0 if exact else 1
 
 
-def _conclude(cluster: Cluster, checker: "Checker", json: Path | None) -> bool:
+def _conclude(cluster: PrivateCluster, checker: "Checker", json: Path | None) -> bool:
     """Says how it went: whether every frame is exact."""
     console.print(nodes_table(cluster, f"; {len(checker.wrong)} wrong"))
     checker.close()
@@ -112,7 +112,7 @@ class Checker:
     """What the unpartitioned model says of every frame, and how the cluster's answers compare."""
 
     def __init__(self, bundle: Bundle, sources: Sequence[str], pictures: Pictures | None) -> None:
-        self.cluster: Cluster
+        self.cluster: PrivateCluster
         self.wrong: dict[str, list[str]] = {}
         self._bundle, self._pictures = bundle, pictures
         self._reference = Reference(bundle)
@@ -168,7 +168,7 @@ class Checker:
         return {**common, **readings, "exact": exact, "wrong": self.wrong}
 
 
-def nodes_table(cluster: Cluster, more: str = "") -> Table:
+def nodes_table(cluster: PrivateCluster, more: str = "") -> Table:
     """What the cluster does, for people."""
     summary, block = cluster.summary(), cluster.bundle.plan.blocks[0]
     of = "" if cluster.expected is None else f" of {cluster.expected}"

@@ -11,7 +11,7 @@ from schemas.contract.errors import PlanError
 from schemas.contract.messages import is_name
 from schemas.host.state import state_folder
 from schemas.security import keyring
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.wire.link import Address
 
 
@@ -21,7 +21,7 @@ def enroll(name: str | None, gateway: str | None, root: str, state: Path | None,
     now = time.time()
     address = _address(gateway, registry.read())
     permission, granted = registry.permit(name, now + 60 * minutes, now)
-    print(Line(address, root, name or "", permission, granted.secret, _fingerprint(registry, address)))
+    print(JoinToken(address, root, name or "", permission, granted.secret, _fingerprint(registry, address)))
 
 
 def enroll_reader(name: str, gateway: str | None, root: str, state: Path | None) -> None:
@@ -29,7 +29,7 @@ def enroll_reader(name: str, gateway: str | None, root: str, state: Path | None)
     registry = _registry(state, root, name)
     address = _guarded(gateway, registry)
     node = registry.enroll(name, time.time(), reads=True)
-    print(Line(address, root, name, node.serial, node.secret, _fingerprint(registry, address), reads=True))
+    print(JoinToken(address, root, name, node.serial, node.secret, _fingerprint(registry, address), reads=True))
 
 
 def enroll_home(name: str, gateway: str | None, root: str, state: Path | None) -> None:

@@ -24,7 +24,7 @@ from typing import Any
 from dt_cli.output import console
 from schemas.contract.errors import DtError
 from schemas.contract.messages import as_name
-from schemas.host.settings import HIDDEN, Key, Loaded, fields, shown
+from schemas.host.settings import HIDDEN, Loaded, OptionName, fields, shown
 from schemas.host.state import not_roots
 
 UNITS = {"gateway": "gateway-agent.service", "edge": "edge-agent@.service"}
@@ -81,7 +81,7 @@ def install(section: str, loaded: Loaded, prefix: Path, dry_run: bool, uninstall
     console.print(f"start it, now and at every boot: systemctl enable --now {service}", soft_wrap=True, markup=False)
 
 
-def compose(section: str, instance: str, given: Mapping[Key, Any], program: Path) -> list[File]:
+def compose(section: str, instance: str, given: Mapping[OptionName, Any], program: Path) -> list[File]:
     """The unit, the configuration and, if there is something to hide, the credential."""
     known = fields()
     hidden = {key: value for key, value in given.items() if shown(known[key], value) not in (value, str(value))}
@@ -94,7 +94,7 @@ def compose(section: str, instance: str, given: Mapping[Key, Any], program: Path
     return files + ([File(_secrets(instance), toml(section, hidden), 0o600)] if hidden else [])
 
 
-def toml(section: str, given: Mapping[Key, Any]) -> str:
+def toml(section: str, given: Mapping[OptionName, Any]) -> str:
     """One section. Paths become absolute."""
     lines = [f"{key[-1]} = {json.dumps(_plain(value), ensure_ascii=False)}" for key, value in given.items()]
     return "\n".join([f"[{section}]", *lines, ""])
@@ -176,7 +176,7 @@ def units_folder() -> Path:
     raise DtError(f"the units are missing: neither {folders[0]} nor {folders[1]} holds them; install the package again")
 
 
-def _flags(loaded: Loaded) -> list[Key]:
+def _flags(loaded: Loaded) -> list[OptionName]:
     return [key for key, origin in loaded.origins.items() if origin.startswith("--")]
 
 

@@ -16,7 +16,7 @@ from schemas.contract.config import ROOT, Settings, parse_listen
 from schemas.contract.errors import CredentialError, UnreachableError
 from schemas.host import state
 from schemas.host.discovery import reachable, search
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.wire.link import Address
 
 KEPT = "looker.json"
@@ -86,7 +86,7 @@ def _found(root: str | None) -> tuple[str, str]:
 def login(settings: Settings) -> tuple[Address, str] | None:
     """What lets this user in: a line, one that was given before, or the state folder of a gateway."""
     edge = settings.edge
-    line = Line.parse(edge.join) if edge.join else None
+    line = JoinToken.parse(edge.join) if edge.join else None
     if line is not None and line.reads:
         return _keep(line, edge.gateway, state.state_folder(edge.state, line.root)), line.root
     root = edge.root or settings.gateway.root
@@ -99,7 +99,7 @@ def login(settings: Settings) -> tuple[Address, str] | None:
     return None
 
 
-def _keep(line: Line, gateway: str | None, folder: Path) -> Address:
+def _keep(line: JoinToken, gateway: str | None, folder: Path) -> Address:
     """The way in by this line, from now on without it."""
     from edge_agent.joining import authority_of
     from edge_agent.membership import Membership

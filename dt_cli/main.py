@@ -297,7 +297,7 @@ def enroll(
     elif (name is None) == (open_ is None):
         raise PlanError("dt enroll NAME lets one node in, dt enroll --open MINUTES anybody new: give one of them")
     elif reader + ha + (open_ is not None) > 1:
-        raise PlanError("--open, --reader and --ha exclude each other: choose one")
+        raise PlanError("choose one of --open, --reader and --ha")
     elif name and reader:
         enrolling.enroll_reader(name, gateway, root, state)
     elif name and ha:

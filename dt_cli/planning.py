@@ -151,7 +151,7 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
     nodes = wishes.nodes if wishes.nodes is not None else run.get("edges")
     rate = wishes.rate if wishes.rate is not None else run.get("rate_mbit")
     if nodes is None or rate is None:
-        raise PlanError("say both --nodes (edges) and --rate (Mbit/s of each host's link)")
+        raise PlanError("give both --nodes (edges) and --rate (Mbit/s of each host's link)")
     shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
     speed, message_speed = _speeds(wishes, run, dtype, shares[0])
     as_edge, own = shares[1] / shares[0], wishes.gateway_speed is not None
@@ -174,7 +174,7 @@ def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str, share: float) ->
     """
     if wishes.device is not None:
         if wishes.speed is not None or wishes.message_speed is not None:
-            raise PlanError(f"--device {wishes.device} says both speeds: give it, or --speed and --message-speed")
+            raise PlanError(f"--device {wishes.device} sets both speeds: give either --device, or --speed and --message-speed")
         return device(wishes.device)
     if wishes.speed is not None:
         return wishes.speed * 1e9, wishes.message_speed or 0.0

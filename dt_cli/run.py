@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO
 
-from dt_cli.cluster import Cluster, Images, Setup
+from dt_cli.cluster import Images, PrivateCluster, Setup
 from dt_cli.demo import check_sources, nodes_table, print_totals
 from dt_cli.output import console
 from dt_cli.pictures import Pictures
@@ -50,7 +50,7 @@ def run(
             save_card(bundle, write_card)
         report = Report(bundle, sources, json, pictures, stack)
         setup = Setup(model, edges, sources, frames, grid, cut, broker, outputs=pictures is not None)
-        cluster = report.cluster = stack.enter_context(Cluster(setup, bundle, Path(folder), report.tell))
+        cluster = report.cluster = stack.enter_context(PrivateCluster(setup, bundle, Path(folder), report.tell))
         for _ in cluster.watch():
             if reader_is_gone() and not json and not pictures:
                 break
@@ -71,7 +71,7 @@ def save_card(bundle: Bundle, path: Path) -> None:
         with path.open("x", encoding="utf-8") as file:
             file.write(card_text(bundle.card))
     except FileExistsError:
-        raise PlanError(f"{path} is there already: name another file for --write-card, or remove it") from None
+        raise PlanError(f"{path} already exists: name another file for --write-card, or remove it") from None
     except OSError as error:
         raise unwritable(path, error) from error
     console.print(f"written to {path}")
@@ -83,7 +83,7 @@ class Report:
     def __init__(
         self, bundle: Bundle, sources: Sequence[str], json: Path | None, pictures: Path | None, stack: ExitStack
     ) -> None:
-        self.cluster: Cluster
+        self.cluster: PrivateCluster
         self._file: IO[bytes] | None = None
         self._json = json or Path(os.devnull)
         if json is not None:

@@ -199,7 +199,7 @@ class Edge:
                 self._link.subscribe(topics.OVERLAP, tile=action.tile)
             elif isinstance(action, Reconnect):
                 if self._link.connected:  # otherwise it was told already
-                    _log.warning("the gateway is silent: connecting to %s anew", self._link.address)
+                    _log.warning("the gateway is silent: reconnecting to %s", self._link.address)
                 self._link.renew()
             else:
                 self._link.send(action)
@@ -348,11 +348,11 @@ class Edge:
     def _fetched(self, download: ModelDownload, now: float) -> Sequence[Action]:
         model, plan = download.part.finish(), self._plan
         if model is None:
-            _log.error("model %s: every chunk has its digest, the whole has not: starting anew", download.digest[:8])
+            _log.error("model %s: its chunks match their digests, the whole does not: starting again", download.digest[:8])
             download.begin_again()
             return []
         size, came = download.part.size / 1e6, download.came_bytes / 1e6
-        _log.info("model %s is here, %.1f MB, %.1f of them came just now", download.digest[:8], size, came)
+        _log.info("model %s is complete: %.1f MB, %.1f MB received now", download.digest[:8], size, came)
         self._end_download()
         self._model = model
         return self._try(plan, now) if plan is not None else []

@@ -118,6 +118,6 @@ class Capture:
         try:
             return jpeg.encode(shot.image, PICTURE_WIDTH)
         except PlanError as error:
-            _log.warning("no pictures for people: %s", error)
+            _log.warning("no preview pictures: %s", error)
             self._pictured_at = float("inf")
             return b""

@@ -8,7 +8,7 @@ from schemas.contract.config import ROOT, EdgeOptions
 from schemas.contract.errors import CredentialError
 from schemas.contract.messages import as_name
 from schemas.host.state import state_folder, told
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 
 if TYPE_CHECKING:  # an edge of a cluster without seals loads no cryptography
     from edge_agent.membership import Membership
@@ -16,10 +16,10 @@ if TYPE_CHECKING:  # an edge of a cluster without seals loads no cryptography
 _log = logging.getLogger(__name__)
 
 
-def guard(membership: "Membership | None", epoch: str) -> Open:
+def guard(membership: "Membership | None", epoch: str) -> OpenGuard:
     """What a node hears and says through, in ``epoch``."""
     if membership is None:
-        return Open()
+        return OpenGuard()
     from edge_agent.membership import EdgeGuard
 
     return EdgeGuard(membership, epoch)
@@ -50,9 +50,9 @@ def _join(text: str, options: EdgeOptions) -> "Membership":
     """Join, unless this very line was used here before: a service starts with it again and again."""
     from edge_agent.joining import join
     from edge_agent.membership import load, save
-    from schemas.security.permission import Line
+    from schemas.security.permission import JoinToken
 
-    line = Line.parse(text)
+    line = JoinToken.parse(text)
     if line.reads:
         raise CredentialError("--join: this line is for 'dt nodes' and 'dt watch'; 'dt enroll NAME' prints one for a node")
     name = options.name or line.node or host_name()

@@ -17,14 +17,14 @@ from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.errors import CredentialError, DecodeError, UnreachableError
 from schemas.security import keyring
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.wire.codec import decode
 from schemas.wire.link import Address, Arrived, Link
 
 TRIES, ANSWER_S = 5, 3.0
 
 
-def join(line: Line, name: str) -> Membership:
+def join(line: JoinToken, name: str) -> Membership:
     """Become ``name`` in the line's cluster.
 
     Raises:
@@ -65,7 +65,7 @@ def _await_answer(inbox: "queue.Queue[Any]", root: str, public: str, secret: byt
 
 
 def _accept(
-    answer: m.JoinAnswer, attempt: keyring.Attempt, secret: bytes, line: Line, name: str, authority: str | None
+    answer: m.JoinAnswer, attempt: keyring.Attempt, secret: bytes, line: JoinToken, name: str, authority: str | None
 ) -> Membership:
     if answer.refused:
         raise CredentialError(f"the gateway refuses: {answer.refused}")
@@ -75,7 +75,7 @@ def _accept(
     )  # fmt: skip
 
 
-def authority_of(line: Line) -> str:
+def authority_of(line: JoinToken) -> str:
     """The authority in the chain that the gateway shows, as PEM, if its fingerprint is the line's.
 
     Raises:

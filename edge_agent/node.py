@@ -108,7 +108,7 @@ class EdgeNode:
         self._takers = frozenset(t.home for t in first.tiles if first.reuse and not is_first(*divmod(t.home, first.cols)))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
-        self._hands: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
+        self._parked: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
         self._suspects: dict[str, float] = {}  # thieves that let a lease expire, and until when they get no other
         self._speeds: dict[str, float] = {}  # effort a second of thieves
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
@@ -221,7 +221,7 @@ class EdgeNode:
         """Bits of these nodes were wrong: the gateway is told at once, which fails what is open and may hold more of them."""
         for liar in liars:
             self.counts["liars"] += 1
-            self._hands.pop(liar, None)
+            self._parked.pop(liar, None)
         return [self._register(now)] if liars else []
 
     def _task_computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str) -> list[Action]:
@@ -284,7 +284,7 @@ class EdgeNode:
             if frame in self.tiles.frames:
                 self.tiles.restart(frame)
         self._suspects = {thief: until for thief, until in self._suspects.items() if now < until}
-        said: list[Action] = self._deal(now) if self._hands else []
+        said: list[Action] = self._deal(now) if self._parked else []
         said += self._settle(now)
         if now >= self._echoed_at + (MISSED_ECHOES + 1) * HEARTBEAT_S:
             self._echoed_at = now
@@ -338,7 +338,7 @@ class EdgeNode:
             self.tiles.requeue(whole=self._exchanges)
             self.outbox.requeue(now)
             self.thief.repeat(now)
-            self._hands.clear()
+            self._parked.clear()
         self._gateway = echo.epoch
 
     @property
@@ -352,13 +352,13 @@ class EdgeNode:
         if steal.epoch != self._gateway:  # the one that we know has not passed this on: it would not take the result
             self.counts["steal of another gateway"] += 1
             return [self._tile_message(steal)]
-        self._hands.pop(steal.thief, None)
+        self._parked.pop(steal.thief, None)
         self._speeds[steal.thief] = steal.flops_s
         said = self._lend(steal, now)
         trusted = steal.thief not in self._suspects and steal.thief not in self.sampler.liars
         keeps = self._only_camera and not self._shares and trusted
         if said is None and keeps and not steal.ahead:
-            self._hands[steal.thief] = (steal, now)
+            self._parked[steal.thief] = (steal, now)
             return []
         return said or [self._tile_message(steal)]
 
@@ -368,13 +368,13 @@ class EdgeNode:
         Where none waits, those get them that are late elsewhere.
         """
         said: list[Action] = []
-        for thief in sorted(self._hands, key=lambda name: (-self._hands[name][0].flops_s, name)):
-            steal, since = self._hands[thief]
+        for thief in sorted(self._parked, key=lambda name: (-self._parked[name][0].flops_s, name)):
+            steal, since = self._parked[thief]
             waiting = self.tiles.waiting
             if now >= since + HAND_S:
-                del self._hands[thief]
+                del self._parked[thief]
             elif (not waiting or waiting > (self._computing is None)) and (lent := self._lend(steal, now)):
-                del self._hands[thief]
+                del self._parked[thief]
                 said += lent
         return said
 
@@ -422,7 +422,7 @@ class EdgeNode:
         """When a tile is late that a node which waits could compute again."""
         if self.tiles.waiting:
             return None
-        hands = {thief: since for thief, (_, since) in self._hands.items() if thief not in self._suspects}
+        hands = {thief: since for thief, (_, since) in self._parked.items() if thief not in self._suspects}
         return min((at for t, since in hands.items() if (at := self.tiles.overdue_at(t)) < since + HAND_S), default=None)
 
     def _tile_message(self, steal: m.Steal, where: Mapping[str, Any] = NOTHING, tensors: Tensors = NOTHING) -> Publish:

@@ -27,7 +27,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class Open:
+class Asked:
     """Asked; asked again at this time (monotonic seconds)."""
 
     ahead: bool
@@ -44,11 +44,11 @@ class Refused:
     """A victim had nothing. Another one may have had: two can be asked when a forward seemed lost."""
 
 
-State: TypeAlias = Open | Withdrawn | Refused
+State: TypeAlias = Asked | Withdrawn | Refused
 
 
 class Thief:
-    """Requests by id; at most one is Open or Withdrawn, and it is the one to ask again."""
+    """Requests by id; at most one is Asked or Withdrawn, and it is the one to ask again."""
 
     def __init__(self, new_request: Callable[[], str] = new_epoch, retry_s: float = RETRY_S) -> None:
         self.ignored: Counter[str] = Counter()
@@ -76,9 +76,9 @@ class Thief:
             request = self._new_request()
         else:
             state = self._requests[request]
-            if isinstance(state, Open) and state.ahead == ahead and now < state.retry_at:
+            if isinstance(state, Asked) and state.ahead == ahead and now < state.retry_at:
                 return None
-        self._requests[request] = Open(ahead, now + self._retry_s)
+        self._requests[request] = Asked(ahead, now + self._retry_s)
         return Ask(request, ahead)
 
     def tile(self, request: str) -> bool:
@@ -107,8 +107,8 @@ class Thief:
         """Whoever had parked the request is gone: it is asked again with the next poll."""
         request = self._current()
         state = self._requests[request] if request else None
-        if request and isinstance(state, Open):
-            self._requests[request] = Open(state.ahead, now)
+        if request and isinstance(state, Asked):
+            self._requests[request] = Asked(state.ahead, now)
 
     def deadline(self) -> float | None:
         """When to poll again if nothing happens; None while not hungry."""
@@ -116,7 +116,7 @@ class Thief:
             return None
         request = self._current()
         state = self._requests[request] if request else None
-        return state.retry_at if isinstance(state, Open) else self._ask_after
+        return state.retry_at if isinstance(state, Asked) else self._ask_after
 
     def _current(self) -> str | None:
         return next((r for r, state in self._requests.items() if not isinstance(state, Refused)), None)

@@ -21,7 +21,7 @@ from schemas.contract.errors import CredentialError, DtError, PlanError
 from schemas.contract.plan import Plan
 from schemas.host.state import state_folder
 from schemas.security.rights import GATEWAY
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address
 
 if TYPE_CHECKING:  # a cluster that trusts its network needs no cryptography
@@ -39,7 +39,7 @@ class Access:
 
     broker: BrokerProcess | None
     address: Callable[[], Address]
-    guard: Open = field(default_factory=Open)
+    guard: OpenGuard = field(default_factory=OpenGuard)
     home: Callable[[], Address] | None = None
 
 
@@ -70,7 +70,7 @@ def arrange(options: GatewayOptions, largest: int = PACKET_BYTES) -> Access:
     """
     host, port = parse_listen(options.listen)
     if options.sealed and options.insecure:
-        raise PlanError("--sealed and --insecure exclude each other: choose one")
+        raise PlanError("choose either --sealed or --insecure, not both")
     if options.broker not in OWN:
         return _foreign(options)
     if options.sealed or not (is_loopback(host) or options.insecure):
@@ -97,20 +97,20 @@ def _sealed(options: GatewayOptions, host: str, port: int, largest: int) -> Acce
             f"--listen {options.listen}: beyond loopback this takes mosquitto, for the embedded broker keeps nobody out: "
             "apt install mosquitto and leave --broker away, or say --insecure on a network that you trust"
         )
-    from gateway_agent.gate import Gate
+    from gateway_agent.gate import GatewayGuard
     from gateway_agent.registry import Registry
 
     registry = Registry(state_folder(options.state, options.root))
     if not has_mosquitto:
         broker = BrokerProcess(host, port)
-        gate = Gate(registry, time.time, lambda _: None)
+        gate = GatewayGuard(registry, time.time, lambda _: None)
         return Access(broker, lambda: _listening(registry, broker, Address.parse(broker.url)), gate)
     return _protected(options, MosquittoProcess(host, port, packet_bytes=largest), registry)
 
 
 def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "Registry") -> Access:
     from gateway_agent import certificates, rules
-    from gateway_agent.gate import Gate
+    from gateway_agent.gate import GatewayGuard
 
     held: certificates.Certificates | None = None
     trouble = ""
@@ -123,7 +123,7 @@ def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "
             with registry.alone():
                 found = certificates.certificates(registry.folder, names(mosquitto.host), now)
             if held is not None and found.authority != held.authority:
-                raise CredentialError(f"{registry.folder} holds another authority than nodes have joined under: restore it")
+                raise CredentialError(f"{registry.folder} holds another certificate authority than nodes joined under: restore it")
             held, trouble = found, ""
         except (DtError, OSError) as error:
             if held is None:
@@ -145,7 +145,7 @@ def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "
     return Access(
         mosquitto,
         lambda: _listening(registry, mosquitto, enter(GATEWAY)),
-        Gate(registry, time.time, protect),
+        GatewayGuard(registry, time.time, protect),
         lambda: enter(rules.HOME),
     )
 
@@ -159,9 +159,9 @@ def _foreign(options: GatewayOptions) -> Access:
         folder = state_folder(options.state, options.root, make=options.sealed)
         registry = Registry(folder)
         if options.sealed or (registry.exists() and registry.read().nodes):
-            from gateway_agent.gate import Gate
+            from gateway_agent.gate import GatewayGuard
 
-            return Access(None, lambda: address, Gate(registry, time.time, lambda _: None), lambda: address)
+            return Access(None, lambda: address, GatewayGuard(registry, time.time, lambda _: None), lambda: address)
     return Access(None, lambda: address, home=lambda: address)
 
 

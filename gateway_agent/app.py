@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from gateway_agent.access import arrange, packet_bytes
-from gateway_agent.board import Board
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
-from gateway_agent.chosen import Memory
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import AUTO, VERBS, Request, State
 from gateway_agent.journal import JOURNAL, KEEP, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
+from gateway_agent.plan_store import PlanStore
 from gateway_agent.publishing import ModelUpload
 from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
@@ -48,7 +48,7 @@ from schemas.host.state import state_folder
 from schemas.host.vitals import Reader
 from schemas.security.rights import GATEWAY as NAME
 from schemas.wire.codec import CONTROL_BYTES, PLAN_BYTES, Incoming, Rejects
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
 from schemas.wire.pace import measure_messages
 from schemas.wire.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
@@ -83,7 +83,7 @@ def main(settings: Settings) -> int:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
     models = find_models(options.models) if options.models else {}
     folder = state_folder(options.state, options.root)
-    memory = Memory(folder, options)
+    memory = PlanStore(folder, options)
     bundle, automatic = first_bundle(options, memory, models.values())
     access = arrange(options, packet_bytes(bundle.plan))
     if options.ha and not options.ha_broker and access.home is None:
@@ -116,7 +116,7 @@ def main(settings: Settings) -> int:
         return app.run()
 
 
-def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Path]) -> tuple[Bundle, bool | None]:
+def first_bundle(options: GatewayOptions, memory: PlanStore, models: Collection[Path]) -> tuple[Bundle, bool | None]:
     """Model and plan to begin with, tried, and whether they are planned again (None: as ``options`` say): what was chosen
     before this process, or, if nothing was or that fails, what is configured.
 
@@ -129,9 +129,9 @@ def first_bundle(options: GatewayOptions, memory: Memory, models: Collection[Pat
         try:
             try_bundle(bundle, threads(options.threads))
         except DtError as error:
-            _log.error("the plan that was chosen before fails; the one that is configured runs instead: %s", error)
+            _log.error("the saved plan failed; running the configured one instead: %s", error)
         else:
-            _log.info("the plan that was chosen before runs on; --grid, --cut, --model or --objective chooses anew")
+            _log.info("resuming the saved plan; pass --grid, --cut, --model or --objective to replace it")
             return bundle, automatic
     assert options.model is not None
     bundle = bind(_complete(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut)))
@@ -213,10 +213,10 @@ class Gateway:
         broker: BrokerProcess | None,
         service: Service | None = None,
         journal: Journal | None = None,
-        guard: Open | None = None,
+        guard: OpenGuard | None = None,
     ) -> None:
         self._options, self._root, self._service = options, options.root, service or Service()
-        self._bundle, self._broker, self._guard = bundle, broker, guard or Open()
+        self._bundle, self._broker, self._guard = bundle, broker, guard or OpenGuard()
         self._journal = journal
         self._saying: list[str] = []  # frames whose outcome the broker has not acknowledged
         self._inbox: queue.Queue[object] = queue.Queue(512)
@@ -230,7 +230,7 @@ class Gateway:
         self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
         self._has_plan = self._said_ready = False
         self._kept_by = float("inf")  # a plan that the broker keeps has come back by then
-        self.board = Board()
+        self.board = ClusterView()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
         self._watchers = Watchers()
@@ -437,7 +437,7 @@ class Gateway:
                 if self._journal is not None:
                     self._journal.keep(action.outcome)
             elif isinstance(action, Reconnect):
-                _log.warning("nobody is heard: connecting to %s anew", self._link.address)
+                _log.warning("nothing heard for too long: reconnecting to %s", self._link.address)
                 self._link.renew()
             else:
                 self._send(action)
@@ -636,7 +636,7 @@ class Gateway:
         try:
             tail = TailThread(bundle, self._inbox, threads(self._options.threads))
         except (DtError, MemoryError) as error:
-            _log.error("the new plan fails; the one before runs on: %s", str(error) or "there is not enough memory")
+            _log.error("the new plan failed; keeping the current one: %s", str(error) or "there is not enough memory")
             self._node.paused = not self._detection
             return
         self._act(self._node.give_up("the plan has changed", now), now)
@@ -661,7 +661,7 @@ class Gateway:
         try:
             self.keep(self._bundle, self._replanner is not None)
         except DtError as error:
-            _log.warning("a gateway after this one will not know its plan: %s", error)
+            _log.warning("cannot save the plan; a restarted gateway will not resume it: %s", error)
 
     def _settle(self, now: float) -> list[Action]:
         """What the guard wants: rings before anything is said with their keys, and the end of who was revoked."""

@@ -1,6 +1,6 @@
 """The frames that the gateway has heard of: which tiles are here, which frames are whole, which have ended.
 
-    unheard --announce--> Open --last tile--> Finishing (the tail runs) --ended or fail--> remembered as ended
+    unheard --announce--> OpenFrame --last tile--> Finishing (the tail runs) --ended or fail--> remembered as ended
                             '--deadline, source lost or restarted, fail--> remembered as ended
 
 Law: only its source opens a frame and so gives it a number; it merges once and whole, and ends exactly once. The first
@@ -30,7 +30,7 @@ class Part(Generic[P]):
 
 
 @dataclass(frozen=True)
-class Open(Generic[P]):
+class OpenFrame(Generic[P]):
     """Tiles are missing. ``announced``: its source listed it in its last heartbeat; it fails after ``deadline_s``."""
 
     first_heard: float
@@ -85,7 +85,7 @@ class Announced:
     failed: tuple[Failed, ...] = ()
 
 
-State: TypeAlias = Open[P] | Finishing
+State: TypeAlias = OpenFrame[P] | Finishing
 
 
 class Assembly(Generic[P]):
@@ -115,7 +115,7 @@ class Assembly(Generic[P]):
         failed = [] if epoch == current else self._retire(source, current, now)
         self._sources[source] = (epoch, before if epoch == current else current)
         for frame, state in self._frames.items():
-            if isinstance(state, Open) and state.announced and frame_source(frame)[:2] == (source, epoch):
+            if isinstance(state, OpenFrame) and state.announced and frame_source(frame)[:2] == (source, epoch):
                 self._frames[frame] = replace(state, announced=frame in frames)
         ended = [frame for frame in frames if not self._hear(source, epoch, frame, now, deadline_s)]
         return Announced(tuple(ended), tuple(failed))
@@ -163,7 +163,7 @@ class Assembly(Generic[P]):
 
     def expire(self, now: float) -> list[Failed]:
         """Frames that are not whole in time after the first word of them."""
-        late = {s.deadline_s for s in self._frames.values() if isinstance(s, Open) and s.first_heard + s.deadline_s <= now}
+        late = {s.deadline_s for s in self._frames.values() if isinstance(s, OpenFrame) and s.first_heard + s.deadline_s <= now}
         return [
             failed
             for wanted_s in sorted(late)
@@ -193,7 +193,7 @@ class Assembly(Generic[P]):
 
     def deadline(self) -> float | None:
         """When the next frame fails."""
-        return min((s.first_heard + s.deadline_s for s in self._frames.values() if isinstance(s, Open)), default=None)
+        return min((s.first_heard + s.deadline_s for s in self._frames.values() if isinstance(s, OpenFrame)), default=None)
 
     def has_ended(self, frame: str) -> bool:
         """Whether it has its outcome, as far as is remembered."""
@@ -203,7 +203,7 @@ class Assembly(Generic[P]):
 
     def is_open(self, frame: str) -> bool:
         """Whether it has been heard of and is not whole yet."""
-        return isinstance(self._frames.get(frame), Open)
+        return isinstance(self._frames.get(frame), OpenFrame)
 
     def is_finishing(self, frame: str) -> bool:
         """Whether it is whole and its tail runs."""
@@ -212,7 +212,7 @@ class Assembly(Generic[P]):
     def lacks(self, frame: str, block: int, tile: int) -> bool:
         """Whether the frame is open and nobody's result for this tile is here."""
         state = self._frames.get(frame)
-        return isinstance(state, Open) and (block, tile) not in state.parts
+        return isinstance(state, OpenFrame) and (block, tile) not in state.parts
 
     def remember(self, ended: Iterable[str], forgotten: Iterable[str] = ()) -> None:
         """Frames that ended under a gateway before this one; of ``forgotten`` ones those before them in their epoch, too."""
@@ -228,15 +228,15 @@ class Assembly(Generic[P]):
         return tuple(self._frames)
 
     def _hear(self, source: str, epoch: str, frame: str, now: float, deadline_s: float | None) -> bool:
-        """Open an announced frame. False: it has ended."""
+        """OpenFrame an announced frame. False: it has ended."""
         if frame_source(frame)[:2] != (source, epoch):
             self.ignored["announced: not its frame"] += 1
             return True
         if self.has_ended(frame):
             return False
         wanted_s = self._deadline_s if deadline_s is None else deadline_s
-        state = self._frames.setdefault(frame, Open(now, True, wanted_s))
-        if isinstance(state, Open) and not state.announced:
+        state = self._frames.setdefault(frame, OpenFrame(now, True, wanted_s))
+        if isinstance(state, OpenFrame) and not state.announced:
             self._frames[frame] = replace(state, announced=True)
         return True
 
@@ -245,8 +245,8 @@ class Assembly(Generic[P]):
         whose = (source, epoch)
         return self._give_up(now, "source restarted", lambda f, s: s.announced and frame_source(f)[:2] == whose)
 
-    def _give_up(self, now: float, reason: str, which: Callable[[str, Open[P]], bool]) -> list[Failed]:
-        given_up = [(f, s) for f, s in self._frames.items() if isinstance(s, Open) and which(f, s)]
+    def _give_up(self, now: float, reason: str, which: Callable[[str, OpenFrame[P]], bool]) -> list[Failed]:
+        given_up = [(f, s) for f, s in self._frames.items() if isinstance(s, OpenFrame) and which(f, s)]
         failed = []
         for frame, state in given_up:
             if state.announced:
@@ -273,7 +273,7 @@ class Assembly(Generic[P]):
             del self._forgotten[next(iter(self._forgotten))]
 
 
-def _merge(frame: str, state: Open[P]) -> Complete[P]:
+def _merge(frame: str, state: OpenFrame[P]) -> Complete[P]:
     computed = Counter(part.worker for part in state.parts.values())
     stolen = Counter(part.worker for part in state.parts.values() if part.stolen)
     tiles = {where: part.payload for where, part in state.parts.items()}

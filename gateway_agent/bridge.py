@@ -7,7 +7,7 @@ What it says is retained, so that who comes later knows at once; what is asked o
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from gateway_agent.board import Board
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import VERBS, Request
 from schemas.contract import messages as m
 from schemas.contract import topics
@@ -36,7 +36,7 @@ class Bridge:
         self._said.clear()
         self._look_at = self._health_at = 0.0
 
-    def tick(self, board: Board, about: Callable[[], Mapping[str, Any]], now: float) -> list[Publish]:
+    def tick(self, board: ClusterView, about: Callable[[], Mapping[str, Any]], now: float) -> list[Publish]:
         """What is news. ``about``: the fields of ``BridgeInfo``, asked for when they are needed."""
         if now < self._look_at:
             return []
@@ -66,7 +66,7 @@ class Bridge:
             return None
         return Request(known, message.value, answer)
 
-    def _health(self, board: Board, now: float) -> m.BridgeHealth:
+    def _health(self, board: ClusterView, now: float) -> m.BridgeHealth:
         return m.BridgeHealth(
             **self._head, frames=board.frames, failed=board.failed, latency_s=board.latency_s(),
             frames_per_second=round(board.rate.per_second(now), 3), nodes_online=len(board.online),
@@ -74,7 +74,7 @@ class Bridge:
         )  # fmt: skip
 
 
-def _nodes(board: Board) -> tuple[m.BridgeNode, ...]:
+def _nodes(board: ClusterView) -> tuple[m.BridgeNode, ...]:
     views = sorted(board.nodes.values(), key=lambda view: (not view.online, view.name))[:MOST_NODES]
     return tuple(
         m.BridgeNode(

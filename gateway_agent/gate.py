@@ -16,7 +16,7 @@ from schemas.contract import topics
 from schemas.contract.errors import DtError
 from schemas.contract.topics import Publish
 from schemas.security import keyring
-from schemas.security.keyring import MEMBERS, Attempt, Key, Ring, speaking
+from schemas.security.keyring import MEMBERS, Attempt, NodeKey, Ring, speaking
 from schemas.security.rights import GATEWAY
 from schemas.security.seal import Seal
 from schemas.wire.codec import Incoming, Rejected, check_plan
@@ -28,7 +28,7 @@ REMEMBERED = 64  # answers, for newcomers that did not hear theirs
 _log = logging.getLogger(__name__)
 
 
-class Gate(Guard):
+class GatewayGuard(Guard):
     """``clock``: seconds since 1970; ``on_change`` is called with the members whenever these or the permissions change,
     and once a day, for certificates end."""
 
@@ -107,7 +107,7 @@ class Gate(Guard):
         edges = self._edges()
         others = sorted((name for name in edges if name != to), key=lambda name: not self.keys.epoch_of(name))
         nodes = {
-            name: Key(
+            name: NodeKey(
                 send=speaking(to, edges[to].serial, bytes.fromhex(node.secret)).hex(),
                 serial=node.serial,
                 epoch=self.keys.epoch_of(name) or None,
@@ -137,7 +137,7 @@ class Gate(Guard):
         refused, node = self._join(request)
         box = ""
         if node is None:
-            _log.warning("refused: somebody wants to join as %s: %s", request.node, refused)
+            _log.warning("refused a request to join as %s: %s", request.node, refused)
         else:
             _log.info("%s has joined", request.node)
             box = keyring.close_box(key, bytes.fromhex(node.secret), request.node)

@@ -29,7 +29,7 @@ LACKING = 64  # lines after which a file that lacks some is tried to be written 
 _log = logging.getLogger(__name__)
 
 
-class Line(Record):
+class Entry(Record):
     """A frame that ended, and how; or frames whose outcome the broker has; or those before which all have ended."""
 
     ended: FrameId | None = None
@@ -53,7 +53,7 @@ class Journal:
         self._lacks = False
         damaged = [line for line in self._found().splitlines() if not self._take(line)]
         if damaged:
-            _log.warning("%s: %d lines are damaged, or of an older version: passed over", path, len(damaged))
+            _log.warning("%s: skipped %d damaged or outdated lines", path, len(damaged))
         self._rewrite()
 
     @property
@@ -68,21 +68,21 @@ class Journal:
 
     def keep(self, outcome: Outcome) -> None:
         """A frame ends like this; to be called before that is said."""
-        self._append(Line(ended=outcome.frame, outcome=outcome))
+        self._append(Entry(ended=outcome.frame, outcome=outcome))
 
     def heard(self, frames: tuple[str, ...]) -> None:
         """The broker has the outcomes of these frames; of more than ``KEEP`` the first are forgotten already."""
-        self._append(Line(heard=frames[-KEEP:]))
+        self._append(Entry(heard=frames[-KEEP:]))
 
     def _found(self) -> bytes:
         """What is there; nothing in place of what is no journal."""
         try:
             return read(self._path) or b""
         except CredentialError as error:
-            _log.warning("%s; nothing is known of the frames that ended before", error)
+            _log.warning("%s; outcomes of earlier frames are unknown", error)
             return b""
 
-    def _append(self, line: Line) -> None:
+    def _append(self, line: Entry) -> None:
         self._remember(line)
         self._tries += self._lacks
         if self._tries >= LACKING or (self._lines >= LINES and not self._lacks):
@@ -93,8 +93,8 @@ class Journal:
 
     def _rewrite(self) -> None:
         """Only what counts, in place of the file."""
-        lines = [Line(forgotten=self.before.forgotten)]
-        lines += [Line(ended=frame, outcome=outcome) for frame, outcome in self._ended.items()]
+        lines = [Entry(forgotten=self.before.forgotten)]
+        lines += [Entry(ended=frame, outcome=outcome) for frame, outcome in self._ended.items()]
         data = b"".join(line.model_dump_json(exclude_defaults=True).encode() + b"\n" for line in lines)
         self._tries = 0
         if self._try(lambda: write(self._path, data)):
@@ -105,7 +105,7 @@ class Journal:
             act()
         except DtError as error:
             if not self._lacks:
-                _log.error("%s; until then a restart of this gateway may say again how a frame ended", error)
+                _log.error("%s; until then a restarted gateway may report a frame's outcome twice", error)
             self._lacks = True
             return False
         return True
@@ -113,12 +113,12 @@ class Journal:
     def _take(self, data: bytes) -> bool:
         """Whether it is a line of ours."""
         try:
-            self._remember(Line.model_validate_json(data))
+            self._remember(Entry.model_validate_json(data))
         except ValidationError:
             return False
         return True
 
-    def _remember(self, line: Line) -> None:
+    def _remember(self, line: Entry) -> None:
         for frame in line.forgotten:
             self._forget(frame)
         for frame in line.heard:
@@ -144,5 +144,5 @@ def _claim(folder: Path) -> int:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         os.close(handle)
-        raise PlanError(f"another gateway runs with the state folder {folder}: choose another --root or --state DIR") from None
+        raise PlanError(f"another gateway is using the state folder {folder}: choose another --root or --state DIR") from None
     return handle

@@ -116,7 +116,7 @@ class Registry:
                 damage = damage or f"{self._path} is of another gateway"
                 self._members = _merged(found, last)
                 self._repair(last)
-                _log.error("%s: it is written anew, with this gateway's own secret and the members that it knows", damage)
+                _log.error("%s: rewriting it with this gateway's own secret and the members it knows", damage)
             self._trouble = ""
         except DtError as error:
             self._tell(f"{damage}; {error}" if damage else str(error))
@@ -136,7 +136,7 @@ class Registry:
         self._retry_at = time.monotonic() + RETRY_S
         if trouble != self._trouble:
             self._trouble = trouble
-            _log.error("%s; this gateway goes on with the members that it knows", trouble)
+            _log.error("%s; this gateway keeps the members it knows", trouble)
 
     def enroll(self, name: str, now: float, reads: bool = False, controls: bool = False) -> Enrolled:
         """Enter a node, or one who ``reads`` or ``controls``, with a new secret and serial.
@@ -167,7 +167,7 @@ class Registry:
             for key in over[: max(len(kept) + 1 - PERMISSIONS, 0)]:
                 del kept[key]
             if len(kept) >= PERMISSIONS:
-                raise PlanError(f"{PERMISSIONS} lines are open, which is the most: 'dt revoke' names of some, or let them end")
+                raise PlanError(f"{PERMISSIONS} join lines are open, the most allowed: revoke some (dt revoke NAME), or let them expire")
             permission = new_epoch()
             self._save(members.model_copy(update={"permissions": {**kept, permission: new}}))
         return permission, new

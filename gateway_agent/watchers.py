@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from gateway_agent.board import Board
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import Request, State
 from models.bundle import Bundle
 from schemas.contract import messages as m
@@ -35,7 +35,7 @@ class Watcher(Protocol):
 class Watched(Protocol):
     """What watchers need of a gateway."""
 
-    board: Board
+    board: ClusterView
     models: dict[str, Path]
 
     @property

@@ -24,7 +24,7 @@ from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.host.process import STDIN_ENDS
 from schemas.security import keyring
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.security.seal import bare
 from schemas.wire.codec import decode
 from schemas.wire.link import Address, Arrived, Link
@@ -87,10 +87,10 @@ class SealedCluster:
         """The login of an enrolled node, or of who is enrolled otherwise."""
         return self.login(name, keyring.password(bytes.fromhex(self.registry.read().nodes[name].secret)))
 
-    def line(self, name: str) -> Line:
+    def line(self, name: str) -> JoinToken:
         where = ("--gateway", self.broker) if self.broker else ()
         done = self.dt("enroll", name, *where, "--state", self.state)
-        return Line.parse(done.stdout)
+        return JoinToken.parse(done.stdout)
 
     def edge(self, name: str, *more: str) -> None:
         """An edge of this name; it joins by a line of its own the first time."""

@@ -255,7 +255,7 @@ USAGE = [
     (["plan", "{mini}", "--blocks", "max7,max3"], "cut max3 does not follow max7"),
     (["plan", "{mini}", "--blocks", "max7", "--cut", "max3"], "give --cut for one block or --blocks for several"),
     (["verify", "{mini}", "--blocks", "max3,nowhere"], "no legal cut 'nowhere'"),
-    (["plan", "{mini}", "--nodes", "6"], "say both --nodes (edges) and --rate"),
+    (["plan", "{mini}", "--nodes", "6"], "give both --nodes (edges) and --rate"),
     (
         ["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--memory", "lots"],
         "--memory 'lots': give bytes",
@@ -265,8 +265,8 @@ USAGE = [
         "the smallest budget that would do",
     ),
     (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--speed", "9", "--objective", "x"], "choose one of latency"),
-    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi9"], "no figures of device 'pi9': choose one of pi3"),
-    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi4", "--speed", "9"], "--device pi4 says both speeds"),
+    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi9"], "no figures for device 'pi9': choose one of pi3"),
+    (["plan", "{mini}", "--nodes", "6", "--rate", "60", "--device", "pi4", "--speed", "9"], "--device pi4 sets both speeds"),
     (["plan", "{mini}", "--compare", "{dir}/text.tflite"], "text.tflite is no run of bench.cluster"),
     (["plan", "{mini}", "--compare", "{dir}/absent.json"], "cannot read"),
     (["verify", "{mini}", "--image", "{dir}/text.tflite"], "text.tflite' is not a readable video"),
@@ -275,7 +275,7 @@ USAGE = [
     (["gateway", "--model", "{mini}", "--listen", "nonsense"], "--listen 'nonsense': give HOST:PORT"),
     (["edge", "--gateway", "127.0.0.1:1", "--name", "a/b"], "--name 'a/b': use 1 to 64 letters"),
     (["build", "resnet", "--out", "{dir}/x.tflite"], "unknown network 'resnet'"),
-    (["build", "mini", "--size", "333", "--out", "{dir}/x.tflite"], "size 333 is no multiple of 32"),
+    (["build", "mini", "--size", "333", "--out", "{dir}/x.tflite"], "size 333 is not a multiple of 32"),
 ]
 
 

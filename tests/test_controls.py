@@ -14,8 +14,8 @@ from edge_agent.app import Edge
 from gateway_agent import app
 from gateway_agent.app import Gateway, bind, find_models, first_bundle
 from gateway_agent.broker import BrokerProcess
-from gateway_agent.chosen import Memory
 from gateway_agent.controls import Request, Value, Verb
+from gateway_agent.plan_store import PlanStore
 from gateway_agent.replan import Replanner
 from models.bundle import make_bundle
 from models.graph.build import build
@@ -231,7 +231,7 @@ def test_a_plan_whose_tail_cannot_be_made_leaves_the_one_before(
         patched.setattr(app, "TailThread", full)
         assert running.ask("grid", "1x2") == ""
         end = time.monotonic() + WAIT_S
-        while "the one before runs on: there is not enough memory" not in caplog.text:
+        while "keeping the current one: there is not enough memory" not in caplog.text:
             assert time.monotonic() < end
             running.until(lambda outcome: True)
     assert running.until(lambda outcome: True)[0].status == "ok" and running.gateway.controls.grid == "2x2" and not kept
@@ -253,12 +253,12 @@ def test_a_kept_choice_that_fails_falls_back_to_what_is_configured(
     for name, model in (("mini", build("mini", size=96).to_bytes()), ("dying", dying())):
         (tmp_path / f"{name}.tflite").write_bytes(model)
     options = GatewayOptions(model=tmp_path / "mini.tflite", grid="2x2")
-    memory, models = Memory(tmp_path, options), find_models(tmp_path)
+    memory, models = PlanStore(tmp_path, options), find_models(tmp_path)
     memory.keep(bind(make_bundle(models["dying"], (1, 1))), True)
     bundle, automatic = first_bundle(options, memory, models.values())
     assert bundle.path == models["mini"] and automatic is None
     (told,) = (record for record in caplog.records if record.levelno == logging.ERROR)
-    assert "the one that is configured runs instead" in told.message and "dying.tflite" in told.message
+    assert "the configured one runs instead" in told.message and "dying.tflite" in told.message
     memory.keep(bind(make_bundle(models["mini"], (1, 2))), True)
     bundle, automatic = first_bundle(options, memory, models.values())
     assert bundle.plan.blocks[0].cols == 2 and automatic is True

@@ -17,7 +17,7 @@ import zstandard
 from edge_agent.proofs import Proofs
 from schemas.contract.topics import TABLE
 from schemas.security import keyring
-from schemas.security.permission import Line, joiner_password
+from schemas.security.permission import JoinToken, joiner_password
 from schemas.security.rights import is_sealed
 from schemas.wire.codec import decode
 from tests.map import FLOORS, ROOT, rooms
@@ -158,7 +158,7 @@ def test_a_join_and_a_proof_of_parts_are_made_as_the_protocol_says() -> None:
     answered = derive(secret, b"dt answer", public.encode(), public.encode(), b"box", b"")
     assert keyring.answer_proof(secret, public, public, "box", "") == answered.hex()
     assert joiner_password(secret.hex()) == derive(secret, b"dt joiner")[:24].hex()
-    line = str(Line("gate:8883", "dt", "kitchen", "00000001", secret.hex(), "cd" * 32))
+    line = str(JoinToken("gate:8883", "dt", "kitchen", "00000001", secret.hex(), "cd" * 32))
     raw = base64.urlsafe_b64decode(line.removeprefix("dtjoin1-") + "==")
     keys = bytes.fromhex("00000001") + secret + bytes.fromhex("cd" * 32)
     assert raw[4:] == bytes([len(keys)]) + keys + b"gate:8883\ndt\nkitchen"

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from edge_agent.sources import open_source
 from edge_agent.sources.fit import fit
-from gateway_agent.journal import JOURNAL, Line
+from gateway_agent.journal import JOURNAL, Entry
 from gateway_agent.tail import digests
 from models.bundle import Reference, make_bundle, save
 from models.graph.build import build
@@ -105,7 +105,7 @@ class Cluster:
         found = {outcome.frame: outcome for outcome in self.outcomes}
         for line in (self.folder / "state" / JOURNAL).read_text().splitlines():
             with contextlib.suppress(ValidationError):  # it is being written
-                said = Line.model_validate_json(line).outcome
+                said = Entry.model_validate_json(line).outcome
                 if said is not None:
                     found.setdefault(said.frame, said)
         return found

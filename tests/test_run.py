@@ -58,7 +58,7 @@ def test_run_finds_a_face_and_writes_the_card_that_it_guessed(tmp_path: Path) ->
     assert face["label"] == "face" and len(face["keypoints"]) == 6 and (tmp_path / "edge1-00000.png").exists()
     assert read_card(card).strides == (8, 16, 16, 16) and f"written to {card}" in done.stdout.replace("\n", "")
     again = dt("run", model, "--source", picture, "--write-card", card)
-    assert again.returncode == 2 and "is there already" in again.stderr and "Traceback" not in again.stderr
+    assert again.returncode == 2 and "already exists" in again.stderr and "Traceback" not in again.stderr
 
 
 def test_run_tells_statistics_and_digests_of_outputs_that_nobody_knows(tmp_path: Path) -> None:

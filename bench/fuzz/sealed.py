@@ -27,9 +27,9 @@ from gateway_agent.dashboard.access import Access
 from gateway_agent.dashboard.door import Door
 from gateway_agent.dashboard.hub import Hub
 from gateway_agent.dashboard.record import Recorder
-from gateway_agent.dashboard.server import Line, Pages
+from gateway_agent.dashboard.server import HttpConnection, Pages
 from gateway_agent.dashboard.watcher import Dashboard
-from gateway_agent.gate import Gate
+from gateway_agent.gate import GatewayGuard
 from gateway_agent.homeassistant import watcher as home
 from gateway_agent.homeassistant.client import Heard, Up
 from gateway_agent.journal import JOURNAL, Journal
@@ -46,7 +46,7 @@ from schemas.contract.topics import Publish
 from schemas.security import keyring
 from schemas.security.rights import GATEWAY
 from schemas.wire.codec import decode, encode, limit
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Arrived
 
 END = b"\xff\xfe\xff"  # between two events
@@ -70,7 +70,7 @@ class _Broker:
     connected, outstanding = True, 0
     bytes_in = bytes_out = messages_in = messages_out = 0
 
-    def __init__(self, *_: object, guard: Open) -> None:
+    def __init__(self, *_: object, guard: OpenGuard) -> None:
         self._guard = guard
 
     def publish(self, topic: topics.Topic, message: m.Message, tensors: Any = None, **levels: str | int) -> bool:
@@ -127,7 +127,7 @@ class _Page(Dashboard):
         self._gateway, self._root = gateway, ROOT
         self.recorder, self.hub = Recorder(gateway.board), Hub()
         self._next_at, self._watched = 0.0, True
-        door: Door[Line] = Door()
+        door: Door[HttpConnection] = Door()
         door.opened(("127.0.0.1", 1), None, 0.0)  # type: ignore[arg-type]
         self._pages = Pages(self.hub, Access(TOKEN), gateway.ask, door).app()
 
@@ -230,7 +230,7 @@ def running() -> Iterator[tuple[_Gateway, _Page, Path]]:
         contextlib.closing(Journal(folder / JOURNAL)) as journal,
     ):  # fmt: skip
         guard = arrange(_options(folder)).guard
-        assert isinstance(guard, Gate)
+        assert isinstance(guard, GatewayGuard)
         guard._clock, guard._told_at = lambda: _NOW, _NOW
         gateway = _Gateway(_options(folder), _bundle(), "mqtt://x", None, None, journal, guard)
         gateway._watchers, gateway.models = _Plain(), {"drawn": _bundle().path}

@@ -75,11 +75,11 @@ def _dropping(where: Uri, source: Source, drop: Drop | None) -> Source:
 
 
 def _gate(source: Source, still_s: int) -> Source:
-    from edge_agent.sources.motion import Gate
+    from edge_agent.sources.motion import MotionFilter
     from edge_agent.sources.video import Video
 
     try:
-        return Gate(source, still_s, source.rate if isinstance(source, Video) else 1.0)
+        return MotionFilter(source, still_s, source.rate if isinstance(source, Video) else 1.0)
     except PlanError:
         source.close()
         raise

@@ -75,7 +75,7 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     except cv2.error:  # larger than OpenCV allows, for one
         image = None
     if image is None:
-        raise PlanError(f"the picture {str(path)!r} is damaged or no picture; repair or remove it")
+        raise PlanError(f"the picture {str(path)!r} is damaged or not a picture: repair or remove it")
     rgb: NDArray[np.uint8] = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
     return rgb
 

@@ -1,7 +1,7 @@
 """Frames as they come: one thread grabs them, and whoever asks gets the newest one, or, where all count, the next one.
 
 The law: a frame is given at most once, never an older one after a newer one, what waits is bounded, and every frame that
-nobody took is counted as dropped. A camera that was there once is opened anew for ever (``retry.Line`` says when).
+nobody took is counted as dropped. A camera that was there once is opened anew for ever (``retry.CameraRetry`` says when).
 """
 
 import logging
@@ -14,7 +14,7 @@ from random import random
 from typing import Protocol
 
 from edge_agent.sources.frame import Image, Shot
-from edge_agent.sources.retry import Line
+from edge_agent.sources.retry import CameraRetry
 from schemas.contract.errors import PlanError
 
 WAITING, WAITING_BYTES = 256, 64 * 1024 * 1024  # frames that wait where all count: 5 s of 640x480 at 15 a second
@@ -103,7 +103,7 @@ class Grabber:
         camera = connect()
         self._camera: Camera | None = camera
         self._next_at = clock()
-        self._line = Line(clock(), stall_s + camera.period_s, draw)
+        self._line = CameraRetry(clock(), stall_s + camera.period_s, draw)
         try:
             if not self._read(camera, stall_s):
                 raise PlanError(

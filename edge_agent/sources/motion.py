@@ -33,7 +33,7 @@ class Motion:
         return bool(np.count_nonzero(moved) >= MOVED * moved.size)
 
 
-class Gate:
+class MotionFilter:
     """``source`` without its still frames. ``rate`` (frames a second) is the clock of one that is not live."""
 
     def __init__(self, source: Source, still_s: float, rate: float = 1.0) -> None:

@@ -59,7 +59,7 @@ def open_device(path: Path, name: str, width: int, height: int, fps: int) -> Ope
             f"source {name!r}: no device {redact(str(path))!r} ({error.strerror}); see v4l2-ctl --list-devices"
         ) from None
     if not is_device:
-        raise PlanError(f"source {name!r}: {redact(str(path))!r} is no device; see v4l2-ctl --list-devices")
+        raise PlanError(f"source {name!r}: {redact(str(path))!r} is not a device; see v4l2-ctl --list-devices")
     if not os.access(path, os.R_OK | os.W_OK):
         raise PlanError(
             f"source {name!r} may not be opened by this user: sudo usermod -aG video USER, and log in again"
@@ -67,7 +67,7 @@ def open_device(path: Path, name: str, width: int, height: int, fps: int) -> Ope
     capture = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if not capture.isOpened():
         capture.release()
-        raise PlanError(f"source {name!r} does not open: it is in use or no camera; see v4l2-ctl --device {path} --all")
+        raise PlanError(f"source {name!r} does not open: it is in use or not a camera; see v4l2-ctl --device {path} --all")
     if width or fps:
         capture.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter_fourcc(*"MJPG"))  # raw pictures of this rate overload USB 2
     for prop, value in (

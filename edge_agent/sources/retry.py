@@ -11,7 +11,7 @@ FIRST_S = 2.0  # the ceiling of the first wait
 LEAST_S, MOST_S = 1.0, 30.0
 
 
-class Line:
+class CameraRetry:
     """One camera's line, live from ``now`` on. ``random`` draws from [0, 1)."""
 
     def __init__(self, now: float, stall_s: float, random: Callable[[], float]) -> None:

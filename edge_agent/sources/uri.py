@@ -60,7 +60,7 @@ def parse(text: str) -> Uri:
     """
     name = redact(text)
     if not text or "\0" in unquote(text):
-        raise PlanError(f"source {name!r} is no path and no URI: use file://, dir://, synthetic:// or a path")
+        raise PlanError(f"source {name!r} is neither a path nor a URI: use file://, dir://, synthetic:// or a path")
     scheme, mark, rest = text.partition("://")
     scheme = scheme.lower()
     if _exists(name, Path(text), mark):
@@ -71,7 +71,7 @@ def parse(text: str) -> Uri:
     if scheme in address.CAMERAS:
         return _network(name, text)
     if "#" in rest:
-        raise PlanError(f"source {name!r} has a # in it, which means nothing here: write %23 for it")
+        raise PlanError(f"source {name!r} contains #: write %23 instead")
     path, _, query = rest.partition("?")
     path = unquote(path.removeprefix("localhost") if path.startswith("localhost/") else path)
     if scheme in ("file", "dir", "v4l2") and not path:

@@ -15,28 +15,28 @@ WAIT_S = 10.0  # for a request, its body and its answer
 STALLED_S = 20.0  # that a reader takes nothing
 
 Client = tuple[str, int]
-Line = TypeVar("Line")
+Connection = TypeVar("Connection")
 
 
 @dataclass
-class _Held(Generic[Line]):
-    line: Line
+class _Held(Generic[Connection]):
+    line: Connection
     since: float  # it waits, for a request or to be rid of an answer
     served: bool = False
     stalled: float | None = None
 
 
-class Door(Generic[Line]):
+class Door(Generic[Connection]):
     """The connections, by their client's host and port; what is returned is to be cut."""
 
     def __init__(self, most: int = CONNECTIONS, served: int = SERVED, wait_s: float = WAIT_S) -> None:
         self._most, self._served, self._wait_s = most, served, wait_s
-        self._held: dict[Client, _Held[Line]] = {}  # those that have waited longest first
+        self._held: dict[Client, _Held[Connection]] = {}  # those that have waited longest first
 
     def __len__(self) -> int:
         return len(self._held)
 
-    def opened(self, client: Client, line: Line, now: float) -> list[Line]:
+    def opened(self, client: Client, line: Connection, now: float) -> list[Connection]:
         """A new connection."""
         given_up = []
         while len(self._held) >= self._most:
@@ -46,7 +46,7 @@ class Door(Generic[Line]):
         self._held[client] = _Held(line, now)
         return given_up
 
-    def closed(self, client: Client, line: Line) -> None:
+    def closed(self, client: Client, line: Connection) -> None:
         """It is gone."""
         if client in self._held and self._held[client].line is line:
             del self._held[client]
@@ -71,7 +71,7 @@ class Door(Generic[Line]):
         if client in self._held:
             self._held[client].stalled = now
 
-    def overdue(self, now: float) -> list[Line]:
+    def overdue(self, now: float) -> list[Connection]:
         """Those whose time is over."""
         return [
             held.line

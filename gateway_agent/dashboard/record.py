@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from gateway_agent.board import FRAMES, Board, Rate, SourceView
+from gateway_agent.cluster_view import FRAMES, ClusterView, Rate, SourceView
 from gateway_agent.controls import State
 from gateway_agent.dashboard.views import (
     event_view,
@@ -94,7 +94,7 @@ class _Flow:
 class Recorder:
     """Lives beside the board; ``outcome`` and ``pictured`` come after the board has heard of them."""
 
-    def __init__(self, board: Board) -> None:
+    def __init__(self, board: ClusterView) -> None:
         self._board = board
         self._snapshots = self._ended = 0
         self._frames: deque[Entry] = deque(maxlen=FRAMES)

@@ -58,7 +58,7 @@ Ask = Callable[[Control], None]
 class Pages:
     """What each path gives. ``ask`` hands a request to the gateway's thread."""
 
-    def __init__(self, hub: Hub, access: Access, ask: Ask, door: "Door[Line]") -> None:
+    def __init__(self, hub: Hub, access: Access, ask: Ask, door: "Door[HttpConnection]") -> None:
         self._hub, self._access, self._ask, self._door = hub, access, ask, door
         self._predicting = asyncio.Lock()
 
@@ -195,10 +195,10 @@ async def _refused(_: Request, error: Exception) -> Response:
     return JSONResponse({"error": str(error)}, 400)
 
 
-class Line(H11Protocol):
+class HttpConnection(H11Protocol):
     """One connection, in the door's book as long as it is open."""
 
-    door: "Door[Line]"
+    door: "Door[HttpConnection]"
 
     @property
     def key(self) -> tuple[str, int]:
@@ -222,7 +222,7 @@ class Line(H11Protocol):
         super().resume_writing()
 
 
-def guarded(app: ASGIApp, access: Access, door: Door[Line]) -> ASGIApp:
+def guarded(app: ASGIApp, access: Access, door: Door[HttpConnection]) -> ASGIApp:
     """``app`` behind what ``access`` says of every request; who is not let in gets one short answer a connection."""
 
     async def guard(scope: Scope, receive: Receive, send: Send) -> None:
@@ -281,7 +281,7 @@ class Server:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # for each reader, who inherits it
         self.address: tuple[str, int] = self._socket.getsockname()[:2]
         self._hub = hub
-        door: Door[Line] = Door()
+        door: Door[HttpConnection] = Door()
         self.door = door
 
         async def look() -> None:
@@ -290,8 +290,8 @@ class Server:
 
         config = uvicorn.Config(
             _bound(hub, Pages(hub, access, ask, door)), log_config=None, access_log=False, server_header=False, lifespan="on",
-            http=type("DoorLine", (Line,), {"door": door}), callback_notify=look, timeout_notify=LOOK_S, backlog=BACKLOG,
-            timeout_graceful_shutdown=1, ws="none", proxy_headers=False,
+            http=type("DoorLine", (HttpConnection,), {"door": door}), callback_notify=look, timeout_notify=LOOK_S,
+            backlog=BACKLOG, timeout_graceful_shutdown=1, ws="none", proxy_headers=False,
         )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._run, name="dashboard", daemon=True)
@@ -345,4 +345,4 @@ class _Trouble:
             loop.default_exception_handler(context)
         elif loop.time() > self._said_at + TOLD_S:
             self._said_at = loop.time()
-            _log.error("the dashboard lets nobody in: %s; raise the limit (ulimit -n, LimitNOFILE=)", error.strerror)
+            _log.error("the dashboard accepts no connections: %s; raise the limit (ulimit -n, LimitNOFILE=)", error.strerror)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any, Final
 
-from gateway_agent.board import Board, Event, NodeView, Timeline
+from gateway_agent.cluster_view import ClusterView, Event, NodeView, Timeline
 from models.bundle import Bundle
 from models.results.draw import class_colour, node_colour
 from models.results.geometry import answer_boxes, halo_boxes
@@ -59,7 +59,7 @@ def status_view(status: Status | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def totals(board: Board, now: float) -> dict[str, Any]:
+def totals(board: ClusterView, now: float) -> dict[str, Any]:
     """Of all sources together."""
     return {
         "frames": board.frames, "failed": board.failed, "tiles": board.tiles, "stolen": board.stolen,

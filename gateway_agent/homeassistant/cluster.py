@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from gateway_agent.board import Board
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import AUTO, VERBS, Value, Verb
 from gateway_agent.homeassistant.discovery import NAME, Component, Device, Tree, value
 from gateway_agent.homeassistant.facts import Facts
@@ -15,7 +15,7 @@ _DIAGNOSTIC = {"entity_category": "diagnostic"}
 _CONFIG = {"entity_category": "config"}
 
 
-def state(board: Board, facts: Facts, now: float) -> dict[str, Any]:
+def state(board: ClusterView, facts: Facts, now: float) -> dict[str, Any]:
     """What changes all the time. Latency in ms, None without a frame."""
     latency_s = board.latency_s()
     return {
@@ -47,7 +47,7 @@ def options(device: Device) -> dict[str, Collection[str]]:
     return {c.key: c.options["options"] for c in device.components if c.platform == "select"}
 
 
-def update(board: Board, facts: Facts) -> dict[str, Any]:
+def update(board: ClusterView, facts: Facts) -> dict[str, Any]:
     """The gateway's version, and the newest that any node of the cluster runs: no server is asked."""
     seen = [v.status.version for v in board.nodes.values() if v.status is not None and v.status.version]
     return {"installed_version": facts.version, "latest_version": max([facts.version, *seen], key=_ordered)}

@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from gateway_agent.board import Board, NodeView
+from gateway_agent.cluster_view import ClusterView, NodeView
 from gateway_agent.homeassistant import cluster, nodes, sources
 from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import Device, Tree, documents
@@ -131,7 +131,7 @@ class Mirror:
                 self._pictured_at[topic] = now
                 self._outbox.append(Said(topic, jpeg, qos=0))
 
-    def tick(self, board: Board, facts: Facts, now: float, utc: datetime) -> list[Said]:
+    def tick(self, board: ClusterView, facts: Facts, now: float, utc: datetime) -> list[Said]:
         """What is due now. ``utc``: the same moment on the wall clock."""
         if not self._up or now < self._begin_at or now < self._next_at:
             return []
@@ -174,7 +174,7 @@ class Mirror:
             self._entries = {key: entry.model_copy(update={"labels": ()}) for key, entry in self._entries.items()}
         self._model = facts.controls.model
 
-    def _remember(self, board: Board) -> None:
+    def _remember(self, board: ClusterView) -> None:
         """Nodes that were announced by the gateway before, and have not come yet, are on the board as gone."""
         if self._learning:
             self._learning = False
@@ -188,7 +188,7 @@ class Mirror:
     def _scene(self, source: str) -> Scene:
         return self._scenes.setdefault(source, Scene())
 
-    def _say_gateway(self, board: Board, facts: Facts, now: float, beat: bool) -> None:
+    def _say_gateway(self, board: ClusterView, facts: Facts, now: float, beat: bool) -> None:
         states = {"state": cluster.state(board, facts, now), "update": cluster.update(board, facts)}
         self._beat(GATEWAY, states, beat)
         device = cluster.device(facts, self.tree)
@@ -200,7 +200,7 @@ class Mirror:
             self._offered = cluster.options(device)
 
     def _say_node(
-        self, view: NodeView, board: Board, facts: Facts, now: float, utc: datetime, beat: bool
+        self, view: NodeView, board: ClusterView, facts: Facts, now: float, utc: datetime, beat: bool
     ) -> None:
         key = f"node/{view.name}"
         if view.status is not None:
@@ -213,7 +213,7 @@ class Mirror:
         self._say(self.tree.of(key, "availability"), b"online" if view.online else b"offline")
         self._announce(nodes.device(view, self.tree), facts, now)
 
-    def _say_source(self, name: str, board: Board, facts: Facts, now: float, beat: bool) -> None:
+    def _say_source(self, name: str, board: ClusterView, facts: Facts, now: float, beat: bool) -> None:
         key, view, scene, node = f"source/{name}", board.sources[name], self._scene(name), board.nodes.get(name)
         if not (node and node.online) and now < self._grace_until:
             return
@@ -267,7 +267,7 @@ class Mirror:
         self._entries[key] = Entry(topics=tuple(documented), components=components, labels=labels)
         return True
 
-    def _clear(self, board: Board) -> None:
+    def _clear(self, board: ClusterView) -> None:
         """What is not on the board any more."""
         there = {GATEWAY, *(f"node/{n}" for n in board.nodes), *(f"source/{n}" for n in board.sources)}
         for key in [k for k in self._entries if k not in there]:

@@ -3,7 +3,7 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from gateway_agent.board import NodeView, SourceView
+from gateway_agent.cluster_view import NodeView, SourceView
 from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import Component, Device, Tree, value
 

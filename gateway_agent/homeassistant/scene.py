@@ -3,7 +3,7 @@
 It knows no socket, thread or clock.
 """
 
-from gateway_agent.board import NodeView, SourceView
+from gateway_agent.cluster_view import NodeView, SourceView
 from gateway_agent.homeassistant.facts import Facts
 from gateway_agent.homeassistant.sources import HOLD_S
 from gateway_agent.homeassistant.tracker import Change, Tracker, sights

@@ -7,7 +7,7 @@ why; what was seen stays as it was, and becomes unavailable when frames have fai
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from gateway_agent.board import SourceView
+from gateway_agent.cluster_view import SourceView
 from gateway_agent.homeassistant.cluster import GATEWAY
 from gateway_agent.homeassistant.discovery import TRIGGER, Component, Device, Tree, slug, value
 from gateway_agent.homeassistant.facts import Facts

@@ -73,7 +73,7 @@ class HomeAssistant:
             self._mirror.connected(now)
         elif isinstance(event, Down):
             if self._up is not False:
-                _log.warning("no line to Home Assistant's broker at %s: %s; trying again", self._client.address, event.reason)
+                _log.warning("no connection to Home Assistant's broker at %s: %s; retrying", self._client.address, event.reason)
             self._up = False
             self._mirror.lost()
         elif event.topic == self._birth:
@@ -87,7 +87,7 @@ class HomeAssistant:
     def _ask(self, verb: str, payload: bytes) -> None:
         asked = cluster.command(verb, payload)
         if asked is None:
-            _log.warning("Home Assistant asked for %s %r, which means nothing", verb[:50], payload[:50])
+            _log.warning("ignoring an unknown command from Home Assistant: %s %r", verb[:50], payload[:50])
             self._mirror.echo()
             return
 

@@ -34,14 +34,14 @@ def build(name: str, size: int | None = None, seed: int = 1, layers: int | None 
     ``layers`` keeps the first so many layers of the network (16: the part that the paper distributes).
 
     Raises:
-        PlanError: an unknown name, a size that is no multiple of 32, or too many layers.
+        PlanError: an unknown name, a size that is not a multiple of 32, or too many layers.
     """
     if name not in NETWORKS:
         raise PlanError(f"unknown network {name!r}: choose one of {', '.join(NETWORKS)}")
     rows, default, step = NETWORKS[name]
     size = default if size is None else size
     if size < 32 or size % step or size > 4096:
-        raise PlanError(f"size {size} is no multiple of {step} from 32 to 4096")
+        raise PlanError(f"size {size} is not a multiple of {step} from 32 to 4096")
     if layers is not None and not 1 <= layers <= len(rows):
         raise PlanError(f"--layers {layers}: {name} has 1 to {len(rows)} layers")
     network = Network((size, size, 3), seed)

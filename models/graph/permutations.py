@@ -62,7 +62,7 @@ def _slices(region: Region) -> tuple[slice, slice]:
     return slice(region.y0, region.y1), slice(region.x0, region.x1)
 
 
-def joined(graph: Graph) -> Graph:
+def fuse_permutations(graph: Graph) -> Graph:
     """``graph`` with each chain whose regions need no more than regions as one operator; the tensors stay."""
     found: dict[int, Op] = {}
     gone: set[int] = set()

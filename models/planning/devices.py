@@ -46,5 +46,5 @@ def device(name: str) -> Device:
         PlanError: there is none.
     """
     if name not in DEVICES:
-        raise PlanError(f"no figures of device {name!r}: choose one of {', '.join(DEVICES)}, or say its speeds")
+        raise PlanError(f"no figures for device {name!r}: choose one of {', '.join(DEVICES)}, or give its speeds")
     return DEVICES[name]

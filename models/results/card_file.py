@@ -24,7 +24,7 @@ from pydantic import Field, ValidationError, model_validator
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import Channels, Record
 from schemas.contract.results import Share, Task
-from schemas.contract.text import Line
+from schemas.contract.text import OneLine
 from schemas.host.files import read_file
 from schemas.host.toml import parse
 
@@ -88,14 +88,14 @@ class Card(Record):
 
     decoder: Decoder
     task: Task = "raw"
-    labels: tuple[Line, ...] = ()
+    labels: tuple[OneLine, ...] = ()
     anchors: tuple[tuple[Positive, Positive], ...] = ()
     input: Input = Input()
     score_threshold: Share | None = None
     iou_threshold: Share = 0.45
     max_detections: Annotated[int, Field(ge=1, le=1000)] = 100
     top_k: Annotated[int, Field(ge=1, le=100)] = 5
-    keypoints: tuple[Line, ...] = ()
+    keypoints: tuple[OneLine, ...] = ()
     stride: Positive | None = None
     box_units: Literal["normalized", "pixels"] | None = None
     logits: bool | None = None

@@ -13,7 +13,7 @@ _LARGEST_RATIO = 1.8  # of their heights
 _INSIDE = 0.7  # share of a box that lies in a larger one: not a digit of its own
 
 
-class Box(Protocol):
+class Boxed(Protocol):
     """A detection: its label and its box x0, y0, x1, y1 in pixels."""
 
     @property
@@ -22,7 +22,7 @@ class Box(Protocol):
     def box(self) -> tuple[float, float, float, float]: ...
 
 
-def read_panels(detections: Iterable[Box]) -> list[str]:
+def read_panels(detections: Iterable[Boxed]) -> list[str]:
     """Readings of all rows of digits: labels from left to right, rows from top to bottom. Order of input is irrelevant.
 
     Labels that are no digits are passed over.

@@ -87,7 +87,7 @@ def threads(asked: int | None = None) -> int:
     one, many = ([made.tobytes() for made in load(graph.to_bytes(), n).run([image])] for n in (1, wanted))
     if one == many:
         return wanted
-    _log.warning("%d threads would compute other bits than one with %s: one is used", wanted, runtime())
+    _log.warning("%d threads compute different bits from one with %s: using one thread", wanted, runtime())
     return 1
 
 

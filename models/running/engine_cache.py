@@ -2,7 +2,7 @@
 
 Frames go through the same classes one after another, so that the one used longest ago is the one needed next: where there
 is no room for all, those loaded first stay, and the newest makes room for the next. Only what has not been used for a long
-while goes before it. Classes that share packed weights with the others and hold little besides (tiles that take most of a
+while goes before it. EngineCache that share packed weights with the others and hold little besides (tiles that take most of a
 block from their neighbours) come on top, up to a sixth of what the others hold: otherwise they would drive out classes
 worth more. Law: whatever is kept here is given back when memory is short; what runs next is loaded all the same.
 """
@@ -12,7 +12,7 @@ from typing import TypeAlias
 
 from models.running.engine import Engine
 
-Key: TypeAlias = tuple[int, str]  # block, and name of the class in it
+ClassKey: TypeAlias = tuple[int, str]  # block, and name of the class in it
 _LIGHT, _ON_TOP = 1 / 4, 1 / 6  # the most that a light class holds; what all of them hold, for each class kept
 _STALE = 200  # uses of others since
 
@@ -22,14 +22,14 @@ class _Pool:
 
     def __init__(self, limit: float) -> None:
         self.limit = limit
-        self._alive: dict[Key, tuple[float, Engine]] = {}  # in the order of their loading
-        self._used: dict[Key, int] = {}
+        self._alive: dict[ClassKey, tuple[float, Engine]] = {}  # in the order of their loading
+        self._used: dict[ClassKey, int] = {}
         self._uses = 0
 
     def __len__(self) -> int:
         return len(self._alive)
 
-    def __contains__(self, key: Key) -> bool:
+    def __contains__(self, key: ClassKey) -> bool:
         return key in self._alive
 
     @property
@@ -39,12 +39,12 @@ class _Pool:
     def has_room(self, share: float) -> bool:
         return self.held + share <= self.limit
 
-    def get(self, key: Key) -> Engine:
+    def get(self, key: ClassKey) -> Engine:
         self._uses += 1
         self._used[key] = self._uses
         return self._alive[key][1]
 
-    def put(self, key: Key, share: float, engine: Engine) -> None:
+    def put(self, key: ClassKey, share: float, engine: Engine) -> None:
         self._alive[key] = share, engine
 
     def drop(self) -> None:
@@ -54,7 +54,7 @@ class _Pool:
         del self._alive[oldest if stale else next(reversed(self._alive))]
 
 
-class Classes:
+class EngineCache:
     """At most ``keep`` engines, and light ones on top.
 
     ``has_memory`` says whether there is memory for a class that holds this share of what an ordinary one does.
@@ -67,12 +67,12 @@ class Classes:
     def __len__(self) -> int:
         return len(self._ordinary) + len(self._light)
 
-    def has_room(self, key: Key, share: float = 1.0) -> bool:
+    def has_room(self, key: ClassKey, share: float = 1.0) -> bool:
         """Whether a class is not alive, and may be without another one's end; ``share`` as in ``get``."""
         pool, share = self._place(share)
         return key not in pool and pool.has_room(share) and self._has_memory(share)
 
-    def get(self, key: Key, load: Callable[[], Engine], share: float = 1.0) -> Engine:
+    def get(self, key: ClassKey, load: Callable[[], Engine], share: float = 1.0) -> Engine:
         """The engine of a class, which ``load`` makes if it is not alive.
 
         ``share``: what the class holds in memory of its own, as a part of what an ordinary one holds.

@@ -16,7 +16,7 @@ import numpy as np
 
 from models.graph.file import Graph
 from models.running import blocking, engine, probe
-from models.running.engine_cache import Classes, Key
+from models.running.engine_cache import ClassKey, EngineCache
 from models.running.strips import Strips
 from models.tiling import rewrite
 from models.tiling.division import Tiler, peak_memory
@@ -42,11 +42,11 @@ Variant: TypeAlias = Literal["plain", "gives", "takes"]
 class _Job:
     """How one tile runs: its graph's key, the box of each input that it reads, what its graph ends in."""
 
-    key: Key
+    key: ClassKey
     work: Work
     inputs: Boxes
     ends: list[rewrite.Piece]
-    share: float = 1.0  # of the memory of a plain tile: see Classes
+    share: float = 1.0  # of the memory of a plain tile: see EngineCache
 
 
 class TileRunner:
@@ -82,9 +82,9 @@ class TileRunner:
                 if spec.name not in names or model.tensors[names[spec.name]].shape != spec.shape:
                     raise PlanError(f"the plan's tensor {spec.name} {spec.shape} is not in this model")
         self._free, self._calm = free, 0
-        self._sizes: dict[Key, float] = {}  # shares of what is executed whole
+        self._sizes: dict[ClassKey, float] = {}  # shares of what is executed whole
         self._spans = Tiler(self._partition).planned(plan.blocks)
-        self._classes = Classes(keep or self._fitting((free() or 0) // _PART), self._has_memory)
+        self._classes = EngineCache(keep or self._fitting((free() or 0) // _PART), self._has_memory)
 
     def warm(self) -> bool:
         """Loads one class that is not alive, if none must go for it; False: there is none. Variants come last.
@@ -159,7 +159,7 @@ class TileRunner:
         return max((self._bytes(self._graph(*which)) for which in self._plain()), default=1)
 
     def _whole(
-        self, key: Key, make: Callable[[], Graph], blocks: Sequence[Block], which: str = ""
+        self, key: ClassKey, make: Callable[[], Graph], blocks: Sequence[Block], which: str = ""
     ) -> engine.Engine:
         """The engine of what is executed whole: as large as so many classes."""
         if key not in self._sizes:

@@ -194,7 +194,7 @@ class Tiler:
             )
         for t in span.made:
             if len(self.partition.graph.tensors[t].shape) < 4:
-                raise PlanError(f"{self.partition.graph.tensors[t].name} is no map that tiles could be cut of")
+                raise PlanError(f"{self.partition.graph.tensors[t].name} cannot be divided into tiles")
 
     def _layout(self, span: Span, grid: Tiles, shares: tuple[float, ...]) -> dict[int, Layout]:
         key = (span.ops, span.made, grid, shares)

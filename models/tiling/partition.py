@@ -16,7 +16,7 @@ import numpy as np
 from models.graph.effort import effort_at, whole_effort
 from models.graph.file import Graph, Op
 from models.graph.ops import RULES, blocker, flops_of
-from models.graph.permutations import joined
+from models.graph.permutations import fuse_permutations
 from models.graph.prepare import image_input, prepared
 from models.tiling.extents import Extents, Tables, areas, extents
 from models.tiling.filters import LEAST, has_filters
@@ -62,7 +62,7 @@ class Partition:
 
     def __init__(self, graph: Graph) -> None:
         graph = prepared(graph)
-        self.graph = joined(graph)
+        self.graph = fuse_permutations(graph)
         self.image = image_input(graph)
         self.blockers: list[Blocker] = []
         self.tileable = self._tileable()

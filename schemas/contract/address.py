@@ -34,7 +34,7 @@ def split(text: str, form: str) -> SplitResult:
     if not host:
         raise ValueError(f"it needs a host, as in {form}, and a port is a number up to 65535{escapes}")
     if "#" in text:
-        raise ValueError(f"it has a # in it, which means nothing here: write %23 for it, as in {form}{escapes}")
+        raise ValueError(f"it contains #: write %23 instead, as in {form}{escapes}")
     return parts
 
 

@@ -12,7 +12,7 @@ from pydantic import Field, StringConstraints
 
 from schemas.contract.plan import Count, Digest, Plan, Record
 from schemas.contract.results import Result
-from schemas.contract.text import Line
+from schemas.contract.text import OneLine
 
 PROTOCOL: Final = 1
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
@@ -21,7 +21,7 @@ FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}-[0-9a-
 RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Key128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
-Box = Annotated[str, Field(max_length=63_000)]  # sealed bytes in base64
+SealedBox = Annotated[str, Field(max_length=63_000)]  # sealed bytes in base64
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]  # of a tile or a frame
@@ -77,7 +77,7 @@ class Register(Message):
     """
 
     seq: Count
-    runtime: Annotated[Line, Field(max_length=200)]
+    runtime: Annotated[OneLine, Field(max_length=200)]
     plan: Digest | None = None
     waiting: Count = 0
     frames: Annotated[tuple[FrameId, ...], Field(max_length=64)] = ()
@@ -107,7 +107,7 @@ class Echo(Message):
     helpers: Count = 0
     paused: bool = False
     pictures_s: Seconds = 0.0
-    refused: Annotated[Line, Field(max_length=500)] = ""
+    refused: Annotated[OneLine, Field(max_length=500)] = ""
 
 
 class VictimRequest(Message):
@@ -159,7 +159,7 @@ class Return(Message):
     plan: Digest
     frame: FrameId
     tiles: Annotated[tuple[Count, ...], Field(max_length=4096)]
-    error: Annotated[Line, Field(max_length=300)] = ""
+    error: Annotated[OneLine, Field(max_length=300)] = ""
 
 
 class ResultHeader(Message):
@@ -179,7 +179,7 @@ class ResultHeader(Message):
     stolen: bool = False
     whole: bool = False
     picture: Picture = (0, 0)
-    error: Annotated[Line, Field(max_length=300)] = ""
+    error: Annotated[OneLine, Field(max_length=300)] = ""
 
 
 class OverlapHeader(Message):
@@ -237,7 +237,7 @@ class Outcome(Message):
 
     frame: FrameId
     status: Literal["ok", "failed"]
-    reason: Annotated[Line, Field(max_length=500)] = ""
+    reason: Annotated[OneLine, Field(max_length=500)] = ""
     latency_s: Total
     computed: dict[str, Count] = {}
     stolen: dict[str, Count] = {}
@@ -315,8 +315,8 @@ class Status(Message):
     its address without secrets. ``dropped`` are messages by what was wrong with them.
     """
 
-    version: Annotated[Line, Field(max_length=40)] = ""
-    source: Annotated[Line, Field(max_length=300)] = ""
+    version: Annotated[OneLine, Field(max_length=40)] = ""
+    source: Annotated[OneLine, Field(max_length=300)] = ""
     waiting: Count = 0
     tile_s: Seconds | None = None
     fetched: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -417,7 +417,7 @@ class Keys(Message):
 
     to_epoch: Epoch
     edition: Count
-    box: Box
+    box: SealedBox
 
 
 class JoinRequest(Message):
@@ -437,6 +437,6 @@ class JoinAnswer(Message):
     permission: RequestId
     to: Hex32
     public: Hex32
-    box: Box = ""
+    box: SealedBox = ""
     refused: Annotated[str, Field(max_length=300)] = ""
     proof: Hex32

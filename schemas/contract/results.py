@@ -8,7 +8,7 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from schemas.contract.plan import Count, Digest, Record
-from schemas.contract.text import Line, one_line
+from schemas.contract.text import OneLine, one_line
 
 SHOWN = 4  # detections or keypoints in a sentence
 
@@ -19,7 +19,7 @@ Share = Annotated[float, Field(ge=0.0, le=1.0)]
 class Keypoint(Record):
     """A named point of a body, in pixels of the source image. A low ``score`` means: not seen, guessed."""
 
-    name: Line
+    name: OneLine
     x: float
     y: float
     score: Share
@@ -31,7 +31,7 @@ class Detection(Record):
     ``keypoints`` are its own: of a face, a palm, a body.
     """
 
-    label: Line
+    label: OneLine
     index: Count
     score: Share
     box: tuple[float, float, float, float]
@@ -41,7 +41,7 @@ class Detection(Record):
 class Classification(Record):
     """What the whole picture shows, and how sure the model is."""
 
-    label: Line
+    label: OneLine
     index: Count
     score: Share
 
@@ -49,7 +49,7 @@ class Classification(Record):
 class Segment(Record):
     """A class of a segmented picture and the ``share`` of the source image's pixels that have it."""
 
-    label: Line
+    label: OneLine
     index: Count
     share: Share
 

@@ -10,4 +10,4 @@ def one_line(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else " " for c in text)
 
 
-Line: TypeAlias = Annotated[str, AfterValidator(one_line)]
+OneLine: TypeAlias = Annotated[str, AfterValidator(one_line)]

@@ -37,18 +37,18 @@ DEFAULT, HIDDEN = "default", "(hidden)"
 _FOREIGN = re.compile(r"(\w+_)?(service_host|service_port(_\w+)?|port(_\d+_(tcp|udp|sctp)(_(proto|port|addr))?)?)")
 _log = logging.getLogger(__name__)
 
-Key = tuple[str, ...]  # ("edge", "name"), or ("log",)
+OptionName = tuple[str, ...]  # ("edge", "name"), or ("log",)
 
 
 @dataclass(frozen=True)
 class Layer:
     """Values of one origin: ``origin`` is a file, or empty for flags and environment, whose names tell."""
 
-    values: Mapping[Key, Any]
+    values: Mapping[OptionName, Any]
     kind: str = "file"
     origin: str = ""
 
-    def name(self, key: Key) -> str:
+    def name(self, key: OptionName) -> str:
         """How the user wrote ``key`` here."""
         if self.kind == "flag":
             return "--" + key[-1].replace("_", "-")
@@ -67,7 +67,7 @@ class Loaded:
 
     settings: Settings
     files: tuple[Path, ...]
-    origins: Mapping[Key, str]
+    origins: Mapping[OptionName, str]
 
     def rows(self) -> Iterator[tuple[str, Any, str]]:
         """Each key, its value as it may be shown, and where it comes from."""
@@ -78,7 +78,7 @@ class Loaded:
             yield ".".join(key), shown(info, value), self.origins.get(key, DEFAULT)
 
 
-def load(flags: Mapping[Key, Any] | None = None, config: Path | None = None) -> Loaded:
+def load(flags: Mapping[OptionName, Any] | None = None, config: Path | None = None) -> Loaded:
     """Everything that is set, for a command with these ``flags``.
 
     Raises:
@@ -118,9 +118,9 @@ def _files(folder: Path) -> list[Path]:
     return []
 
 
-def fields() -> dict[Key, FieldInfo]:
+def fields() -> dict[OptionName, FieldInfo]:
     """Every key that may be set."""
-    found: dict[Key, FieldInfo] = {}
+    found: dict[OptionName, FieldInfo] = {}
     for name, info in Settings.model_fields.items():
         section = info.annotation
         if isinstance(section, type) and issubclass(section, Record):
@@ -152,7 +152,7 @@ def _credentials() -> list[Path]:
     return [path]
 
 
-def _environment() -> dict[Key, Any]:
+def _environment() -> dict[OptionName, Any]:
     try:
         found = _flat(EnvSettingsSource(Settings)())
     except SettingsError as error:
@@ -190,9 +190,9 @@ def _text(path: Path) -> str:
     return data.decode()
 
 
-def _flat(tree: Mapping[str, Any]) -> dict[Key, Any]:
+def _flat(tree: Mapping[str, Any]) -> dict[OptionName, Any]:
     """Sections opened: {"edge": {"name": "a"}} -> {("edge", "name"): "a"}."""
-    found: dict[Key, Any] = {}
+    found: dict[OptionName, Any] = {}
     for name, value in tree.items():
         if isinstance(value, dict):
             found |= {(name, key): inner for key, inner in value.items()}
@@ -201,7 +201,7 @@ def _flat(tree: Mapping[str, Any]) -> dict[Key, Any]:
     return found
 
 
-def _require_known(layer: Layer, key: Key) -> None:
+def _require_known(layer: Layer, key: OptionName) -> None:
     known = {".".join(k): k for k in fields()}
     if key in known.values():
         return
@@ -210,7 +210,7 @@ def _require_known(layer: Layer, key: Key) -> None:
     raise layer.error(f"{layer.name(key)}: there is no such key: did you mean {here}?")
 
 
-def _validated(won: Mapping[Key, Layer]) -> Settings:
+def _validated(won: Mapping[OptionName, Layer]) -> Settings:
     tree: dict[str, Any] = {}
     for key, layer in won.items():
         section = tree.setdefault(key[0], {}) if len(key) > 1 else tree

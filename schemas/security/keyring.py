@@ -26,7 +26,7 @@ NONCE_BYTES = 12
 MEMBERS = 256  # of a cluster: the keys for so many of the longest names fit one message
 
 
-class Key(Record):
+class NodeKey(Record):
     """About another node: our key for speaking to it, the serial of its enrolment, and its epoch if it is here."""
 
     send: Hex32
@@ -37,7 +37,7 @@ class Key(Record):
 class Ring(Record):
     """All other nodes of the cluster, by name."""
 
-    nodes: Annotated[dict[Name, Key], Field(max_length=MEMBERS)]
+    nodes: Annotated[dict[Name, NodeKey], Field(max_length=MEMBERS)]
 
 
 def speaking(sender: str, serial: str, receiver_secret: bytes) -> bytes:
@@ -89,7 +89,7 @@ def open_box(key: bytes, box: str, about: str) -> bytes:
         raw = base64.b64decode(box, validate=True)
         return ChaCha20Poly1305(key).decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], about.encode())
     except (ValueError, InvalidTag):
-        raise DecodeError("a box that this node's key does not open") from None
+        raise DecodeError("a sealed box that this node's key cannot open") from None
 
 
 def close_ring(ring: Ring, secret: bytes, to: str) -> str:
@@ -105,7 +105,7 @@ def open_ring(box: str, secret: bytes, to: str) -> Ring:
     try:
         return Ring.model_validate_json(open_box(derive(secret, "dt ring"), box, to), extra="ignore")
     except ValidationError:
-        raise DecodeError("a keyring of another form: update the older of gateway and edge") from None
+        raise DecodeError("a keyring of an unknown version: update the older of gateway and edge") from None
 
 
 # Joining. Both sides know the permission's secret; the keys of one attempt hide the answer from others who know it too.
@@ -127,7 +127,7 @@ class Attempt:
         try:
             agreed = self._private.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(theirs)))
         except ValueError:
-            raise DecodeError("a public key that is none") from None
+            raise DecodeError("not a valid public key") from None
         return derive(secret, "dt join", agreed)
 
 

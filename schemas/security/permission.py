@@ -17,7 +17,7 @@ _CHECK_BYTES = 4
 
 
 @dataclass(frozen=True)
-class Line:
+class JoinToken:
     """``gateway``: the broker's address; ``authority``: SHA-256 of the certificate authority's DER in hexadecimal, empty
     where the system's authorities vouch or nothing is encrypted; ``node``: who may join, empty: anybody new.
 
@@ -46,7 +46,7 @@ class Line:
         return joiner_password(self.secret)
 
     @classmethod
-    def parse(cls, text: str) -> "Line":
+    def parse(cls, text: str) -> "JoinToken":
         """What ``str`` gave.
 
         Raises:

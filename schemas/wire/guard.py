@@ -1,4 +1,4 @@
-"""What stands between the line and the decisions: ``Open`` lets every well-formed message in, ``Guard`` only whom it knows.
+"""What stands between the line and the decisions: ``OpenGuard`` lets every valid message in, ``Guard`` only whom it knows.
 
 It knows seals and rights, no socket and no clock. Law: a message that comes out of ``Guard.admit`` was said by the node
 that it names, in the epoch that it names, and this node may say it; whatever has no seal is believed by its digest.
@@ -18,7 +18,7 @@ from schemas.wire.codec import Incoming, Rejected, check_plan, decode, limit
 Levels = Mapping[str, str | int]
 
 
-class Open:
+class OpenGuard:
     """A cluster that trusts its network: no seals, no keys."""
 
     sealed = False
@@ -43,7 +43,7 @@ class Open:
         return ()
 
 
-class Guard(Open):
+class Guard(OpenGuard):
     """One end of a sealed cluster, by its keys."""
 
     sealed = True
@@ -52,7 +52,7 @@ class Guard(Open):
         self.keys = seal
 
     def admit(self, root: str, topic: str, payload: bytes, plan: str | None) -> Sequence[Incoming]:
-        """As ``Open.admit``; besides, a seal that does not fit and what its sender may not say are refused."""
+        """As ``OpenGuard.admit``; besides, a seal that does not fit and what its sender may not say are refused."""
         try:
             row, levels = topics.find(root, topic)
         except DecodeError as error:

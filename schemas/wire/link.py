@@ -29,7 +29,7 @@ from schemas.contract.errors import DecodeError, UnreachableError
 from schemas.contract.messages import Message
 from schemas.contract.topics import MODEL, Publish, Topic, find
 from schemas.wire.codec import Tensor, encode
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.packing import Pace
 from schemas.wire.readiness import Probe
 
@@ -133,10 +133,10 @@ class Link:
         node: str,
         inbox: "queue.Queue[Any]",
         backlog_bytes: int = BACKLOG_BYTES,
-        guard: Open | None = None,
+        guard: OpenGuard | None = None,
     ) -> None:
         self.address = url if isinstance(url, Address) else Address.parse(url)
-        self._guard = guard or Open()
+        self._guard = guard or OpenGuard()
         self.root = root
         self.node = node
         self.bytes_out = self.bytes_in = self.messages_out = self.messages_in = self.dropped = self.unsent = self.stale = 0

@@ -6,7 +6,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from dt_cli.cluster import Cluster, Setup
+from dt_cli.cluster import PrivateCluster, Setup
 
 
 @pytest.mark.parametrize(("cores", "edges", "each"), [(8, 3, "2"), (4, 3, "1"), (2, 3, "1"), (4, 1, "4")])
@@ -14,7 +14,7 @@ def test_edges_share_the_machine_s_cores_and_keep_what_they_write_to_themselves(
     cores: int, edges: int, each: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dt_cli.cluster.cores", lambda: cores)
-    cluster = Cluster(Setup(tmp_path / "m.tflite", edges, [], None), Mock(), tmp_path, Mock())
+    cluster = PrivateCluster(Setup(tmp_path / "m.tflite", edges, [], None), Mock(), tmp_path, Mock())
     started: dict[str, list[str]] = {}
     monkeypatch.setattr(cluster, "_spawn", lambda name, argv: started.update({name: argv}))
     monkeypatch.setattr(cluster, "_said", lambda *_: "mqtt://127.0.0.1:9")
@@ -33,7 +33,7 @@ def test_children_get_secrets_by_variables_and_the_rest_by_arguments(
 ) -> None:
     started: list[tuple[list[str], dict[str, str]]] = []
     monkeypatch.setattr(subprocess, "Popen", lambda argv, env, **_: started.append((argv[3:], env)))
-    cluster = Cluster(Setup(tmp_path / "m.tflite", 1, [], None), Mock(), tmp_path, Mock())
+    cluster = PrivateCluster(Setup(tmp_path / "m.tflite", 1, [], None), Mock(), tmp_path, Mock())
     broker, source = "mqtt://me:hunter2@pi", "rtsp://hunter2@cam/live"
     cluster._spawn("gateway", ["gateway", "--root", "dt", "--ha-broker", broker, "--outputs"])
     cluster._spawn("edge1", ["edge", "--gateway", broker, "--source", source, "--name", "edge1"])

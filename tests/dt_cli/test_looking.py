@@ -15,7 +15,7 @@ from gateway_agent import certificates, rules
 from gateway_agent.registry import Registry
 from schemas.contract.config import EdgeOptions, GatewayOptions, Settings
 from schemas.contract.errors import CredentialError
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.wire.link import Address
 
 NOW = datetime.datetime(2026, 11, 21, tzinfo=datetime.timezone.utc)
@@ -89,11 +89,11 @@ def test_the_gateway_s_state_folder_lets_in_and_leads_to_where_it_listens(sealed
 def test_a_line_lets_in_and_is_kept(sealed: str, gateway: Registry, tmp_path: Path) -> None:
     node = gateway.read().nodes["laptop"]
     authority = (gateway.folder / certificates.AUTHORITY).read_text()
-    line = Line(sealed, "farm", "laptop", node.serial, node.secret, certificates.fingerprint(authority), reads=True)
+    line = JoinToken(sealed, "farm", "laptop", node.serial, node.secret, certificates.fingerprint(authority), reads=True)
     first = looking.enter(settings(state=tmp_path, join=str(line)))
     assert first == looking.enter(settings(state=tmp_path)) and first[1] == "farm"
     assert first[0].password == rules.users(gateway.read())["laptop"] and first[0].authority == authority
-    other = Line(sealed, "farm", "laptop", node.serial, node.secret, "00" * 32, reads=True)
+    other = JoinToken(sealed, "farm", "laptop", node.serial, node.secret, "00" * 32, reads=True)
     with pytest.raises(CredentialError, match="its certificate authority is another one"):
         looking.enter(settings(state=tmp_path, join=str(other)))
     (tmp_path / looking.KEPT).write_text("{}")
@@ -102,7 +102,7 @@ def test_a_line_lets_in_and_is_kept(sealed: str, gateway: Registry, tmp_path: Pa
 
 
 def test_without_either_it_is_said_what_to_do(sealed: str, tmp_path: Path) -> None:
-    node_line = str(Line(sealed, "dt", "x", "0" * 8, "0" * 64, "0" * 64))
+    node_line = str(JoinToken(sealed, "dt", "x", "0" * 8, "0" * 64, "0" * 64))
     for listen, given in (("127.0.0.1:1", {"gateway": sealed}), (sealed, {}), (sealed, {"join": node_line})):
         with pytest.raises(CredentialError, match=r"is sealed: .*--state DIR; .*'dt enroll NAME --reader' .*--join LINE"):
             looking.enter(settings(listen, state=tmp_path, **given))

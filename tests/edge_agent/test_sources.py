@@ -201,7 +201,7 @@ def test_synthetic_frames_need_no_opencv() -> None:
         ("file://", "needs a path"),
         ("file:///a%00b", "no path and no URI"),
         ("file://[", "there is no file '['"),
-        ("dir://folder/pics#2?glob=*.jpg", "has a # in it, which means nothing here: write %23 for it"),
+        ("dir://folder/pics#2?glob=*.jpg", "contains #: write %23 instead"),
         ("file:///clip.mp4#t=10", "write %23 for it"),
         ("synthetic://#?frames=1", "write %23 for it"),
         ("/dev/null", "is a device; use v4l2:///dev/null"),
@@ -308,7 +308,7 @@ def test_a_picture_that_claims_to_be_giant_is_refused_before_it_takes_memory(
     limit = "import resource; resource.setrlimit(resource.RLIMIT_DATA, (2**30, 2**30));"
     code = f"{limit} from edge_agent.sources import open_source; open_source({str(tmp_path / 'giant.png')!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr.splitlines()[-1].endswith("is damaged or no picture; repair or remove it")
+    assert done.stderr.splitlines()[-1].endswith("is damaged or not a picture: repair or remove it")
 
 
 def test_a_file_that_is_too_large_for_a_picture_is_not_read(tmp_path: Path, cv2: Any) -> None:

@@ -86,7 +86,7 @@ def test_parameters_of_a_network_camera_that_are_not_ours_stay_in_its_address() 
         ("http://cam:port/", "needs a host"),
         ("rtsp://me:Top#1@cam/x", "write %23 for #, %2F for /, %3F for ?, %40 for @"),
         ("rtsp://me:Top/1@cam/x", "write %23 for #"),
-        ("rtsp://cam/live#video=copy", "it has a # in it, which means nothing here: write %23 for it"),
+        ("rtsp://cam/live#video=copy", "it contains #: write %23 instead"),
         ("http://cam/a b", "write %20 for a space"),
         ("http://cam/?interval=0", "interval='0' must be a whole number from 1 to 86400"),
         ("rtsp://cam/?stall=0", "stall='0' must be a whole number from 1 to 3600"),

@@ -7,7 +7,7 @@ import pytest
 
 from edge_agent.sources import open_source
 from edge_agent.sources.frame import Image, Shot, is_live
-from edge_agent.sources.motion import Gate
+from edge_agent.sources.motion import MotionFilter
 from schemas.contract.errors import PlanError
 from tests.paths import shared
 
@@ -39,7 +39,7 @@ class Room:
 
 
 def test_a_still_scene_passes_once_then_with_motion_then_once_in_a_while() -> None:
-    passed = [(shot.at, shot.skipped) for shot in Gate(Room(), 25.0).shots(lambda: False)]
+    passed = [(shot.at, shot.skipped) for shot in MotionFilter(Room(), 25.0).shots(lambda: False)]
     times = [at for at, _ in passed]
     assert times[:2] == [0.0, 25.0] and set(range(30, 40)) <= set(times)
     assert not set(times) & {*range(1, 25), *range(26, 30), *range(45, 60)}
@@ -48,9 +48,9 @@ def test_a_still_scene_passes_once_then_with_motion_then_once_in_a_while() -> No
 
 
 def test_the_gate_keeps_what_the_source_says_of_a_frame() -> None:
-    gate = Gate(Room(), 25.0)
+    gate = MotionFilter(Room(), 25.0)
     assert is_live(gate) and next(gate.shots(lambda: False)).dropped == 3
-    assert not is_live(Gate(open_source("synthetic://"), 25.0))
+    assert not is_live(MotionFilter(open_source("synthetic://"), 25.0))
 
 
 def test_the_gate_of_a_real_video_passes_the_same_frames_every_time() -> None:

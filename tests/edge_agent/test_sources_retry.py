@@ -1,19 +1,19 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_agent.sources.retry import LEAST_S, MOST_S, Line
+from edge_agent.sources.retry import LEAST_S, MOST_S, CameraRetry
 from tests.examples import examples
 
 
 def test_a_line_without_frames_is_stalled_exactly_on_time() -> None:
-    line = Line(100.0, 10.0, lambda: 0.5)
+    line = CameraRetry(100.0, 10.0, lambda: 0.5)
     assert line.deadline() == 110.0 and not line.stalled(109.9) and line.stalled(110.0)
     line.frame(105.0)
     assert line.deadline() == 115.0 and not line.stalled(114.9) and line.stalled(115.0)
 
 
 def test_the_first_tries_wait_below_a_ceiling_that_doubles_up_to_thirty_seconds() -> None:
-    line, waits = Line(0.0, 10.0, lambda: 1.0), []
+    line, waits = CameraRetry(0.0, 10.0, lambda: 1.0), []
     for now in range(7):
         line.lost(float(now), "gone")
         waits.append(line.deadline() - now)
@@ -24,7 +24,7 @@ def test_the_first_tries_wait_below_a_ceiling_that_doubles_up_to_thirty_seconds(
 @given(st.lists(st.floats(0, 1, exclude_max=True), min_size=1, max_size=300))
 def test_every_wait_is_one_to_thirty_seconds(draws: list[float]) -> None:
     left = iter(draws)
-    line = Line(0.0, 10.0, lambda: next(left))
+    line = CameraRetry(0.0, 10.0, lambda: next(left))
     for _ in draws:
         line.lost(50.0, "gone")
         assert 50.0 + LEAST_S <= line.deadline() <= 50.0 + MOST_S
@@ -32,7 +32,7 @@ def test_every_wait_is_one_to_thirty_seconds(draws: list[float]) -> None:
 
 
 def test_an_outage_is_told_when_it_begins_and_when_a_frame_ends_it() -> None:
-    line = Line(0.0, 10.0, lambda: 0.0)
+    line = CameraRetry(0.0, 10.0, lambda: 0.0)
     assert line.frame(1.0) is None
     assert line.lost(2.0, "no route") == "is lost: no route; trying again until it is back"
     assert [line.lost(3.0 + i, "refused") for i in range(20)] == [None] * 20
@@ -45,7 +45,7 @@ def test_an_outage_is_told_when_it_begins_and_when_a_frame_ends_it() -> None:
 
 
 def test_a_line_that_flaps_waits_ever_longer_and_one_that_held_begins_anew() -> None:
-    line = Line(0.0, 10.0, lambda: 1.0)
+    line = CameraRetry(0.0, 10.0, lambda: 1.0)
     line.lost(0.0, "gone")
     line.opened(2.0)
     line.frame(2.0)
@@ -60,7 +60,7 @@ def test_a_line_that_flaps_waits_ever_longer_and_one_that_held_begins_anew() -> 
 @examples(200)
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.booleans()), max_size=100))
 def test_told_news_alternate_and_the_deadline_lies_ahead_once_it_was_heeded(steps: list[tuple[float, bool]]) -> None:
-    now, line, told, live = 0.0, Line(0.0, 10.0, lambda: 0.3), list[str | None](), True
+    now, line, told, live = 0.0, CameraRetry(0.0, 10.0, lambda: 0.3), list[str | None](), True
     for passed, works in steps:
         now += passed
         if line.due(now):

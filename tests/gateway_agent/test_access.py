@@ -17,12 +17,12 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from gateway_agent import access, certificates, mosquitto, rules
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.certificates import fingerprint
-from gateway_agent.gate import Gate
+from gateway_agent.gate import GatewayGuard
 from gateway_agent.homeassistant.discovery import cluster_id
 from gateway_agent.registry import Registry
 from schemas.contract.config import GatewayOptions
 from schemas.contract.errors import CredentialError, PlanError
-from schemas.wire.guard import Open
+from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address
 from tests.nodes import small_plan
 
@@ -41,7 +41,7 @@ def no_mosquitto(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_loopback_needs_nothing_and_leaves_nothing(tmp_path: Path) -> None:
     for listen in ("127.0.0.1:0", "localhost:0", "[::1]:0"):
         found = arranged(tmp_path, listen=listen)
-        assert type(found.guard) is Open and type(found.broker) is BrokerProcess
+        assert type(found.guard) is OpenGuard and type(found.broker) is BrokerProcess
     assert list(tmp_path.iterdir()) == []
 
 
@@ -50,11 +50,11 @@ def test_beyond_loopback_it_is_sealed_or_it_is_said_what_insecure_opens(
 ) -> None:
     if mosquitto.installed():
         found = arranged(tmp_path, listen="0.0.0.0:0")
-        assert isinstance(found.guard, Gate) and found.broker is not None and found.broker.url.startswith("mqtts://")
+        assert isinstance(found.guard, GatewayGuard) and found.broker is not None and found.broker.url.startswith("mqtts://")
         assert found.home is not None and found.home().user == rules.HOME and found.home().authority
     with caplog.at_level(logging.WARNING):
         found = arranged(tmp_path, listen="0.0.0.0:0", insecure=True, broker="amqtt")
-    assert type(found.guard) is Open and "whoever reaches 0.0.0.0 may join" in caplog.text
+    assert type(found.guard) is OpenGuard and "whoever reaches 0.0.0.0 may join" in caplog.text
 
 
 def test_the_embedded_broker_listens_beyond_loopback_only_if_that_is_asked_for(
@@ -67,19 +67,19 @@ def test_the_embedded_broker_listens_beyond_loopback_only_if_that_is_asked_for(
         with pytest.raises(PlanError, match=r"apt install mosquitto.*--insecure"):
             arranged(tmp_path, listen="192.0.2.1:0", broker=name)
     found = arranged(tmp_path, sealed=True)
-    assert isinstance(found.guard, Gate) and type(found.broker) is BrokerProcess
-    with pytest.raises(PlanError, match="exclude each other"):
+    assert isinstance(found.guard, GatewayGuard) and type(found.broker) is BrokerProcess
+    with pytest.raises(PlanError, match="either --sealed or --insecure"):
         arranged(tmp_path, sealed=True, insecure=True)
 
 
 def test_a_broker_of_yours_is_sealed_when_asked_for_or_when_somebody_is_enrolled(tmp_path: Path) -> None:
     yours = "mqtts://me:pw@broker.example"
-    assert type(arranged(tmp_path / "none", broker=yours).guard) is Open and not (tmp_path / "none").exists()
-    assert isinstance(arranged(tmp_path, broker=yours, sealed=True).guard, Gate)
-    assert type(arranged(tmp_path, broker=yours).guard) is Open
+    assert type(arranged(tmp_path / "none", broker=yours).guard) is OpenGuard and not (tmp_path / "none").exists()
+    assert isinstance(arranged(tmp_path, broker=yours, sealed=True).guard, GatewayGuard)
+    assert type(arranged(tmp_path, broker=yours).guard) is OpenGuard
     Registry(tmp_path).enroll("e1", 0.0)
-    assert isinstance(arranged(tmp_path, broker=yours).guard, Gate)
-    assert type(arranged(tmp_path, broker=yours, insecure=True).guard) is Open
+    assert isinstance(arranged(tmp_path, broker=yours).guard, GatewayGuard)
+    assert type(arranged(tmp_path, broker=yours, insecure=True).guard) is OpenGuard
     assert arranged(tmp_path, broker=yours).address() == Address.parse(yours)
 
 
@@ -190,7 +190,7 @@ def test_a_running_gateway_s_broker_keeps_its_certificate_and_learns_its_users_w
 ) -> None:
     found = arranged(tmp_path, listen="127.0.0.1:0", sealed=True)
     broker, gate, registry = found.broker, found.guard, Registry(tmp_path)
-    assert isinstance(broker, mosquitto.MosquittoProcess) and isinstance(gate, Gate)
+    assert isinstance(broker, mosquitto.MosquittoProcess) and isinstance(gate, GatewayGuard)
     held = broker._protection
     assert held is not None
     SPOILT[how](tmp_path)

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.board import Board
 from gateway_agent.bridge import HEALTH_S, LOOK_S, Bridge
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import VERBS
 from schemas.contract import messages as m
 from schemas.contract import topics
@@ -17,8 +17,8 @@ ABOUT: dict[str, Any] = {
 STATE, INFO, NODES, HEALTH = topics.BRIDGE_STATE, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH
 
 
-def board_with_node() -> Board:
-    board = Board()
+def board_with_node() -> ClusterView:
+    board = ClusterView()
     board.hear(m.Register(node="edge1", epoch="11111111", seq=1, runtime="t", camera=True), 0.0)
     board.hear(m.Status(node="edge1", epoch="11111111", version="0.2.0", source="file:///clip.mp4"), 0.0)
     board.alive({"edge1"}, 0.0)
@@ -46,8 +46,8 @@ def test_it_says_what_is_and_then_only_what_changed() -> None:
 
 def test_nothing_is_asked_for_between_two_looks() -> None:
     bridge = Bridge("gateway", "aaaaaaaa")
-    bridge.tick(Board(), lambda: ABOUT, 1.0)
-    assert bridge.tick(Board(), lambda: pytest.fail("too soon"), 1.0 + LOOK_S / 2) == []
+    bridge.tick(ClusterView(), lambda: ABOUT, 1.0)
+    assert bridge.tick(ClusterView(), lambda: pytest.fail("too soon"), 1.0 + LOOK_S / 2) == []
 
 
 def test_health_names_a_degraded_source_and_why() -> None:
@@ -100,7 +100,7 @@ def test_the_last_will_is_that_it_is_offline() -> None:
 
 
 def test_what_it_says_of_many_with_the_longest_words_fits_its_message() -> None:
-    bridge, board = Bridge("gateway", "aaaaaaaa"), Board()
+    bridge, board = Bridge("gateway", "aaaaaaaa"), ClusterView()
     for n in range(200):
         name = f"{n:03}".ljust(64, "n")
         board.hear(m.Register(node=name, epoch="11111111", seq=1, runtime="\U0001f600" * 200, camera=True), 0.0)

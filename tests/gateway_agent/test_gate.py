@@ -16,7 +16,7 @@ import pytest
 from edge_agent.membership import EdgeGuard, Membership, load, only_name, save
 from gateway_agent import registry as registry_file
 from gateway_agent import rules
-from gateway_agent.gate import Gate
+from gateway_agent.gate import GatewayGuard
 from gateway_agent.registry import DAMAGED, FILE, LOCK, PERMISSIONS, USES, Enrolled, Members, Registry
 from schemas.contract import messages as m
 from schemas.contract import topics
@@ -41,7 +41,7 @@ class World:
         self.registry = Registry(folder)
         self.now = NOW
         self.changes: list[Members] = []
-        self.gate = Gate(self.registry, lambda: self.now, self.changes.append)
+        self.gate = GatewayGuard(self.registry, lambda: self.now, self.changes.append)
         self.edges: dict[str, EdgeGuard] = {}
         self.refused: list[str] = []
         self.last: dict[str, bytes] = {}
@@ -54,7 +54,7 @@ class World:
         self.settle()
         return self.edges[name]
 
-    def say(self, by: Gate | EdgeGuard, topic: Topic, message: m.Message, **levels: str | int) -> list[Incoming]:
+    def say(self, by: GatewayGuard | EdgeGuard, topic: Topic, message: m.Message, **levels: str | int) -> list[Incoming]:
         """Publish, and let all who read it hear it."""
         path = topic.path("dt", **levels)
         payload = by.seal(topic, path, levels, message, encode(topic, message))
@@ -153,7 +153,7 @@ def test_a_gateway_that_starts_anew_is_found_by_one_heartbeat(world: World) -> N
     world.edge("e1", "00000001")
     world.here("e1")
     before = world.last["dt/register"]
-    world.gate = Gate(world.registry, lambda: world.now, world.changes.append)
+    world.gate = GatewayGuard(world.registry, lambda: world.now, world.changes.append)
     assert world.request("e1") == []
     (again,) = world.hear("dt/register", before)
     assert again.stranger, "a recorded heartbeat proves nothing to it"
@@ -366,7 +366,7 @@ def test_a_line_is_used_and_lines_are_open_so_often_at_most(tmp_path: Path, monk
     assert f"used {USES} times" in registry.join(key, "e", NOW)[0]
     for i in range(PERMISSIONS - 1):
         registry.permit(f"e{i}", NOW + 60, NOW)
-    with pytest.raises(PlanError, match=rf"{PERMISSIONS} lines are open"):
+    with pytest.raises(PlanError, match=rf"{PERMISSIONS} join lines are open"):
         registry.permit("more", NOW + 60, NOW)
     registry.permit("more", NOW + 120, NOW + 60)
     assert len(Registry(tmp_path).read().permissions) == PERMISSIONS

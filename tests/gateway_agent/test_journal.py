@@ -43,7 +43,7 @@ def test_lines_that_were_cut_off_or_are_of_an_older_version_are_passed_over(
         file.write(outcome(1).model_dump_json().encode()[:40] + b"\n\xff\xfe\n{}\n")
         file.writelines(b'{"ended":"camera.11111111.%d"}\n' % number for number in range(9))
     journal = reopened(journal)
-    assert caplog.text.count("passed over") == 1 and "11 lines are damaged" in caplog.text
+    assert caplog.text.count("skipped 11 damaged") == 1 and "outdated lines" in caplog.text
     journal.keep(outcome(2))
     assert list(reopened(journal).before.ended) == [outcome(0).frame, outcome(2).frame]
 
@@ -62,7 +62,7 @@ def test_the_file_is_bounded_and_the_oldest_frames_are_remembered_by_number(tmp_
 
 def test_two_gateways_do_not_share_a_folder(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "ended.jsonl")
-    with pytest.raises(PlanError, match="another gateway runs with the state folder"):
+    with pytest.raises(PlanError, match="another gateway is using the state folder"):
         Journal(tmp_path / "ended.jsonl")
     reopened(journal).close()
 

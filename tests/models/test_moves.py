@@ -1,4 +1,4 @@
-"""Chains of operators that only move elements: which are joined, what a region of them needs, and that files keep them."""
+"""Chains of operators that only move elements: which are fused, what a region of them needs, and that files keep them."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 
 from models.graph.build import build
 from models.graph.file import MOVES, Graph, Op, parse
-from models.graph.permutations import Movement, joined
+from models.graph.permutations import Movement, fuse_permutations
 from models.running import engine
 from models.tiling.partition import Partition
 from models.tiling.rewrite import tile_graph, whole_graph
@@ -16,7 +16,7 @@ from tests.models.sketch import Sketch, image_for, quantized, run, same_bits, wr
 
 
 def moves(graph: Graph) -> list[Op]:
-    return [op for op in joined(graph).ops if op.kind == MOVES]
+    return [op for op in fuse_permutations(graph).ops if op.kind == MOVES]
 
 
 def movement(graph: Graph) -> Movement:
@@ -86,7 +86,7 @@ def test_all_of_yolov2_can_be_tiled() -> None:
 
 def test_what_is_written_holds_the_chains_own_operators() -> None:
     graph = reorg()
-    one = joined(graph)
+    one = fuse_permutations(graph)
     again = parse(one.pruned().to_bytes())
     assert [op.kind for op in again.ops] == [op.kind for op in graph.ops] and len(one.ops) == 3
     image = image_for(graph)
@@ -131,7 +131,7 @@ def turned() -> Graph:
 @pytest.mark.parametrize("make", [looked_at, rescaled, to_channels, flattened, turned])
 def test_what_is_no_such_chain_is_left_alone(make: Callable[[], Graph]) -> None:
     graph = make()
-    assert joined(graph) is graph and Partition(graph).blockers
+    assert fuse_permutations(graph) is graph and Partition(graph).blockers
 
 
 def doubled(depth: int, stacked: bool) -> Graph:

@@ -12,7 +12,7 @@ from models.graph.build import build
 from models.graph.file import Graph, parse
 from models.planning.planner import make_plan
 from models.running import engine
-from models.running.engine_cache import Classes
+from models.running.engine_cache import EngineCache
 from models.running.runner import CALM, LEFT_BYTES, TileRunner
 from models.tiling import reuse
 from models.tiling.partition import Partition
@@ -287,7 +287,7 @@ def test_a_runner_without_room_for_strips_computes_all_the_same(reusing: tuple[P
 
 def test_light_classes_do_not_drive_out_others() -> None:
     loads: list[str] = []
-    classes = Classes(keep=2)
+    classes = EngineCache(keep=2)
 
     def get(name: str, share: float) -> None:
         def load() -> engine.Engine:
@@ -308,7 +308,7 @@ def test_light_classes_do_not_drive_out_others() -> None:
 
 
 def test_there_is_room_for_light_classes_as_long_as_none_goes_for_them() -> None:
-    classes = Classes(keep=3)
+    classes = EngineCache(keep=3)
     rooms = []
     for name, share in (("a", 1.0), ("b", 0.1), ("c", 0.2), ("d", 0.25), ("b", 0.1), ("a", 1.0)):
         rooms.append(classes.has_room((0, name), share))
@@ -324,7 +324,7 @@ class Loading:
     def __init__(self, keep: int, free: float = 1e9) -> None:
         self.free = free
         self.loads: list[str] = []
-        self.classes = Classes(keep, lambda share: self.free - self._held() >= share)
+        self.classes = EngineCache(keep, lambda share: self.free - self._held() >= share)
 
     def _held(self) -> float:
         return self.classes._ordinary.held + self.classes._light.held

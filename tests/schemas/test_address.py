@@ -11,7 +11,7 @@ from schemas.contract.address import ESCAPES, Address
 from schemas.contract.config import GatewayOptions
 from schemas.contract.errors import ConfigError, DtError, PlanError
 from schemas.contract.redact import redact
-from schemas.host.settings import Key, load
+from schemas.host.settings import OptionName, load
 
 
 @pytest.mark.parametrize(
@@ -62,7 +62,7 @@ def test_every_option_variable_and_file_goes_through_it(
             file.write_text(f'[{section}]\n{name} = "{value}"\n' if kind == "file" else "")
             if kind == "variable":
                 monkeypatch.setenv(variable, value)
-            flags: dict[Key, str] = {(section, name): value} if kind == "flag" else {}
+            flags: dict[OptionName, str] = {(section, name): value} if kind == "flag" else {}
             if value == good:
                 assert "Top" not in str(list(load(flags, file).rows()))
                 continue

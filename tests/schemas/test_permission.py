@@ -6,14 +6,14 @@ from hypothesis import strategies as st
 
 from schemas.contract.errors import CredentialError, DecodeError
 from schemas.security import keyring
-from schemas.security.permission import Line
+from schemas.security.permission import JoinToken
 from schemas.security.rights import GATEWAY
 from schemas.security.seal import Seal, derive
 
 names = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
 hex8, hex64 = (st.binary(min_size=n, max_size=n).map(bytes.hex) for n in (4, 32))
 lines = st.builds(
-    Line,
+    JoinToken,
     gateway=st.text(st.characters(exclude_characters="\n", exclude_categories=["Cs"]), max_size=40),
     root=names, node=names | st.just(""), permission=hex8, secret=hex64, authority=hex64 | st.just(""), reads=st.booleans(),
 )  # fmt: skip
@@ -21,20 +21,20 @@ A, B = b"a" * 32, b"b" * 32
 
 
 @given(lines)
-def test_a_line_comes_back_equal_and_is_one_word(line: Line) -> None:
+def test_a_line_comes_back_equal_and_is_one_word(line: JoinToken) -> None:
     text = str(line)
-    assert len(text.split()) == 1 and Line.parse(f"  {text}\n") == line
+    assert len(text.split()) == 1 and JoinToken.parse(f"  {text}\n") == line
 
 
 @given(lines, st.data())
-def test_a_line_that_was_cut_or_mistyped_is_refused(line: Line, data: st.DataObject) -> None:
+def test_a_line_that_was_cut_or_mistyped_is_refused(line: JoinToken, data: st.DataObject) -> None:
     text = str(line)
     at = data.draw(st.integers(0, len(text) - 1))
     typed = data.draw(st.sampled_from("AQgw09-_é"))
     for wrong in (text[:at], text[:at] + typed + text[at + 1 :]):
         if wrong != text:
             try:
-                assert Line.parse(wrong) == line  # the last letter may hold two spare bits
+                assert JoinToken.parse(wrong) == line  # the last letter may hold two spare bits
             except CredentialError as error:
                 assert "copy it again" in str(error) and line.secret not in str(error)
 
@@ -42,7 +42,7 @@ def test_a_line_that_was_cut_or_mistyped_is_refused(line: Line, data: st.DataObj
 @given(st.text(max_size=80) | st.binary(max_size=60).map(lambda b: "dtjoin1-" + b.hex()))
 def test_any_text_is_a_credential_error(text: str) -> None:
     with pytest.raises(CredentialError):
-        Line.parse(text)
+        JoinToken.parse(text)
 
 
 @given(st.binary(max_size=200), st.text(max_size=10))
@@ -58,7 +58,7 @@ def ring_for(name: str, others: dict[str, tuple[bytes, str]]) -> keyring.Ring:
     """What the gateway would send to ``name``: the secret and serial of each other node are ``others``."""
     own = "0000000f"
     nodes = {
-        other: keyring.Key(send=keyring.speaking(name, own, secret).hex(), serial=serial)
+        other: keyring.NodeKey(send=keyring.speaking(name, own, secret).hex(), serial=serial)
         for other, (secret, serial) in others.items()
     }
     return keyring.Ring(nodes=nodes)

@@ -12,7 +12,7 @@ from schemas.contract.topics import TABLE, Topic
 from schemas.security.rights import RIGHTS, is_sealed, objection
 from schemas.security.seal import Seal, Unsealed
 from schemas.wire.codec import Rejected, encode
-from schemas.wire.guard import Guard, Open
+from schemas.wire.guard import Guard, OpenGuard
 
 D, E = "0" * 32, "0000000a"
 FRAME = m.frame_id("e1", E, 0)
@@ -195,8 +195,8 @@ def test_what_is_for_people_and_an_open_cluster_s_messages_have_no_seal() -> Non
     assert guards()["gateway"].seal(topics.OUTCOME, "dt/source/e1/outcome", levels, outcome, b"{}") == b"{}"
     status = m.Status(**head("gateway"))
     assert guards()["gateway"].seal(topics.STATUS, "dt/node/gateway/status", {"node": "gateway"}, status, b"{}") == b"{}"
-    assert Open().seal(topics.REGISTER, "dt/register", {}, register("e1"), b"{}") == b"{}"
-    (heard,) = Open().admit("dt", "dt/register", encode(topics.REGISTER, register("e1")), D)
+    assert OpenGuard().seal(topics.REGISTER, "dt/register", {}, register("e1"), b"{}") == b"{}"
+    (heard,) = OpenGuard().admit("dt", "dt/register", encode(topics.REGISTER, register("e1")), D)
     assert heard.message == register("e1") and not heard.stranger
 
 

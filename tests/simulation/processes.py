@@ -214,7 +214,7 @@ class EdgeProcess(Process):
         elif isinstance(message, m.Steal):
             answers = [a for a in said if isinstance(a, Publish) and a.topic is topics.TILE]
             told = [a for a in answers if a.message.request == message.request]  # type: ignore[attr-defined]
-            assert told or message.thief in node._hands, "a thief gets an answer, or is kept in mind"
+            assert told or message.thief in node._parked, "a thief gets an answer, or is kept in mind"
 
     def act(self, actions: Sequence[Any]) -> None:
         for action in actions:

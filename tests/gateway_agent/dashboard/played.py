@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import models
-from gateway_agent.board import Board
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import Request, State
 from gateway_agent.dashboard.watcher import Dashboard
 from models.bundle import Bundle, make_bundle
@@ -38,7 +38,7 @@ class Played:
     address = "127.0.0.1:1883"
 
     def __init__(self) -> None:
-        self.board = Board()
+        self.board = ClusterView()
         self.models: dict[str, Path] = {}
         self.bundle = digits()
         self.controls = State(True, 0.5, "3x3", "digits")

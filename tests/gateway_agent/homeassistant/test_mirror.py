@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.board import Board
+from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import State
 from gateway_agent.homeassistant.facts import FEW, Facts, Settings
 from gateway_agent.homeassistant.mirror import (
@@ -39,7 +39,7 @@ class Play:
 
     def __init__(self, facts: Facts = FACTS, home: Home | None = None, **settings: Any) -> None:
         self.facts, self.home, self.at = facts, home or Home(), 1000.0
-        self.board = Board()
+        self.board = ClusterView()
         self.mirror = Mirror(Settings(cluster="dt-1", **settings))
         self.nodes: set[str] = set()
         self.frames = 0

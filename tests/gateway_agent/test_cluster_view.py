@@ -1,6 +1,6 @@
 import pytest
 
-from gateway_agent.board import OPEN, Board, Rate
+from gateway_agent.cluster_view import OPEN, ClusterView, Rate
 from gateway_agent.dashboard.views import node_view, totals
 from schemas.contract import messages as m
 
@@ -25,7 +25,7 @@ def result(tile: int, node: str = "edge1", compute_s: float = 0.1, frame: str = 
 
 
 def test_a_failed_frame_degrades_its_source_until_the_next_result() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(register(), 0.0)
     board.outcome(ended(), 1.0)
     assert board.sources["edge1"].degraded == ""
@@ -40,7 +40,7 @@ def test_a_failed_frame_degrades_its_source_until_the_next_result() -> None:
 
 
 def test_a_node_comes_goes_and_comes_again() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(register(), 0.0)
     for now, nodes in ((0.0, {"edge1"}), (1.0, {"edge1"}), (5.0, set[str]()), (9.0, {"edge1"})):
         board.alive(nodes, now)
@@ -50,7 +50,7 @@ def test_a_node_comes_goes_and_comes_again() -> None:
 
 
 def test_a_node_that_fetches_its_model_is_not_here_yet_and_shows_how_much_it_has() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(m.Status.model_validate({**HEAD, "fetched": 0.25}), 1.0)
     shown = [node_view(board.nodes["edge1"], now, 0.0)["fetched"] for now in (1.0, 30.0, 31.0)]
     assert shown == [0.25, 0.25, None] and totals(board, 1.0)["fetching"] == 1 and totals(board, 31.0)["fetching"] == 0
@@ -59,7 +59,7 @@ def test_a_node_that_fetches_its_model_is_not_here_yet_and_shows_how_much_it_has
 
 
 def test_a_restarted_node_shows_no_counters_of_its_former_life() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(register(), 0.0)
     board.hear(m.Status.model_validate({**HEAD, "computed": 7}), 0.0)
     board.hear(register(), 1.0)
@@ -69,7 +69,7 @@ def test_a_restarted_node_shows_no_counters_of_its_former_life() -> None:
 
 
 def test_a_timeline_has_the_first_result_of_every_tile() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(register(frames=[FRAME]), 10.0)
     board.hear(result(0, compute_s=0.25), 10.5)
     board.hear(result(1, node="edge2"), 11.0)
@@ -85,7 +85,7 @@ def test_a_timeline_has_the_first_result_of_every_tile() -> None:
 
 
 def test_frames_that_never_end_are_forgotten() -> None:
-    board = Board()
+    board = ClusterView()
     for number in range(OPEN + 10):
         board.hear(result(0, frame=f"edge1-11111111-{number}"), float(number))
     board.outcome(ended(), 999.0)
@@ -118,7 +118,7 @@ def test_a_young_rate_is_over_the_time_since_its_start() -> None:
 
 
 def test_what_is_forgotten_is_not_shown() -> None:
-    board = Board()
+    board = ClusterView()
     board.hear(register(), 0.0)
     board.forget("edge1")
     assert not board.nodes and not board.sources

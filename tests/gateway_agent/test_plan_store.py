@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
-from gateway_agent.chosen import Memory
+from gateway_agent.plan_store import PlanStore
 from models.bundle import Bundle, make_bundle, save
 from models.graph.build import build
 from schemas.contract.config import GatewayOptions
@@ -24,8 +24,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def kept(folder: Path, models: Path, automatic: bool = False) -> tuple[Memory, Bundle]:
-    memory = Memory(folder, GatewayOptions(model=models / "mini.tflite"))
+def kept(folder: Path, models: Path, automatic: bool = False) -> tuple[PlanStore, Bundle]:
+    memory = PlanStore(folder, GatewayOptions(model=models / "mini.tflite"))
     bundle = make_bundle(models / "mini.tflite", (2, 1))
     memory.keep(bundle, automatic)
     return memory, bundle
@@ -41,7 +41,7 @@ def test_what_was_chosen_is_taken_up_so_that_to_the_edges_it_is_no_news(
     assert taken[0].plan == bundle.plan and taken[0].plan.digest() == bundle.plan.digest()
     assert taken[0].edge_model == bundle.edge_model and taken[0].card == bundle.card
     assert [path.name for path in tmp_path.iterdir()] == ["chosen.json"], "nothing half-written"
-    assert Memory(tmp_path / "elsewhere", memory.options).take_up() is None
+    assert PlanStore(tmp_path / "elsewhere", memory.options).take_up() is None
 
 
 @pytest.mark.parametrize(
@@ -51,12 +51,12 @@ def test_whoever_asks_for_something_else_gets_that(tmp_path: Path, models: Path,
     memory, _ = kept(tmp_path, models)
     words = {**asked, "model": models / asked.get("model", "mini.tflite")}
     other = memory.options.model_copy(update=words)
-    assert Memory(tmp_path, other).take_up([models / "mini.tflite"]) is None
-    assert Memory(tmp_path, memory.options.model_copy(update={"threads": 2, "deadline": 5.0})).take_up() is not None
+    assert PlanStore(tmp_path, other).take_up([models / "mini.tflite"]) is None
+    assert PlanStore(tmp_path, memory.options.model_copy(update={"threads": 2, "deadline": 5.0})).take_up() is not None
 
 
 def test_another_model_of_the_folder_is_taken_up_as_long_as_it_is_there(tmp_path: Path, models: Path) -> None:
-    memory = Memory(tmp_path, GatewayOptions(model=models / "mini.tflite"))
+    memory = PlanStore(tmp_path, GatewayOptions(model=models / "mini.tflite"))
     memory.keep(make_bundle(models / "other.tflite", (2, 2)), False)
     taken = memory.take_up(sorted(models.glob("*.tflite")))
     assert taken is not None and taken[0].path == models / "other.tflite"
@@ -83,7 +83,7 @@ def test_a_folder_with_a_plan_keeps_its_card(tmp_path: Path, models: Path) -> No
     folder = tmp_path / "plan"
     first = make_bundle(models / "mini.tflite", (3, 3))
     save(first, folder)
-    memory = Memory(tmp_path, GatewayOptions(model=folder))
+    memory = PlanStore(tmp_path, GatewayOptions(model=folder))
     memory.keep(make_bundle(folder / "model.tflite", (1, 2), card=first.card), False)
     taken = memory.take_up()
     assert taken is not None and taken[0].card == first.card and taken[0].plan.blocks[0].cols == 2

@@ -64,7 +64,7 @@ class Earlier(Record):
 
 
 @dataclass(frozen=True)
-class Memory:
+class PlanStore:
     """The file in ``folder``, for a gateway with these options."""
 
     folder: Path
@@ -98,17 +98,17 @@ class Memory:
                 return None
             path = Path(chosen.model)
             if path not in {self._own(), *(model.absolute() for model in models)}:
-                raise PlanError(f"{path} is not among the models of now")
+                raise PlanError(f"{path} is not among the current models")
             if isinstance(chosen, Earlier):
                 first = chosen.plan.blocks[0]
                 card = open_card(self.options.model or path) if path == self._own() else None
-                _log.info("the plan that was chosen before is of version %d, and is made anew", chosen.plan.version)
+                _log.info("the saved plan is of version %d: planning again", chosen.plan.version)
                 return make_bundle(path, (first.rows, first.cols), card=card), chosen.automatic
             if chosen.card != open_card((self.options.model or path) if path == self._own() else path):
                 raise PlanError(f"the card of {path} has changed")
             return with_plan(path, chosen.plan, chosen.card, str(self.path)), chosen.automatic
         except DtError as error:
-            _log.warning("the plan that was chosen before is not taken up: %s", error)
+            _log.warning("ignoring the saved plan: %s", error)
             return None
 
     def _read(self) -> Chosen | Earlier:
@@ -120,7 +120,7 @@ class Memory:
                 return Earlier.model_validate_json(data, extra="ignore")
             raise PlanError(f"{self.path} is spoilt: {error.error_count()} faults") from None
         if chosen.digest != chosen.sum():
-            raise PlanError(f"{self.path} is spoilt: its digest does not fit")
+            raise PlanError(f"{self.path} is corrupt: its digest does not match")
         return chosen
 
     def _own(self) -> Path:

@@ -126,7 +126,7 @@ class SourceView:
     plain: bytes = b""
 
 
-class Board:
+class ClusterView:
     """``nodes`` and ``sources`` by name, ``events`` and ``timelines`` oldest first."""
 
     def __init__(self, name: str = "gateway") -> None:

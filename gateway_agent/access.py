@@ -123,7 +123,7 @@ def _protected(options: GatewayOptions, mosquitto: MosquittoProcess, registry: "
             with registry.alone():
                 found = certificates.certificates(registry.folder, names(mosquitto.host), now)
             if held is not None and found.authority != held.authority:
-                raise CredentialError(f"{registry.folder} holds another certificate authority than nodes joined under: restore it")
+                raise CredentialError(f"{registry.folder} holds another authority than the one nodes joined under: restore it")
             held, trouble = found, ""
         except (DtError, OSError) as error:
             if held is None:

@@ -167,7 +167,7 @@ class Registry:
             for key in over[: max(len(kept) + 1 - PERMISSIONS, 0)]:
                 del kept[key]
             if len(kept) >= PERMISSIONS:
-                raise PlanError(f"{PERMISSIONS} join lines are open, the most allowed: revoke some (dt revoke NAME), or let them expire")
+                raise PlanError(f"{PERMISSIONS} join lines are open, the most allowed: 'dt revoke' some, or let them expire")
             permission = new_epoch()
             self._save(members.model_copy(update={"permissions": {**kept, permission: new}}))
         return permission, new

@@ -195,7 +195,7 @@ def test_what_is_not_known_is_left_to_the_interpreter_and_said_once(
 def test_one_environment_without_accelerators_serves_all_engines() -> None:
     """In a process of its own: other tests may load what they like."""
     program = (
-        "from pathlib import Path; from models import engine, litert; "
+        "from pathlib import Path; from models.running import engine, litert; "
         "assert all(map(engine._has_cache, engine.ARITHMETICS)); assert litert._environment.cache_info().misses == 1; "
         "maps = Path('/proc/self/maps').read_text(); assert 'libLiteRt.so' in maps; "
         "assert not any(word in maps for word in ('WebGpu', 'Accelerator', 'libvulkan', 'libOpenCL', 'Dispatch'))"

@@ -193,17 +193,17 @@ def test_synthetic_frames_need_no_opencv() -> None:
 @pytest.mark.parametrize(
     ("uri", "said"),
     [
-        ("", "no path and no URI"),
+        ("", "neither a path nor a URI"),
         ("gopher://x", "unknown scheme 'gopher'"),
         ("/nowhere/clip.mp4", "there is no file '/nowhere/clip.mp4'"),
         ("file:///nowhere/clip.mp4?loop=1", "there is no file '/nowhere/clip.mp4'"),
         ("dir:///nowhere", "'/nowhere' is not a folder"),
         ("file://", "needs a path"),
-        ("file:///a%00b", "no path and no URI"),
+        ("file:///a%00b", "neither a path nor a URI"),
         ("file://[", "there is no file '['"),
         ("dir://folder/pics#2?glob=*.jpg", "contains #: write %23 instead"),
-        ("file:///clip.mp4#t=10", "write %23 for it"),
-        ("synthetic://#?frames=1", "write %23 for it"),
+        ("file:///clip.mp4#t=10", "write %23 instead"),
+        ("synthetic://#?frames=1", "write %23 instead"),
         ("/dev/null", "is a device; use v4l2:///dev/null"),
         ("x" * 300, "cannot be looked up: File name too long"),
         ("file:///" + "x" * 300, "cannot be looked up: File name too long"),
@@ -249,8 +249,8 @@ def damaged(folder: Path) -> Iterator[Path]:
 
 def test_a_damaged_picture_is_refused_by_name_and_silently(pictures: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for path in damaged(pictures):
-        assert f"{str(path)!r} is damaged or no picture" in refusal(f"dir://{pictures}")
-        assert f"{str(path)!r} is damaged or no picture" in refusal(f"file://{path}")
+        assert f"{str(path)!r} is damaged or not a picture" in refusal(f"dir://{pictures}")
+        assert f"{str(path)!r} is damaged or not a picture" in refusal(f"file://{path}")
     assert capfd.readouterr() == ("", "")
 
 

@@ -94,7 +94,7 @@ def test_parameters_of_a_network_camera_that_are_not_ours_stay_in_its_address() 
         ("v4l2://", "needs a path, as in v4l2:///dev/video0"),
         ("v4l2:///dev/video0?size=3", "unknown parameter 'size'; it takes width, height, fps, stall, motion, still"),
         ("v4l2:///dev/nothing", "no device '/dev/nothing' (No such file or directory); see v4l2-ctl --list-devices"),
-        ("v4l2:///dev/null", "does not open: it is in use or no camera"),
+        ("v4l2:///dev/null", "does not open: it is in use or not a camera"),
         ("v4l2:///dev/video0?width=0", "width='0' must be"),
         ("picamera2://", "needs the number of a camera, as in picamera2://0"),
         ("picamera2://front", "needs the number of a camera"),
@@ -110,7 +110,7 @@ def test_a_wrong_camera_is_refused_with_its_remedy(uri: str, said: str) -> None:
 def test_a_file_is_no_device(tmp_path: Path) -> None:
     pytest.importorskip("cv2")
     (tmp_path / "video0").write_bytes(b"no device")
-    assert "is no device" in refusal(f"v4l2://{tmp_path}/video0")
+    assert "is not a device" in refusal(f"v4l2://{tmp_path}/video0")
 
 
 def test_an_rtsp_camera_where_nothing_listens_is_refused_silently(capfd: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def test_another_model_of_the_folder_is_taken_up_as_long_as_it_is_there(tmp_path
 @pytest.mark.parametrize("automatic", [True, False])
 def test_a_plan_of_version_2_is_made_anew_of_the_same_model_and_grid(tmp_path: Path, models: Path, automatic: bool) -> None:
     """``chosen.json`` as the last program with plans of version 2 wrote it, as far as it is still read."""
-    memory = Memory(tmp_path, GatewayOptions(model=models / "mini.tflite"))
+    memory = PlanStore(tmp_path, GatewayOptions(model=models / "mini.tflite"))
     asked = [str(models / "mini.tflite"), "", "auto", ""]
     tile = {"index": 0, "row": 0, "col": 0, "tile_class": 0, "inputs": {"image": [0, 0, 9, 9]}, "outputs": {}, "flops": 1}
     plan = {"version": 2, "blocks": [{"mode": "tiles", "rows": 1, "cols": 2, "tiles": [tile]}], "pixels": {"tensor": "image"}}

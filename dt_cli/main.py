@@ -220,7 +220,7 @@ def verify(
 @takes("gateway")
 def gateway(loaded: Loaded) -> None:
     """Coordinate a cluster: host the broker, publish the plan, merge tiles and run the tail."""
-    from gateway_agent import app as agent
+    from gateway_agent import start as agent
 
     raise typer.Exit(agent.main(loaded.settings))
 

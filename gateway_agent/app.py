@@ -3,54 +3,39 @@
 import contextlib
 import logging
 import queue
-import sys
-import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway_agent.access import arrange, packet_bytes
+from gateway_agent.access import packet_bytes
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.cluster_view import ClusterView
 from gateway_agent.controls import AUTO, VERBS, Request, State
-from gateway_agent.journal import JOURNAL, KEEP, Journal
+from gateway_agent.journal import KEEP, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
-from gateway_agent.plan_store import PlanStore
+from gateway_agent.plans import Planned, Plans, complete
 from gateway_agent.publishing import ModelUpload
-from gateway_agent.replan import Replanner, better
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
-from models.bundle import Bundle, make_bundle, open_bundle
-from models.graph.effort import arithmetic
-from models.graph.file import parse
+from models.bundle import Bundle, make_bundle
 from models.planning.planner import parse_grid
-from models.results.card import check_inputs
-from models.running.engine import kernels, threads
-from models.running.samples import arithmetics
-from models.running.speed import measure_speed
-from models.trial import try_bundle
+from models.running.engine import threads
 from schemas.contract import messages as m
 from schemas.contract import topics
-from schemas.contract.chunks import chunk_count
-from schemas.contract.config import GatewayOptions, Settings, is_loopback, parse_listen
+from schemas.contract.config import GatewayOptions
 from schemas.contract.errors import DecodeError, DtError, PlanError, UnreachableError
 from schemas.contract.text import one_line
 from schemas.contract.topics import Publish
-from schemas.host.discovery import announced
-from schemas.host.packages import install
-from schemas.host.process import log_to_stderr, on_end, version
+from schemas.host.process import version
 from schemas.host.service import Service
-from schemas.host.state import state_folder
 from schemas.host.vitals import Reader
 from schemas.security.rights import GATEWAY as NAME
-from schemas.wire.codec import CONTROL_BYTES, PLAN_BYTES, Incoming, Rejects
+from schemas.wire.codec import Incoming, Rejects
 from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.wire.pace import measure_messages
 from schemas.wire.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
 
 STATUS_S = 2.0
@@ -58,148 +43,9 @@ HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a 
 SENDING_BYTES = 256 * 1024  # of chunks on their way to the broker: all else waits behind them
 SENDING_S = 0.005  # so often it is looked at whether they are there
 ENTER_S = 30.0
-CHUNK_NAME_BYTES = 40  # that each chunk of a model adds to the plan's message
 VITALS_S = 10.0  # without news, so often
 LABELS, LONGEST = 200, 200  # that the bridge names, and letters of each
-DRAIN_S = 15.0  # frames in flight have so long to end under the plan that they began with
 _log = logging.getLogger(__name__)
-
-
-def _complete(bundle: Bundle) -> Bundle:
-    """A model of which all inputs are known.
-
-    Raises:
-        PlanError: the card says nothing of one.
-    """
-    check_inputs(bundle.card, bundle.graph, bundle.path.with_suffix(".toml"))
-    return bundle
-
-
-def main(settings: Settings) -> int:
-    """``dt gateway``: runs until SIGTERM or Ctrl-C. Returns the exit code."""
-    log_to_stderr(settings.log)
-    options, service = settings.gateway, Service.found()
-    if options.model is None:
-        raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
-    models = find_models(options.models) if options.models else {}
-    folder = state_folder(options.state, options.root)
-    memory = PlanStore(folder, options)
-    bundle, automatic = first_bundle(options, memory, models.values())
-    access = arrange(options, packet_bytes(bundle.plan))
-    if options.ha and not options.ha_broker and access.home is None:
-        raise PlanError(
-            "--ha in a sealed cluster takes mosquitto, for the embedded broker lets everybody command: apt install mosquitto, "
-            "or name Home Assistant's own broker: --ha-broker mqtt://USER:PASSWORD@HOST"
-        )
-    journal = Journal(folder / JOURNAL)
-    with contextlib.ExitStack() as stack:
-        stack.callback(journal.close)
-        if access.broker is not None:
-            stack.enter_context(access.broker)
-        address = access.address()
-        if options.announce:
-            _announce(stack, options.root, access.broker.host if access.broker is not None else "", address)
-        app = Gateway(options, bundle, address, access.broker, service, journal, access.guard)
-        given = options.grid is not None or options.cut != "auto" or options.model.is_dir()
-        objective = options.objective or ("fixed" if given else "latency")
-        if objective != "fixed" if automatic is None else automatic:
-            app.replan("latency" if objective == "fixed" else objective)
-        app.models, app.keep = models, memory.keep
-        if options.ha or options.ha_broker:
-            from gateway_agent.homeassistant.watcher import PICTURES_S, HomeAssistant, settings_of
-
-            own = access.home() if access.home is not None else ""
-            app.watch(HomeAssistant(app, settings_of(options, own)), PICTURES_S)
-        on_end(app.stop)
-        if options.http is not None:
-            serve_dashboard(app, options.http, options.root, options.state)
-        return app.run()
-
-
-def first_bundle(options: GatewayOptions, memory: PlanStore, models: Collection[Path]) -> tuple[Bundle, bool | None]:
-    """Model and plan to begin with, tried, and whether they are planned again (None: as ``options`` say): what was chosen
-    before this process, or, if nothing was or that fails, what is configured.
-
-    Raises:
-        DtError: what is configured fails.
-    """
-    before = memory.take_up(models)
-    if before is not None:
-        bundle, automatic = bind(before[0]), before[1]
-        try:
-            try_bundle(bundle, threads(options.threads))
-        except DtError as error:
-            _log.error("the saved plan failed; running the configured one instead: %s", error)
-        else:
-            _log.info("resuming the saved plan; pass --grid, --cut, --model or --objective to replace it")
-            return bundle, automatic
-    assert options.model is not None
-    bundle = bind(_complete(open_bundle(options.model, parse_grid(options.grid) if options.grid else None, options.cut)))
-    try_bundle(bundle, threads(options.threads))
-    return bundle, None
-
-
-def _announce(stack: contextlib.ExitStack, root: str, listens: str, address: Address) -> None:
-    """Let edges find the broker at ``address`` as long as ``stack`` is open, unless it is for this machine alone.
-
-    ``listens``: the host on which our own broker does; empty for somebody else's. Who cannot be found still works.
-    """
-    host = listens or address.host
-    if is_loopback(host):
-        return
-    try:
-        stack.enter_context(announced(root, host, address.port, address.tls))
-    except DtError as error:
-        _log.warning("edges have to name this gateway's address: %s", error)
-
-
-def serve_dashboard(app: "Gateway", http: str, root: str, state: Path | None = None) -> None:
-    """Show ``app`` on ``http`` (HOST:PORT) as long as it runs; ``state``: the folder of its token, as in the options.
-
-    Raises:
-        PlanError: the port cannot be had, or the extra is not installed.
-    """
-    try:
-        from gateway_agent.dashboard.watcher import PICTURES_S, Dashboard
-    except ModuleNotFoundError as error:
-        raise PlanError(f"--http needs {error.name}: {install('dashboard')}") from None
-    dashboard = Dashboard(app, *parse_listen(http), root, state)
-    app.watch(dashboard, PICTURES_S)
-    print(f"dashboard at {dashboard.told(sys.stdout.isatty())}", flush=True)
-
-
-def find_models(folder: Path) -> dict[str, Path]:
-    """The models of a folder, by their files' stems.
-
-    Raises:
-        PlanError: there is none.
-    """
-    found = {one_line(path.stem): path for path in sorted(folder.glob("*.tflite"))}
-    if not found:
-        raise PlanError(f"--models {folder}: there is no .tflite file in it")
-    return found
-
-
-def bind(bundle: Bundle) -> Bundle:
-    """The bundle with its plan bound to this machine's kernels of the arithmetics that the edges use.
-
-    Raises:
-        PlanError: the plan is longer than the message that tells edges of it may be.
-    """
-    plan = bundle.plan.model_copy(update={"runtime": kernels(arithmetics(parse(bundle.edge_model)))})
-    most = PLAN_BYTES - CONTROL_BYTES - CHUNK_NAME_BYTES * chunk_count(len(bundle.edge_model))
-    if (length := len(plan.model_dump_json())) > most:
-        raise PlanError(f"a plan of {length} bytes, its message carries {most}: choose a coarser grid")
-    return replace(bundle, plan=plan)
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan that was asked for, or none: with ``error``, or because the present one is good enough."""
-
-    request: Request | None
-    bundle: Bundle | None
-    error: str = ""
 
 
 class Gateway:
@@ -237,13 +83,8 @@ class Gateway:
         self._painter: Painter | None = None
         self._readiness = self._new_readiness()
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
-        self._detection, self._planning = True, False
-        self._planning_for: Request | None = None
-        self._wanted: tuple[Callable[[], Bundle | None], Request] | None = None
-        self._replanner: Replanner | None = None
-        self._objective = "latency"
-        self._next: Bundle | None = None  # to run as soon as no frame is in flight, or at _swap_at
-        self._swap_at = float("inf")
+        self._detection = True
+        self.plans = Plans(self._inbox, options.threads)
         self._rejects = Rejects(options.root)
         self._stopping = False
         self._unfit: set[topics.Topic] = set()  # whose messages were too long
@@ -271,10 +112,6 @@ class Gateway:
         self._wanted_s[id(watcher)] = pictures_s
         self._node.pictures_s = min((every for every in self._wanted_s.values() if every), default=0.0)
 
-    def replan(self, objective: str, replanner: Replanner | None = None) -> None:
-        """From now on: plan again by ``objective`` when nodes join, leave or turn out slower."""
-        self._replanner, self._objective = replanner or Replanner(), objective
-
     def ask(self, request: Request) -> None:
         """From any thread; the answer comes in the gateway's."""
         try:
@@ -289,8 +126,7 @@ class Gateway:
         has_threshold = card.task == "detect"
         threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
         grid = f"{block.rows}x{block.cols}"
-        automatic = self._replanner is not None
-        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.name, automatic)
+        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.name, self.plans.automatic)
 
     @property
     def connected(self) -> bool:
@@ -378,9 +214,9 @@ class Gateway:
         if self._saying and self._journal is not None and self._link.flush(0.0):
             self._journal.heard(tuple(self._saying))
             self._saying.clear()
-        if self._next is not None and (not self._node.assembly.frames or now >= self._swap_at):
-            self._swap(self._next, now)
-        self._replan(now)
+        if (bundle := self.plans.due(bool(self._node.assembly.frames), now)) is not None:
+            self._swap(bundle, now)
+        self.plans.tick(self._bundle, self._node.ring.nodes, now)
         self.board.alive(self._node.ring.nodes, now)
         for said in self._bridge.tick(self.board, self._about, now):
             self._send(said)
@@ -406,21 +242,6 @@ class Gateway:
         self._send(said)
         self._published_bytes += self._link.bytes_out - before
         self._published_messages += self._link.messages_out - messages
-
-    def _replan(self, now: float) -> None:
-        """A new plan, if the cluster has changed so much that it needs one."""
-        if self._replanner is None or self._planning or self._next is not None:
-            return
-        members = self._replanner.due(self._node.ring.nodes, now)
-        if members is not None:
-            self._replanner.planned(members, now)
-            bundle, objective, own = self._bundle, self._objective, threads(self._options.threads)
-
-            def plan() -> Bundle | None:
-                speed = measure_speed(arithmetic(bundle.graph), own)
-                return better(bundle, members, objective, speed, measure_messages())
-
-            self.plan_anew(plan)
 
     def _act(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
@@ -523,8 +344,7 @@ class Gateway:
             return []
         said = self._node.hear(incoming, now)
         if isinstance(message, m.Register):
-            if self._replanner is not None:
-                self._replanner.hear(message)
+            self.plans.hear(message)
             self.board.hear(message, now)
         return said
 
@@ -544,22 +364,22 @@ class Gateway:
         verb, value = request.verb, request.value
         if verb == "detection" and isinstance(value, bool):
             self._detection = value
-            self._node.paused = not value or self._next is not None
+            self._pause()
         elif verb == "threshold" and isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1:
             if self.controls.threshold is None:
                 return f"{self._bundle.name} has no threshold: its task is {self._bundle.card.task}"
             self._tail.threshold = float(value)
         elif verb == "grid" and value == AUTO:
-            self.replan(self._objective)
+            self.plans.replan()
             self._keep()
         elif verb == "grid" and isinstance(value, str):
             path, card = self._bundle.path, self._bundle.card
-            return self.plan_anew(lambda: make_bundle(path, parse_grid(value), card=card), request)
+            return self.plans.make(lambda: make_bundle(path, parse_grid(value), card=card), request)
         elif verb == "model" and isinstance(value, str):
             if value not in self.models:
                 return f"there is no model {value[:100]!r}; there are: {', '.join(self.models) or 'none'} (--models DIR)"
             chosen, now_grid = self.models[value], parse_grid(self.controls.grid)
-            return self.plan_anew(lambda: _complete(make_bundle(chosen, now_grid)), request)
+            return self.plans.make(lambda: complete(make_bundle(chosen, now_grid)), request)
         elif verb == "remove" and isinstance(value, str):
             return self._remove(value)
         elif verb == "restart":
@@ -586,58 +406,21 @@ class Gateway:
         self.board.forget(node)
         return ""
 
-    def plan_anew(self, make: Callable[[], Bundle | None], request: Request | None = None) -> str | None:
-        """Run what ``make`` returns (None: the same as before) as soon as the frames in flight have ended.
+    def _planned(self, planned: Planned, now: float) -> None:
+        if self.plans.made(planned, now):
+            self._pause()
+            if planned.request is not None:
+                self._answer(planned.request, planned.error, now)
 
-        Sources open no frame until then. ``make`` runs in a thread of its own, and what it returns is tried there in a
-        child before anybody hears of it. Why not, or None: it is under way. A plan that somebody asks for comes instead of
-        one that nobody did.
-        """
-        if self._planning and request is not None and self._planning_for is None and self._wanted is None:
-            self._wanted = (make, request)
-            return None
-        if self._planning:
-            return "another plan is being made: try again"
-        self._planning, self._planning_for = True, request
-
-        def work() -> None:
-            try:
-                made = make()
-                if made is not None:
-                    made = bind(made)
-                    try_bundle(made, threads(self._options.threads))
-                self._inbox.put(Planned(request, made))
-            except DtError as error:
-                self._inbox.put(Planned(request, None, str(error)))
-            except (OSError, MemoryError, ValueError, ArithmeticError) as error:  # the asker must hear, and others ask
-                self._inbox.put(Planned(request, None, f"it cannot be planned: {type(error).__name__} {error}".strip()))
-
-        threading.Thread(target=work, name="planner", daemon=True).start()
-        return None
-
-    def _planned(self, planned: "Planned", now: float) -> None:
-        self._planning = False
-        wanted, self._wanted = self._wanted, None
-        if wanted is not None:
-            self.plan_anew(*wanted)
-            return
-        if planned.bundle is not None:
-            self._next, self._swap_at = planned.bundle, now + DRAIN_S
-            self._node.paused = True
-        elif planned.error and planned.request is None:
-            _log.error("no new plan: %s", planned.error)
-        if planned.request is not None:
-            if planned.request.verb == "grid" and not planned.error:
-                self._replanner = None  # whoever chooses by hand wants that
-            self._answer(planned.request, planned.error, now)
+    def _pause(self) -> None:
+        self._node.paused = not self._detection or self.plans.draining
 
     def _swap(self, bundle: Bundle, now: float) -> None:
-        self._next, self._swap_at = None, float("inf")
         try:
             tail = TailThread(bundle, self._inbox, threads(self._options.threads))
         except (DtError, MemoryError) as error:
             _log.error("the new plan failed; keeping the current one: %s", str(error) or "there is not enough memory")
-            self._node.paused = not self._detection
+            self._pause()
             return
         self._act(self._node.give_up("the plan has changed", now), now)
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
@@ -646,7 +429,8 @@ class Gateway:
         if self._broker is not None:
             self._broker.allow(packet_bytes(bundle.plan))
         self._node = self._new_node()
-        self._node.ring, self._node.pictures_s, self._node.paused = ring, pictures_s, not self._detection
+        self._node.ring, self._node.pictures_s = ring, pictures_s
+        self._pause()
         self._node.ring.reset()
         self._tail = tail
         self._tail.threshold = threshold
@@ -659,7 +443,7 @@ class Gateway:
 
     def _keep(self) -> None:
         try:
-            self.keep(self._bundle, self._replanner is not None)
+            self.keep(self._bundle, self.plans.automatic)
         except DtError as error:
             _log.warning("cannot save the plan; a restarted gateway will not resume it: %s", error)
 

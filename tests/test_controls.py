@@ -12,11 +12,13 @@ import pytest
 
 from edge_agent.app import Edge
 from gateway_agent import app
-from gateway_agent.app import Gateway, bind, find_models, first_bundle
+from gateway_agent.app import Gateway
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.controls import Request, Value, Verb
 from gateway_agent.plan_store import PlanStore
+from gateway_agent.plans import bind
 from gateway_agent.replan import Replanner
+from gateway_agent.start import find_models, first_bundle
 from models.bundle import make_bundle
 from models.graph.build import build
 from schemas.contract import messages as m
@@ -150,7 +152,7 @@ def test_what_cannot_be_is_refused_with_its_value(running: Running) -> None:
 def test_the_cluster_plans_again_for_the_nodes_that_are_here(tmp_path: Path) -> None:
     with BrokerProcess("127.0.0.1", 0) as broker:
         running = Running(tmp_path, broker, (6, 6))
-        running.gateway.replan("latency", Replanner(settle_s=0.5, again_s=2.0))
+        running.gateway.plans.replan("latency", Replanner(settle_s=0.5, again_s=2.0))
         with running:  # the network is so small that dividing it so often cannot pay
             seen = running.until(lambda outcome: len(outcome.workers) < 36)
             assert len(seen[0].workers) == 36
@@ -172,7 +174,7 @@ def test_a_plan_that_somebody_asks_for_comes_instead_of_one_that_nobody_did(runn
     def think() -> None:
         wait.wait(WAIT_S)
 
-    running.gateway.plan_anew(think)  # as the gateway does by itself
+    running.gateway.plans.make(think)  # as the gateway does by itself
     answers: queue.Queue[str] = queue.Queue()
     running.gateway.ask(Request("grid", "3x1", answers.put))
     second: queue.Queue[str] = queue.Queue()
@@ -242,7 +244,7 @@ def test_an_error_of_the_planner_that_nobody_expects_is_an_answer(running: Runni
         raise MemoryError
 
     answers: queue.Queue[str] = queue.Queue()
-    assert running.gateway.plan_anew(break_down, Request("grid", "2x2", answers.put)) is None
+    assert running.gateway.plans.make(break_down, Request("grid", "2x2", answers.put)) is None
     assert answers.get(timeout=WAIT_S) == "it cannot be planned: MemoryError"
     assert running.ask("grid", "1x2") == ""
 

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from gateway_agent.app import serve_dashboard
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.start import serve_dashboard
 from models.graph.build import build
 from tests.test_controls import Running
 

@@ -27,9 +27,9 @@ from paho.mqtt.enums import CallbackAPIVersion
 from edge_agent.membership import EdgeGuard, Membership
 from gateway_agent import certificates, rules
 from gateway_agent.access import packet_bytes
-from gateway_agent.app import bind
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.homeassistant.discovery import cluster_id
+from gateway_agent.plans import bind
 from gateway_agent.registry import FILE, Registry
 from models.running.engine import kernels
 from schemas.contract import messages as m

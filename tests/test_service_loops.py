@@ -11,10 +11,11 @@ from unittest.mock import Mock
 import pytest
 
 from edge_agent.app import Edge
-from gateway_agent.app import HEARD_S, Gateway, bind
+from gateway_agent.app import HEARD_S, Gateway
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.journal import Journal
 from gateway_agent.node import NOTHING_BEFORE
+from gateway_agent.plans import bind
 from models.bundle import make_bundle
 from models.graph.build import build
 from models.running.engine import kernels

@@ -22,7 +22,7 @@ from bench.fuzz.seeds import bundle_folder, room
 from bench.fuzz.targets import ROOT, addressed
 from gateway_agent import app, registry, rules
 from gateway_agent.access import arrange
-from gateway_agent.controls import VERBS
+from gateway_agent.controls import VERBS, Request
 from gateway_agent.dashboard.access import Access
 from gateway_agent.dashboard.door import Door
 from gateway_agent.dashboard.hub import Hub
@@ -34,6 +34,7 @@ from gateway_agent.homeassistant import watcher as home
 from gateway_agent.homeassistant.client import Heard, Up
 from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.node import Finish
+from gateway_agent.plans import Make, Planned, Plans, bind
 from gateway_agent.registry import FILE, LOCK, Enrolled, Members, Permission, Registry
 from gateway_agent.tail import Finished
 from gateway_agent.watchers import Watcher, Watchers
@@ -169,21 +170,25 @@ class _Plain(Watchers):
         return self._watchers
 
 
-class _Gateway(app.Gateway):
-    """What is planned is planned at once, once, and each event is handled before the next comes."""
+class _Plans(Plans):
+    """What is planned is planned at once, and once."""
 
     planned = False
 
-    def plan_anew(self, make: Callable[[], Any], request: Any = None) -> str | None:
+    def make(self, make: Make, request: Request | None = None) -> str | None:
         if self.planned:
             return "another plan is being made: try again"
         self.planned = True
         try:
             made = make()
-            self._inbox.put(app.Planned(request, None if made is None else app.bind(made)))
+            self._inbox.put(Planned(request, None if made is None else bind(made)))
         except DtError as error:
-            self._inbox.put(app.Planned(request, None, str(error)))
+            self._inbox.put(Planned(request, None, str(error)))
         return None
+
+
+class _Gateway(app.Gateway):
+    """Each event is handled before the next comes."""
 
     def turn(self, event: object = None) -> None:
         self._inbox.put(event)
@@ -198,7 +203,7 @@ def _loop() -> asyncio.AbstractEventLoop:
 
 @cache
 def _bundle() -> Bundle:
-    return app.bind(open_bundle(bundle_folder()))
+    return bind(open_bundle(bundle_folder()))
 
 
 @cache
@@ -225,8 +230,8 @@ def running() -> Iterator[tuple[_Gateway, _Page, Path]]:
         (folder / name).write_bytes(data)
     with (
         patch.object(os, "fsync", lambda _: None), patch.object(logging.root, "level", logging.CRITICAL + 1),
-        patch.object(app, "Link", _Broker), patch.object(app, "TailThread", _Tail), patch.object(home, "Client", _Home),
-        patch.object(registry, "RETRY_S", 0.0), patch.object(rules, "ROUNDS", 1),
+        patch.object(app, "Link", _Broker), patch.object(app, "TailThread", _Tail), patch.object(app, "Plans", _Plans),
+        patch.object(home, "Client", _Home), patch.object(registry, "RETRY_S", 0.0), patch.object(rules, "ROUNDS", 1),
         contextlib.closing(Journal(folder / JOURNAL)) as journal,
     ):  # fmt: skip
         guard = arrange(_options(folder)).guard

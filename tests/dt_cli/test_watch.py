@@ -14,8 +14,9 @@ from pathlib import Path
 import pytest
 
 from edge_agent.app import Edge
-from gateway_agent.app import Gateway, bind
+from gateway_agent.app import Gateway
 from gateway_agent.broker import BrokerProcess
+from gateway_agent.plans import bind
 from models.bundle import make_bundle
 from models.graph.build import build
 from schemas.contract.config import EdgeOptions, GatewayOptions

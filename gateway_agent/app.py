@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from gateway_agent.access import packet_bytes
 from gateway_agent.bridge import Bridge
 from gateway_agent.broker import BrokerProcess
 from gateway_agent.cluster_view import ClusterView
@@ -17,7 +16,7 @@ from gateway_agent.journal import KEEP, Journal
 from gateway_agent.node import NOTHING_BEFORE, Action, Counted, Distrusted, Finish, GatewayNode, Keep, Reconnect
 from gateway_agent.painter import Painted, Painter
 from gateway_agent.plans import Planned, Plans, complete
-from gateway_agent.publishing import ModelUpload
+from gateway_agent.publishing import Publisher
 from gateway_agent.tail import Finished, TailThread
 from gateway_agent.watchers import Watcher, Watchers
 from models.bundle import Bundle, make_bundle
@@ -26,24 +25,19 @@ from models.running.engine import threads
 from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.config import GatewayOptions
-from schemas.contract.errors import DecodeError, DtError, PlanError, UnreachableError
+from schemas.contract.errors import DecodeError, DtError, UnreachableError
 from schemas.contract.text import one_line
 from schemas.contract.topics import Publish
 from schemas.host.process import version
 from schemas.host.service import Service
-from schemas.host.vitals import Reader
 from schemas.security.rights import GATEWAY as NAME
 from schemas.wire.codec import Incoming, Rejects
 from schemas.wire.guard import OpenGuard
 from schemas.wire.link import Address, Arrived, Connected, Disconnected, Link
-from schemas.wire.readiness import MARK, PATIENCE_S, Probe, Readiness, kinds
 
 STATUS_S = 2.0
 HEARD_S = 0.02  # so soon the broker has an outcome; until the journal knows, a restart says it once more
-SENDING_BYTES = 256 * 1024  # of chunks on their way to the broker: all else waits behind them
 SENDING_S = 0.005  # so often it is looked at whether they are there
-ENTER_S = 30.0
-VITALS_S = 10.0  # without news, so often
 LABELS, LONGEST = 200, 200  # that the bridge names, and letters of each
 _log = logging.getLogger(__name__)
 
@@ -62,7 +56,7 @@ class Gateway:
         guard: OpenGuard | None = None,
     ) -> None:
         self._options, self._root, self._service = options, options.root, service or Service()
-        self._bundle, self._broker, self._guard = bundle, broker, guard or OpenGuard()
+        self._bundle, self._guard = bundle, guard or OpenGuard()
         self._journal = journal
         self._saying: list[str] = []  # frames whose outcome the broker has not acknowledged
         self._inbox: queue.Queue[object] = queue.Queue(512)
@@ -73,26 +67,19 @@ class Gateway:
         self._link = Link(url, options.root, NAME, self._inbox, guard=self._guard)
         self._link.set_will(self._bridge.state("offline"))
         self._tail = TailThread(bundle, self._inbox, threads(options.threads))
-        self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
-        self._has_plan = self._said_ready = False
-        self._kept_by = float("inf")  # a plan that the broker keeps has come back by then
+        self._publisher = Publisher(self._link, broker, self._epoch)
+        self._said_ready = False
         self.board = ClusterView()
         self.models: dict[str, Path] = {}  # what ``model`` chooses from
         self.keep: Callable[[Bundle, bool], None] = lambda bundle, automatic: None  # of each plan that is chosen from now on
         self._watchers = Watchers()
         self._painter: Painter | None = None
-        self._readiness = self._new_readiness()
         self._wanted_s: dict[int, float] = {}  # how often each watcher wants pictures
         self._detection = True
         self.plans = Plans(self._inbox, options.threads)
         self._rejects = Rejects(options.root)
+        self._serve(time.monotonic())
         self._stopping = False
-        self._unfit: set[topics.Topic] = set()  # whose messages were too long
-        self._broker_trouble = ""  # why it does not start
-        self._published_bytes = self._published_messages = 0
-        self._vitals = Reader()
-        self._status: m.Status | None = None
-        self._status_at = self._status_sent_at = 0.0
 
     def _new_node(self) -> GatewayNode:
         ordered = bool(self._bundle.card.state)
@@ -105,6 +92,7 @@ class Gateway:
         if pictures_s and self._painter is None:
             self._painter = Painter(self._inbox)
             self._link.subscribe(topics.PICTURE)
+            self._serve(time.monotonic())
         self.want_pictures(watcher, pictures_s)
 
     def want_pictures(self, watcher: Watcher, pictures_s: float) -> None:
@@ -154,13 +142,12 @@ class Gateway:
             self._link.subscribe(topic)
         if self._guard.sealed:
             self._link.subscribe(topics.JOIN)
-        self._readiness = self._new_readiness()
         try:
-            self._enter()
-            while not self._stopping and not self._readiness.ready:
+            self._publisher.enter(lambda: self._stopping)
+            while not self._stopping and not self._publisher.ready:
                 self._step()
-                if self._readiness.trouble:
-                    raise UnreachableError(self._readiness.trouble)
+                if self._publisher.trouble:
+                    raise UnreachableError(self._publisher.trouble)
             if not self._stopping:
                 self._say_ready()
             while not self._stopping:
@@ -183,23 +170,10 @@ class Gateway:
         self._service.ready()
         self._service.status(f"{self._bundle.name} at {self._link.address}")
 
-    def _enter(self) -> None:
-        """Connect; a broker of our own that has died since it was started is started again."""
-        if self._broker is None:
-            return self._link.connect()
-        self._link.start()
-        until = time.monotonic() + ENTER_S
-        while not self._link.connected and not self._stopping:
-            if time.monotonic() > until:
-                why = self._broker_trouble or "it was started, but does not answer: try again"
-                raise UnreachableError(f"no broker at {self._link.address}: {why}")
-            self._revive_broker()
-            time.sleep(0.02)
-
     def _step(self) -> None:
         now = time.monotonic()
-        deadline = min(self._status_at + STATUS_S, self._node.deadline() or float("inf"))
-        patience_s = SENDING_S if self._upload else HEARD_S if self._saying else 1.0
+        deadline = min(self._publisher.status_at + STATUS_S, self._node.deadline() or float("inf"))
+        patience_s = SENDING_S if self._publisher.uploading else HEARD_S if self._saying else 1.0
         patience_s = patience_s if self._link.connected else 1.0
         try:
             event = self._inbox.get(timeout=min(max(deadline - now, 0.0), patience_s))
@@ -208,9 +182,10 @@ class Gateway:
         now = time.monotonic()
         heard = self._handle(event, now)
         self._act([*self._settle(now), *heard, *self._node.tick(now)], now)
-        self._watch_broker(now)
-        while self._upload and self._link.connected and self._link.outstanding < SENDING_BYTES:
-            self._distribute(self._upload.next(self._node.epoch))
+        trouble = self._publisher.tick(now)
+        if trouble and self._said_ready:
+            _log.error("%s", trouble)
+            self._service.status(trouble)
         if self._saying and self._journal is not None and self._link.flush(0.0):
             self._journal.heard(tuple(self._saying))
             self._saying.clear()
@@ -219,29 +194,13 @@ class Gateway:
         self.plans.tick(self._bundle, self._node.ring.nodes, now)
         self.board.alive(self._node.ring.nodes, now)
         for said in self._bridge.tick(self.board, self._about, now):
-            self._send(said)
+            self._publisher.send(said)
         self._watchers.tick(now)
-        if now >= self._status_at + STATUS_S:
-            self._status_at = now
-            self._revive_broker()
-            self._publish_status()
+        if now >= self._publisher.status_at + STATUS_S:
+            self._publisher.status_at = now
+            self._publisher.revive_broker()
+            self._publish_status(now)
         self._service.feed(now)
-
-    def _send(self, said: Publish) -> None:
-        """What the wire does not carry, whoever made it so long, is left out and told of once."""
-        try:
-            self._link.send(said)
-        except PlanError as error:
-            if said.topic not in self._unfit:
-                self._unfit.add(said.topic)
-                _log.error("left out: %s", error)
-
-    def _distribute(self, said: Publish) -> None:
-        """Send what is counted apart from the cluster's work: plan and model."""
-        before, messages = self._link.bytes_out, self._link.messages_out
-        self._send(said)
-        self._published_bytes += self._link.bytes_out - before
-        self._published_messages += self._link.messages_out - messages
 
     def _act(self, actions: Sequence[Action], now: float) -> None:
         for action in actions:
@@ -261,7 +220,7 @@ class Gateway:
                 _log.warning("nothing heard for too long: reconnecting to %s", self._link.address)
                 self._link.renew()
             else:
-                self._send(action)
+                self._publisher.send(action)
                 if isinstance(action.message, m.Outcome):
                     if self._journal is not None:
                         self._saying = [*self._saying[1 - KEEP :], action.message.frame]  # the journal knows no more, either
@@ -282,12 +241,7 @@ class Gateway:
             if event.topic == topics.STATUS.path(self._root, node=NAME):  # our own words: the subscriptions live
                 self._node.connected(now)
                 return []
-            if event.payload.startswith(MARK):
-                self._prove(self._readiness.came(event.topic, event.payload, now))
-                return []
-            if event.topic == topics.PLAN.path(self._root):  # our own, which the broker keeps
-                self._link.unhear([(event.topic, topics.PLAN.qos)])
-                self._kept_by = float("inf")
+            if self._publisher.came(event, now):
                 return []
             try:
                 admitted = self._guard.admit(self._root, event.topic, event.payload, self._node.digest)
@@ -299,7 +253,8 @@ class Gateway:
                 return self._node.failed(event.frame, event.error, now)
             if self._options.outputs:
                 header = m.OutputHeader(node=NAME, epoch=self._node.epoch, frame=event.frame)
-                self._send(Publish(topics.OUTPUT, header, {"source": m.frame_source(event.frame)[0]}, event.outputs or {}))
+                levels = {"source": m.frame_source(event.frame)[0]}
+                self._publisher.send(Publish(topics.OUTPUT, header, levels, event.outputs or {}))
             return self._node.finished(event.frame, event.digests, now, event.result)
         elif isinstance(event, Request):
             self._control(event, now)
@@ -310,12 +265,11 @@ class Gateway:
             self._watchers.pictured(event.frame, now)
         elif isinstance(event, Connected):
             self._node.connected(now)
-            self._prove(self._readiness.connected(now))
+            self._publisher.connected(now)
             self._bridge.connected()
         elif isinstance(event, Disconnected):
-            self._readiness.lost(now)
-            self._has_plan = False
-            if not self._readiness.trouble:
+            self._publisher.lost(now)
+            if not self._publisher.trouble:
                 _log.warning("lost the broker at %s: %s; trying again", self._link.address, event.reason)
         return []
 
@@ -332,13 +286,13 @@ class Gateway:
             self.board.hear(message, now)
             return []
         if isinstance(message, m.StatusRequest):
-            self._status_at = self._status_sent_at = 0.0
+            self._publisher.status_wanted()
             return []
         if isinstance(message, m.ChunkRequest):
-            self._upload.asked(message)
+            self._publisher.asked(message)
             return []
         if isinstance(message, m.BridgeRequest):
-            request = self._bridge.asked(incoming.levels["verb"], message, self._send)
+            request = self._bridge.asked(incoming.levels["verb"], message, self._publisher.send)
             if request is not None:
                 self._control(request, now)
             return []
@@ -426,20 +380,23 @@ class Gateway:
         threshold, pictures_s, ring = self._tail.threshold, self._node.pictures_s, self._node.ring
         self._tail.close()
         self._bundle = bundle
-        if self._broker is not None:
-            self._broker.allow(packet_bytes(bundle.plan))
         self._node = self._new_node()
         self._node.ring, self._node.pictures_s = ring, pictures_s
         self._pause()
         self._node.ring.reset()
         self._tail = tail
         self._tail.threshold = threshold
-        self._upload = ModelUpload(NAME, bundle.plan.edge_model, bundle.edge_model)
         self._keep()
-        self._readiness, self._has_plan = self._new_readiness(), False
-        if self._link.connected:
-            self._prove(self._readiness.connected(now))
+        self._serve(now)
         _log.info("plan %s replaces the one before", self._node.digest[:8])
+
+    def _serve(self, now: float) -> None:
+        self._publisher.serve(self._bundle, self._options.outputs, self._painter is not None, now)
+
+    def _publish_status(self, now: float) -> None:
+        told = self._publisher.status(self._node.counts["frames"], self._rejects.by_kind)
+        if told is not None:
+            self.board.hear(told, now)
 
     def _keep(self) -> None:
         try:
@@ -454,72 +411,6 @@ class Gateway:
             said += [item] if isinstance(item, Publish) else self._node.hear(item, now)
         return said
 
-    def _publish_plan(self) -> None:
-        """The plan, retained; again after each reconnect, since a broker may have lost what it kept."""
-        plan = m.PlanMessage(
-            node=NAME, epoch=self._node.epoch, plan=self._bundle.plan, chunks=self._upload.chunks,
-            model_bytes=len(self._bundle.edge_model),
-        )  # fmt: skip
-        self._distribute(Publish(topics.PLAN, plan))
-        self._link.hear([(topics.PLAN.path(self._root), topics.PLAN.qos)])
-        self._kept_by = time.monotonic() + PATIENCE_S
-
-    def _new_readiness(self) -> Readiness:
-        pictures, outputs = self._painter is not None, self._options.outputs
-        needs = kinds(self._bundle.plan, self._root, NAME, gateway=True, outputs=outputs, pictures=pictures)
-        return Readiness(needs, str(self._link.address))
-
-    def _prove(self, probes: Sequence[Probe]) -> None:
-        """The broker shows that it carries what the plan needs; then it gets the plan."""
-        readiness = self._readiness
-        self._link.probe(probes)
-        if readiness.ready and not self._has_plan:
-            self._has_plan = True
-            self._link.unhear(readiness.paths)
-            self._publish_plan()
-
-    def _watch_broker(self, now: float) -> None:
-        """What does not come back is said once; it is tried again now and then."""
-        self._prove(self._readiness.tick(now))
-        trouble = self._readiness.complaint()
-        if trouble and self._said_ready:
-            _log.error("%s", trouble)
-            self._service.status(trouble)
-        if now >= self._kept_by:
-            self._kept_by = float("inf")
-            _log.error("the broker at %s keeps no retained messages: nodes that come later get no plan", self._link.address)
-
-    def _revive_broker(self) -> None:
-        """A broker that has died is started again, and again as long as it does not start, which is told once."""
-        if self._broker is None or self._broker.alive:
-            return
-        if not self._broker_trouble:
-            _log.error("the broker died: starting it again on port %d", self._broker.port)
-        try:
-            self._broker.start()
-            self._broker_trouble = ""
-        except (DtError, OSError) as error:
-            if str(error) != self._broker_trouble:
-                self._broker_trouble = str(error)
-                _log.error("%s; trying again", error)
-
-    def _publish_status(self) -> None:
-        """Counters, when they have changed: bytes without the model's own distribution."""
-        counts = self._node.counts
-        now = time.monotonic()
-        status = m.Status(
-            node=NAME, epoch=self._node.epoch, frames=counts["frames"], bytes_in=self._link.bytes_in,
-            bytes_out=self._link.bytes_out - self._published_bytes, messages_in=self._link.messages_in,
-            messages_out=self._link.messages_out - self._published_messages, dropped=self._rejects.by_kind,
-            version=version(),
-        )  # fmt: skip
-        news = self._status is None or status.frames != self._status.frames or status.dropped != self._status.dropped
-        if news or now >= self._status_sent_at + VITALS_S:
-            self._status, self._status_sent_at = status, now
-            told = status.model_copy(update={"vitals": self._vitals.read()})
-            self.board.hear(told, now)
-            self._link.publish(topics.STATUS, told, node=NAME)
-
     def _close(self) -> None:
         """Nothing stays retained for a gateway that is gone but the word that it is."""
         self._service.stopping()
@@ -527,7 +418,7 @@ class Gateway:
         for topic in (topics.PLAN, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
             self._link.clear(topic)
         self._link.send(self._bridge.state("offline"))
-        self._publish_status()
+        self._publish_status(time.monotonic())
         self._link.close()
         self._tail.close()
         if self._painter is not None:

@@ -125,8 +125,9 @@ class MosquittoProcess(BrokerProcess):
         self._reload()
 
     def allow(self, packet_bytes: int) -> None:
-        self._packet_bytes = packet_bytes
-        self._reload()
+        if packet_bytes != self._packet_bytes:
+            self._packet_bytes = packet_bytes
+            self._reload()
 
     def _reload(self) -> None:
         """Have the child read everything anew. It may still be reading what it was given before: that stays as it is."""

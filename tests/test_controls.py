@@ -260,7 +260,7 @@ def test_a_kept_choice_that_fails_falls_back_to_what_is_configured(
     bundle, automatic = first_bundle(options, memory, models.values())
     assert bundle.path == models["mini"] and automatic is None
     (told,) = (record for record in caplog.records if record.levelno == logging.ERROR)
-    assert "the configured one runs instead" in told.message and "dying.tflite" in told.message
+    assert "running the configured one instead" in told.message and "dying.tflite" in told.message
     memory.keep(bind(make_bundle(models["mini"], (1, 2))), True)
     bundle, automatic = first_bundle(options, memory, models.values())
     assert bundle.plan.blocks[0].cols == 2 and automatic is True
@@ -305,7 +305,7 @@ def test_a_gateway_that_hears_its_own_words_is_not_alone(tmp_path: Path) -> None
         end = time.monotonic() + WAIT_S
         while len(set(alone_at)) < 3 and time.monotonic() < end:  # each status that comes back puts it off
             gateway.ask(Request("threshold", 0.5, lambda _: None))
-            gateway._status_sent_at = 0.0
+            gateway._publisher._status_sent_at = 0.0
             time.sleep(0.1)
         gateway.stop()
         thread.join(30)

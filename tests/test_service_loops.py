@@ -77,7 +77,7 @@ def test_the_journal_knows_at_once_that_the_broker_has_an_outcome(tmp_path: Path
     journal = Mock(spec=Journal, before=NOTHING_BEFORE)
     app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), "mqtt://127.0.0.1:1", None, journal=journal)
     app._inbox, app._link = Mock(**{"get.side_effect": queue.Empty}), Mock(connected=True)
-    app._status_at = time.monotonic()
+    app._publisher = Mock(status_at=time.monotonic(), uploading=False)
     app._saying.append("camera-11111111-0")
     waited = []
     for acknowledged in (False, True, True):
@@ -99,10 +99,10 @@ def test_a_broker_that_cannot_be_started_again_is_tried_until_it_can(tmp_path: P
         broker._child.wait()
         with socket.create_server(("127.0.0.1", broker.port)):
             for _ in range(3):
-                app._revive_broker()
+                app._publisher.revive_broker()
         assert not broker.alive and [r.message for r in caplog.records if "is taken by another program" in r.message] != []
         assert len(caplog.records) == 2, "that it died, and why it does not start: once each"
-        app._revive_broker()
+        app._publisher.revive_broker()
         assert broker.alive
         app._link.close(0.0)
 
@@ -113,6 +113,6 @@ def test_what_the_wire_does_not_carry_is_left_out_and_told_once(tmp_path: Path, 
     app = Gateway(GatewayOptions(), bind(make_bundle(model, (2, 2))), "mqtt://127.0.0.1:1", None)
     long = m.Status(node="gateway", epoch="0" * 8, dropped={f"{n:0100}": n for n in range(700)})
     for _ in range(2):
-        app._send(Publish(topics.STATUS, long, {"node": "gateway"}))
+        app._publisher.send(Publish(topics.STATUS, long, {"node": "gateway"}))
     assert [r.message.split(":")[0] for r in caplog.records] == ["left out"]
     app._link.close(0.0)

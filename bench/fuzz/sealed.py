@@ -67,7 +67,7 @@ _PLAN = b"0123456789abcdef" * 2  # in the seeds, for the plan that runs
 class _Broker:
     """In place of the link: everything that is said is sealed and read again."""
 
-    address = SimpleNamespace(tls=True)
+    address, root = SimpleNamespace(tls=True), ROOT
     connected, outstanding = True, 0
     bytes_in = bytes_out = messages_in = messages_out = 0
 
@@ -259,7 +259,7 @@ def sealed(data: bytes) -> None:
             for part in data.split(END)[:_MOST]:
                 if len(part) >= 3:
                     happen(part[0] % 9, part[1:], gateway, page, folder, seal)
-            gateway._status_at = 0.0
+            gateway._publisher.status_at = 0.0
             resource.setrlimit(resource.RLIMIT_FSIZE, before)
             gateway.turn()
         except DtError as error:

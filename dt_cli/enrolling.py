@@ -6,6 +6,7 @@ from pathlib import Path
 
 from gateway_agent import certificates
 from gateway_agent.access import lan_address
+from gateway_agent.joining import fingerprint, join_token
 from gateway_agent.registry import Enrolled, Members, Registry
 from schemas.contract.errors import PlanError
 from schemas.contract.messages import is_name
@@ -20,8 +21,7 @@ def enroll(name: str | None, gateway: str | None, root: str, state: Path | None,
     registry = _registry(state, root, name)
     now = time.time()
     address = _address(gateway, registry.read())
-    permission, granted = registry.permit(name, now + 60 * minutes, now)
-    print(JoinToken(address, root, name or "", permission, granted.secret, _fingerprint(registry, address)))
+    print(join_token(registry, root, name, address, now + 60 * minutes, now))
 
 
 def enroll_reader(name: str, gateway: str | None, root: str, state: Path | None) -> None:
@@ -29,7 +29,7 @@ def enroll_reader(name: str, gateway: str | None, root: str, state: Path | None)
     registry = _registry(state, root, name)
     address = _guarded(gateway, registry)
     node = registry.enroll(name, time.time(), reads=True)
-    print(JoinToken(address, root, name, node.serial, node.secret, _fingerprint(registry, address), reads=True))
+    print(JoinToken(address, root, name, node.serial, node.secret, fingerprint(registry, address), reads=True))
 
 
 def enroll_home(name: str, gateway: str | None, root: str, state: Path | None) -> None:
@@ -37,7 +37,7 @@ def enroll_home(name: str, gateway: str | None, root: str, state: Path | None) -
     registry = _registry(state, root, name)
     address = _guarded(gateway, registry)
     at, authority = Address.parse(address), registry.folder / certificates.AUTHORITY
-    _fingerprint(registry, address)  # makes the authority, if the gateway has not yet
+    fingerprint(registry, address)  # makes the authority, if the gateway has not yet
     node = registry.enroll(name, time.time(), controls=True)
     print(
         "In Home Assistant: Settings, Devices & services, Add integration, MQTT; then start 'dt gateway' with --ha.\n"
@@ -97,15 +97,6 @@ def _guarded(given: str | None, registry: Registry) -> str:
         at = Address.parse(address)
         raise PlanError(f"{at} is no mosquitto of the gateway's, so this lets nobody in: see that broker's own users")
     return address
-
-
-def _fingerprint(registry: Registry, address: str) -> str:
-    """Of the cluster's authority; a broker that is not ours is vouched for by the system's."""
-    if "://" in address:
-        return ""
-    with registry.alone():
-        now = datetime.datetime.now(datetime.timezone.utc)
-        return certificates.fingerprint(certificates.authority(registry.folder, now))
 
 
 def _time(seconds: float) -> str:

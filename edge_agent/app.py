@@ -15,8 +15,9 @@ from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.download import ModelDownload
 from edge_agent.entry import enter, guard, host_name
-from edge_agent.node import Action, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import Action, Answer, Compute, EdgeNode, Listen, Reconnect
 from edge_agent.sources import open_source
+from edge_agent.sources.frame import Asked
 from edge_agent.speed import Speed
 from edge_agent.worker import Computed, Worker
 from models.graph import file as graph
@@ -88,6 +89,7 @@ class Edge:
         self._own_user = membership is not None and membership.authority is not None
         self._service = service or Service()
         self._source = open_source(options.source, options.drop) if options.source else None
+        self._asked = self._source if isinstance(self._source, Asked) else None  # somebody waits for what its frames show
         self._cache, self._epoch = ModelCache(options.cache or cache_folder()), m.new_epoch()
         self._guard = guard(membership, self._epoch)
         self._inbox: queue.Queue[object] = queue.Queue(256)
@@ -197,6 +199,9 @@ class Edge:
                 self._worker.submit(action)
             elif isinstance(action, Listen):
                 self._link.subscribe(topics.OVERLAP, tile=action.tile)
+            elif isinstance(action, Answer):
+                assert self._asked is not None
+                self._asked.answer(action.ticket, action.result)
             elif isinstance(action, Reconnect):
                 if self._link.connected:  # otherwise it was told already
                     _log.warning("the gateway is silent: reconnecting to %s", self._link.address)
@@ -253,7 +258,7 @@ class Edge:
             return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
             self._granted, self._captured, self._read_at = False, event, now + LEAVE_S
-            said = node.frame(event.image, now, event.picture)
+            said = node.frame(event.image, now, event.picture, event.ticket)
             return [*said, self._picture(node, event)] if event.jpeg else said
         if isinstance(event, Ended) and event.capture is self._capture:
             if event.error:
@@ -433,12 +438,16 @@ class Edge:
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
         self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
+        if self._asked is not None:
+            self._node.answers, self._node.deadline_s = True, self._asked.timeout_s
         self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
         self._node.message_speed = self._speed.message_speed
         self._worker = Worker(runner, self._inbox, ahead=not is_source)
         if self._source is not None:
             self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
             self._granted = False
+        if self._asked is not None and self._plan is not None:
+            self._asked.runs(self._plan.name)
         self._publish_status(now)
         self._service.status(f"{self._name} in the cluster at {self._link.address}")
         _log.info("%s joined the cluster at %s: plan %s", self._name, self._link.address, self._node.digest[:8])
@@ -453,6 +462,8 @@ class Edge:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
             self._guard.restart(self._epoch)
             self._hello_at = 0.0
+        if self._asked is not None:
+            self._asked.runs("")
         self._node = self._worker = self._capture = None
         self._read_at = float("inf")
         self._end_trial()
@@ -467,7 +478,8 @@ class Edge:
             node=self._name, epoch=self._epoch, bytes_in=self._link.bytes_in, bytes_out=self._link.bytes_out,
             messages_in=self._link.messages_in, messages_out=self._link.messages_out, dropped=self._rejects.by_kind,
             finished=self._finished, version=version(), source=redact(self._options.source or "")[:300],
-            missed=last.dropped if last else 0, still=last.skipped if last else 0,
+            missed=self._asked.unanswered if self._asked is not None else last.dropped if last else 0,
+            still=last.skipped if last else 0,
             fetched=download.share if download is not None else None,
         )  # fmt: skip
         if node is not None:

@@ -29,7 +29,7 @@ class Captured:
 
     It was taken ``at`` monotonic seconds, which is ``utc`` seconds since 1970. ``dropped`` and ``skipped`` count, since
     the source was opened, frames that came while there was no room, and frames without motion. ``jpeg`` is the picture
-    for people, if one was due.
+    for people, if one was due; ``ticket`` is the shot's.
     """
 
     capture: "Capture"
@@ -40,6 +40,7 @@ class Captured:
     dropped: int = 0
     skipped: int = 0
     jpeg: bytes = b""
+    ticket: int = 0
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class Capture:
             if self._closed:
                 return
             shown = self._shown(shot)
-            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped, shown))
+            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped, shown, shot.ticket))
             count += 1
 
     def _shown(self, shot: Shot) -> bytes:

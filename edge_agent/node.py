@@ -25,6 +25,7 @@ from schemas.contract import topics
 from schemas.contract.errors import DecodeError, EngineError
 from schemas.contract.keys import WHOLE, LaneKey, TaskKey
 from schemas.contract.plan import Plan
+from schemas.contract.results import Result
 from schemas.contract.topics import Publish
 from schemas.wire.codec import Incoming
 
@@ -68,7 +69,15 @@ class Reconnect:
     """The gateway has not echoed for too long: the broker may have lost our subscriptions."""
 
 
-Action = Publish | Compute | Listen | Reconnect
+@dataclass(frozen=True)
+class Answer:
+    """For whoever asked about a frame, by its ``ticket``: what it shows; None: it has failed."""
+
+    ticket: int
+    result: Result | None
+
+
+Action = Publish | Compute | Listen | Reconnect | Answer
 
 
 class EdgeNode:
@@ -96,6 +105,7 @@ class EdgeNode:
         self.compute_s = 0.0
         self._frames = 0
         self._images: dict[str, tuple[np.ndarray, tuple[int, int]]] = {}
+        self._tickets: dict[str, int] = {}  # of frames about which somebody has asked
         self._stolen: dict[LaneKey, tuple[Tensors, tuple[int, int], str]] = {}  # leased to us, not computed yet; its request
         self._results: dict[TaskKey, tuple[m.ResultHeader, Tensors]] = {}
         self._computing: Compute | None = None
@@ -119,6 +129,7 @@ class EdgeNode:
         self.fits_whole = True  # whether this node has memory for a frame undivided
         self.deadline_s: float | None = None  # of the own source's frames; None: the gateway's
         self.priority = 0
+        self.answers = False  # somebody waits for what the own frames show
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
         self._weights = weights(plan)
@@ -157,11 +168,16 @@ class EdgeNode:
         """Seconds of a tile in the engine, smoothed; a block that is executed whole counts as the tiles that it amounts to."""
         return self._tile_s
 
-    def frame(self, image: np.ndarray, now: float, picture: tuple[int, int] = (0, 0)) -> list[Action]:
-        """A frame of the own source: uint8 pixels of the model's size, NHWC; ``picture``: the size that it came in."""
+    def frame(self, image: np.ndarray, now: float, picture: tuple[int, int] = (0, 0), ticket: int = 0) -> list[Action]:
+        """A frame of the own source: uint8 pixels of the model's size, NHWC; ``picture``: the size that it came in.
+
+        ``ticket``: somebody asks what it shows, and gets one ``Answer``.
+        """
         frame = m.frame_id(self.name, self.epoch, self._frames)
         self._frames += 1
         self._images[frame] = (image, picture)
+        if ticket:
+            self._tickets[frame] = ticket
         if self._exchanges:
             self.proofs.open(frame)
         self.tiles.add(frame, [(frame, lane) for lane in self.plan.order])
@@ -190,7 +206,7 @@ class EdgeNode:
             if message.node != self.name:
                 said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
         elif isinstance(message, m.Accepted):
-            self._accept(message, now)
+            said += self._accept(message, now)
         elif isinstance(message, m.Return):
             for tile in message.tiles:
                 self.tiles.hand_back((message.frame, tile), message.node)
@@ -464,15 +480,18 @@ class EdgeNode:
                 for part in self.proofs.learn(header.frame, header.token):
                     self.lanes.hear(part)
 
-    def _accept(self, accepted: m.Accepted, now: float) -> None:
+    def _accept(self, accepted: m.Accepted, now: float) -> list[Action]:
         if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
             self.counts["accepted by another gateway"] += 1
-            return
+            return []
+        said: list[Action] = []
         self._came_back(accepted, now)
         if accepted.worker and accepted.fingerprint and accepted.worker != self.name:
             for tile in accepted.tiles[:1]:  # whose it is; others may stand behind it
                 self.sampler.answered((accepted.frame, accepted.block, tile), accepted.worker, accepted.fingerprint)
         if accepted.ended:
+            if ticket := self._tickets.pop(accepted.frame, 0):
+                said.append(Answer(ticket, accepted.result))
             if accepted.frame in self._images:
                 self.sampler.ended(accepted.frame, self._images.pop(accepted.frame)[0], now)
             self._expired.discard(accepted.frame)
@@ -486,6 +505,7 @@ class EdgeNode:
             del self._results[done]
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)
+        return said
 
     def _settle(self, now: float) -> list[Action]:
         """What follows from the new state: compute first, for the engine must not wait for the network."""
@@ -572,7 +592,7 @@ class EdgeNode:
             **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
             flops_s=self.flops_s, bytes_s=self.bytes_s, message_speed=self.message_speed, deadline_s=self.deadline_s,
-            priority=self.priority, distrusts=tuple(sorted(self.sampler.liars))[:64],
+            priority=self.priority, answers=self.answers, distrusts=tuple(sorted(self.sampler.liars))[:64],
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

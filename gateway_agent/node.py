@@ -112,6 +112,7 @@ class GatewayNode:
         self.pictures_s = 0.0  # how often a source is to send a picture for people, at most; 0: never
         self.assembly.remember(before.ended, before.forgotten)
         self._unheard = {frame: outcome for frame, outcome in before.ended.items() if outcome is not None}
+        self._asking: set[str] = set()  # sources that want their frames' results
         self._streams: dict[tuple[str, str], int] = {}  # sources, and their epochs, that it follows: the last frame they told
         self._alone_s, self._alone_at = ALONE_S, float("inf")  # how long to believe the silence, and until when
 
@@ -215,6 +216,7 @@ class GatewayNode:
             self.counts["refused"] += 1
         if refused or stranger:
             return said
+        (self._asking.add if register.answers and not register.leaving else self._asking.discard)(register.node)
         if register.leaving:
             if self.ring.leave(register.node, register.epoch):
                 if register.frames:  # it may have opened one since
@@ -394,10 +396,12 @@ class GatewayNode:
         tiles: tuple[int, ...] = (),
         worker: str | None = None,
         fingerprint: str | None = None,
+        result: Result | None = None,
     ) -> Publish:
         message = m.Accepted(
-            **self._head(), frame=frame, block=block, tiles=tiles, ended=ended, worker=worker, fingerprint=fingerprint
-        )
+            **self._head(), frame=frame, block=block, tiles=tiles, ended=ended, worker=worker, fingerprint=fingerprint,
+            result=result,
+        )  # fmt: skip
         return Publish(topics.ACCEPTED, message, {"node": node})
 
     def _failures(self, failures: Iterable[Failed]) -> list[Action]:
@@ -417,7 +421,7 @@ class GatewayNode:
         return [
             Keep(outcome),
             Publish(topics.OUTCOME, outcome, {"source": source}),
-            self._accepted(source, outcome.frame, ended=True),
+            self._accepted(source, outcome.frame, ended=True, result=outcome.result if source in self._asking else None),
             *self._release(source),
             *self._dealt(),
         ]

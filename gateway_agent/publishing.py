@@ -14,6 +14,7 @@ from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.chunks import chunk, chunk_digests
 from schemas.contract.errors import DtError, PlanError, UnreachableError
+from schemas.contract.text import one_line
 from schemas.contract.topics import Publish
 from schemas.host.process import version
 from schemas.host.vitals import Reader
@@ -176,7 +177,7 @@ class Publisher:
             self._link.unhear(self._readiness.paths)
             plan = m.PlanMessage(
                 node=GATEWAY, epoch=self._epoch, plan=self._bundle.plan, chunks=self._upload.chunks,
-                model_bytes=len(self._bundle.edge_model),
+                model_bytes=len(self._bundle.edge_model), name=one_line(self._bundle.name)[:200],
             )  # fmt: skip
             self._distribute(Publish(topics.PLAN, plan))
             self._link.hear([(topics.PLAN.path(self._link.root), topics.PLAN.qos)])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway_agent.access import arrange, packet_bytes
 from gateway_agent.app import Gateway
+from gateway_agent.detectors import Detectors, sources
 from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.plan_store import PlanStore
 from gateway_agent.plans import bind, complete
@@ -35,7 +36,7 @@ def main(settings: Settings) -> int:
     if options.model is None:
         raise PlanError("dt gateway needs a model: --model FILE, or gateway.model in a configuration file")
     models = find_models(options.models) if options.models else {}
-    folder = state_folder(options.state, options.root)
+    folder, detectors = state_folder(options.state, options.root), sources(options)
     memory = PlanStore(folder, options)
     bundle, automatic = first_bundle(options, memory, models.values())
     access = arrange(options, packet_bytes(bundle.plan))
@@ -66,6 +67,8 @@ def main(settings: Settings) -> int:
         on_end(app.stop)
         if options.http is not None:
             serve_dashboard(app, options.http, options.root, options.state)
+        if detectors:
+            stack.enter_context(Detectors(options, detectors, address, access))
         return app.run()
 
 

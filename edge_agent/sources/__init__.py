@@ -41,6 +41,9 @@ def open_source(uri: str, drop: Drop | None = None) -> Source:
     ``stall=10``: so many seconds without a frame and a camera is opened anew. Parameters of a network camera that are not
     ours go to the camera.
 
+    Asked: ``frigate://127.0.0.1:5555?timeout=200`` takes pictures from Frigate's detectors and answers them
+    (``frigate.open_frigate``).
+
     All: ``motion=1`` leaves out frames without motion, but for one every ``still=60`` seconds.
 
     Raises:
@@ -186,7 +189,14 @@ def _http(where: Uri) -> Source:
     return Live(where.text, lambda: web.connect(address, stall_s, interval_s), stall_s)
 
 
+def _frigate(where: Uri) -> Source:
+    from edge_agent.sources.frigate import open_frigate
+
+    return open_frigate(where)
+
+
 _KINDS: dict[str, Callable[[Uri], Source]] = {
     "file": _file, "dir": _folder, "synthetic": _synthetic, "v4l2": _device, "picamera2": _picamera,
     "rtsp": _rtsp, "rtsps": _rtsp, "http": _http, "https": _http,
+    "frigate": _frigate,
 }  # fmt: skip

@@ -8,6 +8,8 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from schemas.contract.results import Result
+
 Image = NDArray[np.uint8]
 
 
@@ -32,7 +34,7 @@ class Shot:
     """One RGB image (height, width, 3) and when it was taken: ``at`` monotonic seconds, ``utc`` seconds since 1970.
 
     ``dropped`` and ``skipped`` count what came before it since the source was opened: frames that nobody took in time,
-    and frames without motion.
+    and frames without motion. ``ticket`` names it to the source that wants to know what it shows; 0: nobody does.
     """
 
     image: Image
@@ -40,6 +42,7 @@ class Shot:
     utc: float
     dropped: int = 0
     skipped: int = 0
+    ticket: int = 0
 
 
 @runtime_checkable
@@ -50,6 +53,23 @@ class Stamped(Protocol):
 
     def shots(self, stopped: Callable[[], bool]) -> Iterator[Shot]:
         """Frames until the source ends or is closed, or soon after ``stopped()`` is true."""
+
+
+@runtime_checkable
+class Asked(Protocol):
+    """A source of pictures about which somebody asks: he waits ``timeout_s`` seconds for what each shows."""
+
+    timeout_s: float
+
+    @property
+    def unanswered(self) -> int:
+        """How many got no answer in time."""
+
+    def runs(self, model: str) -> None:
+        """The model's name that answers from now on; empty: none does."""
+
+    def answer(self, ticket: int, result: Result | None) -> None:
+        """What a shot shows; None: there is no result."""
 
 
 def is_live(source: Source) -> bool:

@@ -35,6 +35,28 @@ def parse_listen(text: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
+def parse_detectors(text: str) -> dict[str, str]:
+    """Endpoints of ZeroMQ for Frigate by the names of their sources: ``tcp://HOST:PORT`` or ``ipc:///PATH``, joined by commas;
+    ``NAME=`` before one makes its source ``frigate-NAME``.
+
+    Raises:
+        ValueError: they are not of that form.
+    """
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, endpoint = part.strip().rpartition("=")
+        scheme, _, where = endpoint.partition("://")
+        source = f"frigate-{name}" if equals else "frigate"
+        if scheme == "tcp":
+            parse_listen(where)
+        elif scheme != "ipc" or not where.startswith("/"):
+            raise ValueError("give tcp://127.0.0.1:5555 or ipc:///PATH, with NAME= before each if there are several")
+        if source in found or not is_name(source):
+            raise ValueError(f"{source} is given twice or is no name: give each endpoint its own, such as yard=tcp://127.0.0.1:5556")
+        found[source] = endpoint
+    return found
+
+
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach what listens on ``host``."""
     return host in ("localhost", "::1") or host.startswith("127.")
@@ -48,6 +70,11 @@ def _name(text: str) -> str:
 
 def _listen(text: str) -> str:
     parse_listen(text)
+    return text
+
+
+def _detectors(text: str) -> str:
+    parse_detectors(text)
     return text
 
 
@@ -77,6 +104,7 @@ def _source(text: str) -> str:
 
 NodeName = Annotated[str, AfterValidator(_name)]
 Listen = Annotated[str, AfterValidator(_listen)]
+Detectors = Annotated[str, AfterValidator(_detectors)]
 Grid = Annotated[str, AfterValidator(_grid)]
 Prefix = Annotated[str, AfterValidator(_prefix)]
 Broker = Annotated[str, AfterValidator(_broker)]
@@ -123,6 +151,12 @@ class GatewayOptions(Record):
         "[default: latency, or fixed where a grid, a cut or a plan is given]",
     )
     models: Path | None = option(None, "A folder of .tflite files to choose from while it runs.")
+    frigate: Detectors | None = option(
+        None,
+        "Answer Frigate's detectors (zmq) at tcp://127.0.0.1:5555 or ipc:///PATH; several as NAME=tcp://..., joined by commas.",
+    )
+    frigate_timeout: float = option(0.2, "Seconds that Frigate waits, its request_timeout_ms.", ge=0.01, le=60)
+    frigate_colour: Literal["rgb", "bgr"] = option("rgb", "Frigate's input_pixel_format.")
     ha: bool = option(False, "Show the cluster in Home Assistant, by MQTT discovery.")
     ha_broker: Broker | None = option(
         None, "Home Assistant's broker, mqtt://USER:PASSWORD@HOST; implies --ha. [default: the cluster's]"

@@ -72,8 +72,8 @@ class Register(Message):
     outcome yet. ``seq`` comes back in the gateway's echo. ``plan`` is None until the node has one. ``camera``: it has a
     source. ``machine``: which machine it is, whatever it is called. ``flops_s`` is the effort a second of its engine,
     ``bytes_s`` those of its link, and ``message_speed`` how fast it handles messages, the planner's reference core being 1,
-    as measured; 0: not known. ``distrusts``: nodes whose bits of its own frames it has found to be wrong; they get no more
-    of its tiles.
+    as measured; 0: not known. ``answers``: it wants the results of its frames. ``distrusts``: nodes whose bits of its own
+    frames it has found to be wrong; they get no more of its tiles.
     """
 
     seq: Count
@@ -90,6 +90,7 @@ class Register(Message):
     priority: Annotated[int, Field(ge=-100, le=100)] = 0
     machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
     distrusts: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
+    answers: bool = False
 
 
 class Echo(Message):
@@ -215,7 +216,8 @@ class Accepted(Message):
 
     ``ended``: the whole frame has its outcome (result or failure); nothing of it is needed any more. The source hears whose
     result it was and its ``fingerprint``, as ``models.tiling.tensor`` has it, if it was not its own;
-    it is that of the first of ``tiles``.
+    it is that of the first of ``tiles``. ``result`` is the frame's, for a source that wants it (``Register.answers``), once
+    it has ended with one.
     """
 
     frame: FrameId
@@ -224,6 +226,7 @@ class Accepted(Message):
     ended: bool = False
     worker: Name | None = None
     fingerprint: Digest | None = None
+    result: Result | None = None
 
 
 class Outcome(Message):
@@ -266,11 +269,15 @@ class OutputHeader(Message):
 
 
 class PlanMessage(Message):
-    """``dt/plan``, gateway -> all, retained: the plan, and the digests of the chunks in which the edges' model comes."""
+    """``dt/plan``, gateway -> all, retained: the plan, and the digests of the chunks in which the edges' model comes.
+
+    ``name`` is the model's, for people and those who ask for it by name; nothing else rests on it.
+    """
 
     plan: Plan
     chunks: Annotated[tuple[Digest, ...], Field(min_length=1, max_length=65536)]
     model_bytes: Annotated[int, Field(ge=1, le=2**31)]
+    name: Annotated[OneLine, Field(max_length=200)] = ""
 
 
 class ChunkRequest(Message):
@@ -311,8 +318,8 @@ class Status(Message):
 
     Sent every 2 s when counters have changed, every 10 s otherwise. ``tile_s``: time of a tile in the engine, smoothed.
     ``fetched``: how much of its model is here, from 0 to 1, while it is fetched.
-    ``missed`` frames came from the camera while there was no room for them, ``still`` ones showed no motion; ``source`` is
-    its address without secrets. ``dropped`` are messages by what was wrong with them.
+    ``missed`` frames came from the camera while there was no room for them, or were not answered in time, ``still`` ones
+    showed no motion; ``source`` is its address without secrets. ``dropped`` are messages by what was wrong with them.
     """
 
     version: Annotated[OneLine, Field(max_length=40)] = ""

@@ -185,7 +185,7 @@ def limit(row: Topic) -> int:
     """The most bytes that a message on this topic may have."""
     if row.tensors:
         return _PREAMBLE.size + HEADER_BYTES + TENSOR_BYTES
-    if row in (topics.OUTCOME, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
+    if row in (topics.OUTCOME, topics.ACCEPTED, topics.BRIDGE_INFO, topics.BRIDGE_NODES, topics.BRIDGE_HEALTH):
         return LONG_BYTES
     return PLAN_BYTES if row is topics.PLAN else CONTROL_BYTES
 

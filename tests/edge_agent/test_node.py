@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
-from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Answer, Compute, EdgeNode, Listen, Reconnect
 from models.graph.build import build
 from models.planning.planner import make_plan
 from models.tiling.division import Tiles
@@ -15,6 +15,7 @@ from models.tiling.tensor import crop
 from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.errors import EngineError
+from schemas.contract.results import Result
 from schemas.contract.topics import Publish
 from tests.nodes import blocks_plan, heard, outputs, published, small_plan
 
@@ -636,3 +637,21 @@ def test_a_leaving_thief_hands_back_what_it_has_not_computed_and_the_source_need
     source.hear(heard(topics.RETURN, handed.message), 1.6)
     source.hear(heard(topics.RETURN, handed.message), 1.7)
     assert source.tiles.waiting == waiting + 1
+
+
+@pytest.mark.parametrize("result", [None, Result(task="detect")])
+def test_who_asks_about_a_frame_gets_one_answer_when_it_has_ended(result: Result | None) -> None:
+    node = joined()
+    node.answers = True
+    said = node.frame(IMAGE, 1.0, ticket=7)
+    (register,) = published(said, topics.REGISTER)
+    assert register.message.answers
+    about: dict[str, Any] = {"frame": "edge1-11111111-0", "tiles": (0,)}
+    assert not answers(node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, **about)), 1.5))
+    ended = heard(topics.ACCEPTED, m.Accepted(**GATEWAY, **about, ended=True, result=result))
+    assert answers(node.hear(ended, 2.0)) == [Answer(7, result)]
+    assert not answers(node.hear(ended, 3.0)), "it is said again"
+
+
+def answers(said: Any) -> list[Answer]:
+    return [action for action in said if isinstance(action, Answer)]

@@ -546,3 +546,17 @@ def test_a_whole_frame_has_the_priority_of_its_source(known: bool) -> None:
         node.hear(heard(topics.REGISTER, message), 0.5)
     (finish,) = [a for tile in range(4) for a in result(node, tile) if isinstance(a, Finish)]
     assert finish.priority == (7 if known else 0)
+
+
+@pytest.mark.parametrize("asks", [True, False])
+def test_a_source_hears_what_its_frame_shows_if_it_asks(asks: bool) -> None:
+    node, seen = gateway(), Result(task="detect")
+    about = {"seq": 1, "runtime": "test kernels", "plan": node.digest, "frames": (FRAME,), "waiting": 4, "answers": asks}
+    node.hear(heard(topics.REGISTER, m.Register(node="edge1", epoch="11111111", **about)), 0.0)  # type: ignore[arg-type]
+    register(node, "edge2", "22222222")
+    for tile in range(4):
+        result(node, tile)
+    said = node.finished(FRAME, {}, 2.0, seen)
+    (accepted,) = published(said, topics.ACCEPTED)
+    assert accepted.levels == {"node": "edge1"} and accepted.message.ended
+    assert accepted.message.result == (seen if asks else None)

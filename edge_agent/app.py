@@ -15,7 +15,7 @@ from edge_agent.cache import ModelCache
 from edge_agent.capture import Capture, Captured, Ended
 from edge_agent.download import ModelDownload
 from edge_agent.entry import enter, guard, host_name
-from edge_agent.node import Action, Answer, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import Action, Answer, Compute, EdgeNode, Listen, Meet, Reconnect
 from edge_agent.sources import open_source
 from edge_agent.sources.frame import Asked
 from edge_agent.speed import Speed
@@ -39,6 +39,7 @@ from schemas.host.process import log_to_stderr, on_end, return_memory, version
 from schemas.host.service import Service
 from schemas.host.vitals import Reader
 from schemas.wire.codec import Incoming, Rejected, Rejects
+from schemas.wire.direct import Direct, Straight, Undelivered
 from schemas.wire.link import Arrived, Connected, Disconnected, Link
 from schemas.wire.readiness import MARK, Readiness, kinds
 
@@ -95,6 +96,7 @@ class Edge:
         self._inbox: queue.Queue[object] = queue.Queue(256)
         self._node: EdgeNode | None = None
         self._link = Link(self._url, self._root, name, self._inbox, guard=self._guard)
+        self._direct = Direct(self._root, name, self._epoch, self._inbox, self._guard.keys) if options.direct == "on" else None
         for topic in (topics.PLAN, topics.OVERLAP_REQ, topics.STATUS_REQ):
             self._link.subscribe(topic)
         own = (topics.ECHO, topics.STEAL, topics.TILE, topics.RETURN, topics.ACCEPTED, topics.MODEL)
@@ -199,6 +201,11 @@ class Edge:
                 self._worker.submit(action)
             elif isinstance(action, Listen):
                 self._link.subscribe(topics.OVERLAP, tile=action.tile)
+                if self._direct is not None:
+                    self._direct.take(action.tile)
+            elif isinstance(action, Meet):
+                if self._direct is not None:
+                    self._direct.know(action.peers)
             elif isinstance(action, Answer):
                 assert self._asked is not None
                 self._asked.answer(action.ticket, action.result)
@@ -206,22 +213,27 @@ class Edge:
                 if self._link.connected:  # otherwise it was told already
                     _log.warning("the gateway is silent: reconnecting to %s", self._link.address)
                 self._link.renew()
-            else:
+            elif self._direct is None or not self._direct.send(action):
                 self._link.send(action)
 
     def _handle(self, event: object, now: float) -> Sequence[Action]:
         if isinstance(event, Arrived) and event.payload.startswith(MARK):
             if self._readiness is not None:
                 self._link.probe(self._readiness.came(event.topic, event.payload, now))
-        elif isinstance(event, Arrived):
+        elif isinstance(event, Arrived | Straight):
+            opened = event.opened if isinstance(event, Straight) else None
             try:
-                admitted = self._guard.admit(self._root, event.topic, event.payload, self._digest)
+                admitted = self._guard.admit(self._root, event.topic, event.payload, self._digest, opened)
                 return [action for incoming in admitted for action in self._hear(incoming, now)]
             except DecodeError as error:
                 self._rejects.add(event.topic, error, now)
                 if isinstance(error, Rejected) and error.kind == "version" and event.topic == topics.PLAN.path(self._root):
                     self._wait(str(error))
+        elif isinstance(event, Undelivered):
+            for said in event.said:
+                self._link.send(said)
         elif isinstance(event, Connected):
+            self._open_direct()
             self._warn_at = self._unknown_at = float("inf")
             self._hello_at = now
             if self._download is not None:
@@ -241,6 +253,18 @@ class Edge:
             return self._own(self._node, event, now)
         return []
 
+    def _open_direct(self) -> None:
+        """Take straight connections where this machine's way to the broker begins."""
+        host, scope = self._link.local
+        address = self._direct.open(host, scope) if self._direct is not None and host else None
+        if self._node is not None:
+            self._node.address = address
+
+    @property
+    def _rate(self) -> float:
+        """Bytes a second of this node's link, by whichever way they left fastest."""
+        return max(self._link.rate, self._direct.rate if self._direct is not None else 0.0)
+
     @property
     def _digest(self) -> str | None:
         return self._node.digest if self._node is not None else None
@@ -253,7 +277,7 @@ class Edge:
             elif self._speed is not None:
                 if not event.reduced:
                     self._speed.saw(node.effort(event.key, event.whole), event.seconds)
-                node.flops_s, node.bytes_s = self._speed.flops_s, self._link.rate
+                node.flops_s, node.bytes_s = self._speed.flops_s, self._rate
             node.counts["reduced"] += event.reduced
             return node.computed(event.key, event.outputs, event.seconds, now, event.error)
         if isinstance(event, Captured) and event.capture is self._capture:
@@ -285,6 +309,8 @@ class Edge:
         elif isinstance(message, m.ChunkHeader):
             return self._take(message, incoming, now)
         elif self._node is not None:
+            if isinstance(message, m.OverlapRequest) and self._direct is not None:
+                self._direct.asked(message.node, message.tile)
             return self._node.hear(incoming, now)
         return []
 
@@ -436,11 +462,12 @@ class Edge:
         plan, is_source = runner.plan, self._source is not None
         self._speed = self._speed or Speed(self._weights(), threads(self._options.threads))
         self._node = EdgeNode(self._name, self._epoch, plan, kernels(), self._options.window, is_source)
+        self._node.address = self._direct.address if self._direct is not None else None
         self._node.machine, self._node.fits_whole = self._machine, not plan.undivided or runner.fits_whole
         self._node.deadline_s, self._node.priority = self._options.deadline, self._options.priority
         if self._asked is not None:
             self._node.answers, self._node.deadline_s = True, self._asked.timeout_s
-        self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._link.rate
+        self._node.flops_s, self._node.bytes_s = self._speed.flops_s, self._rate
         self._node.message_speed = self._speed.message_speed
         self._worker = Worker(runner, self._inbox, ahead=not is_source)
         if self._source is not None:
@@ -461,6 +488,8 @@ class Edge:
         if self._node is not None:
             self._epoch = m.new_epoch()  # frames of the old plan are given up under their epoch
             self._guard.restart(self._epoch)
+            if self._direct is not None:
+                self._direct.restart(self._epoch)
             self._hello_at = 0.0
         if self._asked is not None:
             self._asked.runs("")
@@ -489,7 +518,11 @@ class Edge:
             })  # fmt: skip
         elif download is None and not self._strange:
             return
-        seen = {"compute_s", "frames", "finished", "lent", "dropped", "fetched"}
+        if self._direct is not None:
+            status = status.model_copy(update={
+                "straight": self._direct.peers, "straight_out": self._direct.bytes_out, "straight_in": self._direct.bytes_in,
+            })  # fmt: skip
+        seen = {"straight", "compute_s", "frames", "finished", "lent", "dropped", "fetched"}
         news = self._status is None or status.model_dump(include=seen) != self._status.model_dump(include=seen)
         if news or now >= self._status_sent_at + VITALS_S:
             self._status, self._status_sent_at = status, now
@@ -508,4 +541,6 @@ class Edge:
         self._end_plan()
         if self._speed is not None:
             self._speed.keep()
+        if self._direct is not None:
+            self._direct.close()
         self._link.close()

@@ -65,6 +65,13 @@ class Listen:
 
 
 @dataclass(frozen=True)
+class Meet:
+    """To know from now on: who takes straight connections."""
+
+    peers: Mapping[str, m.Peer]
+
+
+@dataclass(frozen=True)
 class Reconnect:
     """The gateway has not echoed for too long: the broker may have lost our subscriptions."""
 
@@ -77,7 +84,7 @@ class Answer:
     result: Result | None
 
 
-Action = Publish | Compute | Listen | Reconnect | Answer
+Action = Publish | Compute | Listen | Meet | Reconnect | Answer
 
 
 class EdgeNode:
@@ -124,6 +131,8 @@ class EdgeNode:
         self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
         self._only_camera = self._alone = self._paused = False
         self._nodes = 0  # that live
+        self.address: str | None = None  # where this node takes straight connections
+        self._roster: str | None = None  # of the others, as heard last
         self.machine = ""  # which machine this is, whatever it is called
         self.flops_s = self.bytes_s = self.message_speed = 0.0  # of engine and link, as measured; 0: not known
         self.fits_whole = True  # whether this node has memory for a frame undivided
@@ -192,7 +201,7 @@ class EdgeNode:
         """
         message, said = incoming.message, list[Action]()
         if isinstance(message, m.Echo):
-            self._echo(message, now)
+            said += self._echo(message, now)
         elif isinstance(message, m.Steal):
             said += self._steal(message, now)
         elif isinstance(message, m.TileHeader):
@@ -338,10 +347,10 @@ class EdgeNode:
     def _head(self) -> dict[str, Any]:
         return {"node": self.name, "epoch": self.epoch}
 
-    def _echo(self, echo: m.Echo, now: float) -> None:
+    def _echo(self, echo: m.Echo, now: float) -> list[Action]:
         if echo.to_epoch != self.epoch or echo.seq <= self._echoed_seq:
             self.counts["echo of another time"] += 1
-            return
+            return []
         self._echoed_seq = echo.seq
         if echo.refused:
             raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
@@ -356,6 +365,10 @@ class EdgeNode:
             self.thief.repeat(now)
             self._parked.clear()
         self._gateway = echo.epoch
+        if echo.roster == self._roster or not (echo.peers or echo.roster is None):
+            return []
+        self._roster = echo.roster
+        return [Meet(echo.peers)]
 
     @property
     def _lease_s(self) -> float:
@@ -593,6 +606,7 @@ class EdgeNode:
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
             flops_s=self.flops_s, bytes_s=self.bytes_s, message_speed=self.message_speed, deadline_s=self.deadline_s,
             priority=self.priority, answers=self.answers, distrusts=tuple(sorted(self.sampler.liars))[:64],
+            address=self.address, roster=self._roster,
         )  # fmt: skip
         return Publish(topics.REGISTER, register)
 

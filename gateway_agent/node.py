@@ -23,7 +23,7 @@ from models.tiling.tensor import answer_of, check_answer, check_whole, crop, fin
 from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.kernels import difference
-from schemas.contract.plan import Plan
+from schemas.contract.plan import Plan, digest
 from schemas.contract.results import Result
 from schemas.contract.topics import Publish
 from schemas.wire.codec import LONG_BYTES, Incoming
@@ -103,6 +103,8 @@ class GatewayNode:
         self.early, self.grants = Early(), Grants()
         self.counts: Counter[str] = Counter()
         self._machines: dict[str, str] = {}  # of the nodes that are here
+        self._peers: dict[str, m.Peer] = {}  # where nodes take straight connections
+        self._roster: str | None = None  # the name of that list; None: nobody takes any
         self._finishing: dict[str, Finish] = {}
         self._held: dict[str, Finish] = {}  # whole, but an earlier frame of its source is not
         self._pictures: dict[str, tuple[int, int]] = {}
@@ -202,6 +204,7 @@ class GatewayNode:
         steals: list[Action] = []
         said: list[Action] = []
         if not refused and not register.leaving and not stranger:
+            self._meet(register)
             self._speeds[register.node] = register.flops_s
             said += self._distrusted(register, now)
             about = (register.camera, register.priority, register.distrusts)
@@ -210,6 +213,7 @@ class GatewayNode:
         echo = m.Echo(
             **self._head(), seq=register.seq, to_epoch=register.epoch, plan=self.digest, refused=refused,
             cameras=cameras, helpers=len(self.ring.nodes) - cameras, paused=self.paused, pictures_s=self.pictures_s,
+            roster=self._roster, peers=self._peers if register.roster != self._roster and not stranger else {},
         )  # fmt: skip
         said += [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:
@@ -225,6 +229,16 @@ class GatewayNode:
             return said
         self._machines[register.node] = register.machine
         return said + self._announced(register, now)
+
+    def _meet(self, register: m.Register) -> None:
+        """Where nodes that are here take straight connections, and the name of that list."""
+        peers = {name: peer for name, peer in self._peers.items() if name in self.ring.nodes and name != register.node}
+        if register.address is not None and len(peers) < m.PEERS:
+            peers[register.node] = m.Peer(epoch=register.epoch, address=register.address)
+        if peers != self._peers:
+            self._peers = peers
+            told = repr(sorted((name, peer.epoch, peer.address) for name, peer in peers.items()))
+            self._roster = digest(told.encode())[:8] if peers else None
 
     def _distrusted(self, register: m.Register, now: float) -> list[Action]:
         """A source's judgement of those who compute its frames; it is nobody else's."""

@@ -193,6 +193,7 @@ class EdgeOptions(Record):
         "[default: latest for cameras; files and folders wait and lose none]",
     )
     priority: int = option(0, "Sources of a higher one come first.", ge=-100, le=100)
+    direct: Literal["on", "off"] = option("on", "Tiles and parts go straight to the node that takes them, not by the broker.")
     join: str | None = option(None, "The line that 'dt enroll' printed on the gateway; given once.", secret=True)
     state: Path | None = option(None, _STATE)
     once: bool = option(False, "Exit 69 if the gateway cannot be reached, instead of retrying.")

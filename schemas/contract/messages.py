@@ -15,6 +15,7 @@ from schemas.contract.results import Result
 from schemas.contract.text import OneLine
 
 PROTOCOL: Final = 1
+PEERS = 256  # that are told of at a time
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 Epoch = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 FrameId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}-[0-9a-f]{8}-[0-9]{1,12}$")]
@@ -22,6 +23,8 @@ RequestId = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{8}$")]
 Key128 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]  # 32 bytes
 SealedBox = Annotated[str, Field(max_length=63_000)]  # sealed bytes in base64
+# An IP address, in brackets if it is of version 6, and a port: names would have nodes ask whatever name server they have.
+Socket = Annotated[str, StringConstraints(pattern=r"^([0-9.]{7,15}|\[[0-9a-f:.]{2,45}\]):[0-9]{1,5}$")]
 Picture = tuple[Annotated[int, Field(ge=0, le=65535)], Annotated[int, Field(ge=0, le=65535)]]  # height, width
 Rate = Annotated[float, Field(ge=0, le=1e15, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]  # of a tile or a frame
@@ -65,6 +68,26 @@ class Message(Record):
     epoch: Epoch
 
 
+class Hello(Message):
+    """First on a straight connection, from each side: who speaks to whom, in which epochs; what becomes of it says
+    ``schemas.wire.direct``.
+
+    ``public`` and ``proof`` in a sealed cluster: a key of this connection, and that the sender has the pair's.
+    """
+
+    to: Name
+    to_epoch: Epoch
+    public: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+    proof: Annotated[str, StringConstraints(pattern=r"^([0-9a-f]{64})?$")] = ""
+
+
+class Peer(Record):
+    """Another node that is here, and where it takes straight connections."""
+
+    epoch: Epoch
+    address: Socket
+
+
 class Register(Message):
     """``dt/register``, edge -> gateway: this node is here, with ``waiting`` tiles that others may have.
 
@@ -73,7 +96,8 @@ class Register(Message):
     source. ``machine``: which machine it is, whatever it is called. ``flops_s`` is the effort a second of its engine,
     ``bytes_s`` those of its link, and ``message_speed`` how fast it handles messages, the planner's reference core being 1,
     as measured; 0: not known. ``answers``: it wants the results of its frames. ``distrusts``: nodes whose bits of its own
-    frames it has found to be wrong; they get no more of its tiles.
+    frames it has found to be wrong; they get no more of its tiles. ``address``: where it takes straight
+    connections, if it does; ``roster``: of the last ``Echo`` with peers.
     """
 
     seq: Count
@@ -91,6 +115,8 @@ class Register(Message):
     machine: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{0,16}$")] = ""
     distrusts: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     answers: bool = False
+    address: Socket | None = None
+    roster: RequestId | None = None
 
 
 class Echo(Message):
@@ -99,6 +125,7 @@ class Echo(Message):
     ``cameras`` and ``helpers`` count the living nodes with a source and without. A source that is the only one holds
     the requests of idle nodes for its next frame; where helpers are fewer than cameras it does not divide its frames.
     ``paused``: sources open no frame. ``pictures_s``: a source sends a picture so often at most; 0: none is wanted.
+    ``peers``: all that take straight connections, if the node's ``roster`` is not this one.
     """
 
     seq: Count
@@ -109,6 +136,8 @@ class Echo(Message):
     paused: bool = False
     pictures_s: Seconds = 0.0
     refused: Annotated[OneLine, Field(max_length=500)] = ""
+    roster: RequestId | None = None
+    peers: Annotated[dict[Name, Peer], Field(max_length=PEERS)] = {}
 
 
 class VictimRequest(Message):
@@ -318,6 +347,8 @@ class Status(Message):
 
     Sent every 2 s when counters have changed, every 10 s otherwise. ``tile_s``: time of a tile in the engine, smoothed.
     ``fetched``: how much of its model is here, from 0 to 1, while it is fetched.
+    ``straight``: nodes with which it has a straight connection now; ``straight_out`` and ``straight_in`` are the bytes on such
+    connections, which the other counters do not hold.
     ``missed`` frames came from the camera while there was no room for them, or were not answered in time, ``still`` ones
     showed no motion; ``source`` is its address without secrets. ``dropped`` are messages by what was wrong with them.
     """
@@ -340,6 +371,9 @@ class Status(Message):
     bytes_in: Count = 0
     messages_out: Count = 0
     messages_in: Count = 0
+    straight: Annotated[tuple[Name, ...], Field(max_length=PEERS)] = ()
+    straight_out: Count = 0
+    straight_in: Count = 0
     dropped: dict[str, Count] = {}
     finished: bool = False
 

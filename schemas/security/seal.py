@@ -127,6 +127,21 @@ class Seal:
         peer = self._peers.get(name)
         return peer.window.epoch if peer else ""
 
+    def holds(self, name: str, epoch: str) -> bool:
+        """Whether the peer is enrolled here, and this is its epoch."""
+        return bool(epoch) and self.epoch_of(name) == epoch
+
+    def pair(self, name: str) -> tuple[bytes, bytes]:
+        """The keys for what we send to a peer and for what it sends to us.
+
+        Raises:
+            Unsealed: it is not enrolled here.
+        """
+        peer = self._peers.get(name)
+        if peer is None:
+            raise Unsealed("seal", f"{name!r} is not enrolled here")
+        return peer.send, peer.receive
+
     def meet(self, name: str, epoch: str) -> bool:
         """Somebody who knows says that the peer is in this epoch. Whether that is news."""
         peer = self._peers.get(name)
@@ -148,7 +163,7 @@ class Seal:
         foot = _FOOT.pack(self.epoch.encode(), counter, len(tags), len(sender), _MAGIC)
         return b"".join([payload, *tags, sender, foot])
 
-    def open(self, topic: str, sealed: bytes, strangers: bool = False) -> Opened:
+    def open(self, topic: str, sealed: bytes | bytearray | memoryview, strangers: bool = False) -> Opened:
         """What was sealed for us. ``strangers``: also what was sealed for any epoch of ours, which is not ``fresh``.
 
         Raises:
@@ -186,7 +201,7 @@ def bare(payload: bytes) -> bytes:
         return payload
 
 
-def _parse(sealed: bytes) -> tuple[memoryview, list[tuple[bytes, bytes]], str, str, int]:
+def _parse(sealed: bytes | bytearray | memoryview) -> tuple[memoryview, list[tuple[bytes, bytes]], str, str, int]:
     """Payload, (receiver, tag) pairs, sender, its epoch and its counter, as the trailer claims them."""
     end = len(sealed) - _FOOT.size
     if end < 0:

@@ -12,8 +12,8 @@ from schemas.contract import topics
 from schemas.contract.errors import DecodeError
 from schemas.contract.topics import Publish, Topic
 from schemas.security.rights import GATEWAY, RIGHTS, is_sealed, objection
-from schemas.security.seal import Seal
-from schemas.wire.codec import Incoming, Rejected, check_plan, decode, limit
+from schemas.security.seal import Opened, Seal
+from schemas.wire.codec import Incoming, Payload, Rejected, check_plan, decode, limit
 
 Levels = Mapping[str, str | int]
 
@@ -22,9 +22,13 @@ class OpenGuard:
     """A cluster that trusts its network: no seals, no keys."""
 
     sealed = False
+    keys: Seal | None = None
 
-    def admit(self, root: str, topic: str, payload: bytes, plan: str | None) -> Sequence[Incoming]:
-        """What came on ``topic``, decoded; messages that name another plan than ``plan`` are refused.
+    def admit(
+        self, root: str, topic: str, payload: Payload, plan: str | None, opened: Opened | None = None
+    ) -> Sequence[Incoming]:
+        """What came on ``topic``, decoded; messages that name another plan than ``plan`` are refused. ``opened``: by whom, on a
+        connection that has proved it.
 
         Raises:
             DecodeError: what is wrong with it.
@@ -48,10 +52,14 @@ class Guard(OpenGuard):
 
     sealed = True
 
+    keys: Seal
+
     def __init__(self, seal: Seal) -> None:
         self.keys = seal
 
-    def admit(self, root: str, topic: str, payload: bytes, plan: str | None) -> Sequence[Incoming]:
+    def admit(
+        self, root: str, topic: str, payload: Payload, plan: str | None, opened: Opened | None = None
+    ) -> Sequence[Incoming]:
         """As ``OpenGuard.admit``; besides, a seal that does not fit and what its sender may not say are refused."""
         try:
             row, levels = topics.find(root, topic)
@@ -61,7 +69,10 @@ class Guard(OpenGuard):
             return self.hear(decode(root, topic, payload), plan)
         if len(payload) > limit(row):  # before the hash, which takes a second for a gigabyte
             raise Rejected("size", f"{row.pattern}: {len(payload)} bytes, at most {limit(row)} are accepted")
-        opened = self.keys.open(topic, payload, strangers=row is topics.REGISTER)
+        if opened is None:
+            opened = self.keys.open(topic, payload, strangers=row is topics.REGISTER)
+        elif not self.keys.holds(opened.sender, opened.epoch):
+            raise Rejected("seal", f"{opened.sender} is not enrolled here any more, or has started anew")
         incoming = decode(root, topic, opened.payload)
         if incoming.message.epoch != opened.epoch:
             raise Rejected("right", f"{row.pattern}: {opened.sender} seals another epoch than it names")

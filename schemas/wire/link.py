@@ -163,6 +163,15 @@ class Link:
         return self._ready.is_set() and bool(self._client.is_connected())
 
     @property
+    def local(self) -> tuple[str, int]:
+        """This machine's address on the interface that reaches the broker, and its IPv6 scope; empty: not connected."""
+        line = self._client.socket()
+        with contextlib.suppress(OSError):
+            host, _port, *more = line.getsockname() if line is not None else ("", 0)
+            return host.partition("%")[0], more[1] if more else 0
+        return "", 0
+
+    @property
     def rate(self) -> float:
         """Bytes a second that can leave here, at least, as measured; 0: not known."""
         return max(tuple(self._publishes.pace.recent), default=0.0)  # the network thread adds to it

@@ -79,10 +79,11 @@ class Pace:
     recent: deque[float] = field(default_factory=lambda: deque(maxlen=RECENT))
     cost: float = 0.0  # seconds for each byte, packing and unpacking
     saved: float = 1.0  # of each byte
+    hops: int = HOPS
     _plain: int = 0
 
     def pays(self) -> bool:
-        if not self.rate or self.cost < HOPS * self.saved / self.rate:
+        if not self.rate or self.cost < self.hops * self.saved / self.rate:
             return True
         self._plain = (self._plain + 1) % PROBE
         return self._plain == 0

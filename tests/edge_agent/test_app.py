@@ -166,7 +166,8 @@ MODEL = np.random.default_rng(1).bytes(20 * CHUNK_BYTES + 1)
 def fetching(tmp_path: Path) -> Edge:
     """An edge, connected to nobody, that has heard of a plan whose model is not here."""
     app = Edge(EdgeOptions(gateway="127.0.0.1:1", cache=tmp_path), "e1")
-    app._link = Mock(connected=True, address="pi:1883", root="dt", bytes_in=0, bytes_out=0, messages_in=0, messages_out=0)
+    counters = dict.fromkeys(("bytes_in", "bytes_out", "messages_in", "messages_out"), 0)
+    app._link = Mock(connected=True, address="pi:1883", root="dt", local=("", 0), **counters)
     plan = small_plan().model_copy(update={"edge_model": digest(MODEL), "runtime": ""})
     head = {"node": "gateway", "epoch": "01234567"}
     app._adopt(m.PlanMessage(**head, plan=plan, chunks=chunk_digests(MODEL), model_bytes=len(MODEL)), 0.0)  # type: ignore[arg-type]

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
-from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Answer, Compute, EdgeNode, Listen, Reconnect
+from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Answer, Compute, EdgeNode, Listen, Meet, Reconnect
 from models.graph.build import build
 from models.planning.planner import make_plan
 from models.tiling.division import Tiles
@@ -50,6 +50,24 @@ def steal(node: EdgeNode, request: str, ahead: bool = False, now: float = 1.0) -
     assert said.levels == {"node": "edge2"}
     header: m.TileHeader = said.message
     return header
+
+
+def test_an_edge_says_where_it_takes_connections_and_meets_the_others_once() -> None:
+    node = EdgeNode("edge1", "11111111", PLAN, "test kernels")
+    node.address = "10.0.0.1:40000"
+    (register,) = published(node.connected(0.0), topics.REGISTER)
+    assert (register.message.address, register.message.roster) == ("10.0.0.1:40000", None)
+    peers = {"edge2": m.Peer(epoch="22222222", address="10.0.0.2:40000")}
+
+    def meets(seq: int, roster: str | None, peers: dict[str, m.Peer]) -> list[object]:
+        echo = m.Echo(**GATEWAY, seq=seq, to_epoch=node.epoch, plan=node.digest, roster=roster, peers=peers)
+        return [a for a in node.hear(heard(topics.ECHO, echo), 0.0) if isinstance(a, Meet)]
+
+    assert meets(1, "0badcafe", peers) == [Meet(peers)]
+    assert not meets(2, "0badcafe", {}) and not meets(3, "0badf00d", {}), "of the other list it asks by its register"
+    (register,) = published(node.tick(9.0), topics.REGISTER)
+    assert register.message.roster == "0badcafe"
+    assert meets(4, None, {}) == [Meet({})]
 
 
 def test_a_frame_is_computed_and_registered_at_once() -> None:

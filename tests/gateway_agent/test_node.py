@@ -67,6 +67,29 @@ def test_every_register_is_echoed() -> None:
     assert echo.levels == {"node": "edge1"} and echo.message.to_epoch == "11111111" and not echo.message.refused
 
 
+def test_who_takes_straight_connections_is_told_to_all_that_do_not_know_it_yet() -> None:
+    node = gateway()
+
+    def tell(name: str, epoch: str, roster: str | None, address: str | None = None, now: float = 0.0) -> m.Echo:
+        message = m.Register(
+            node=name, epoch=epoch, seq=1, runtime="test kernels", plan=node.digest, address=address, roster=roster
+        )
+        (echo,) = published(node.hear(heard(topics.REGISTER, message), now), topics.ECHO)
+        assert isinstance(echo.message, m.Echo)
+        return echo.message
+
+    assert tell("edge1", "11111111", None).roster is None
+    first = tell("edge2", "22222222", None, "10.0.0.2:40000")
+    assert first.peers == {"edge2": m.Peer(epoch="22222222", address="10.0.0.2:40000")} and first.roster
+    assert not tell("edge2", "22222222", first.roster, "10.0.0.2:40000").peers, "it knows"
+    assert tell("edge1", "11111111", None).peers == first.peers
+    moved = tell("edge2", "22222222", first.roster, "10.0.0.3:40000")
+    assert moved.peers["edge2"].address == "10.0.0.3:40000" and moved.roster != first.roster
+    node.tick(7.0)
+    gone = tell("edge1", "11111111", moved.roster, now=7.0)
+    assert gone.roster is None and not gone.peers, "edge2 has fallen silent"
+
+
 def test_a_parked_request_is_answered_when_somebody_has_work() -> None:
     node = gateway()
     register(node, "edge2", "22222222")

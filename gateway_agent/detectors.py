@@ -12,8 +12,9 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from gateway_agent.access import Access
 from schemas.contract.address import Address
@@ -42,7 +43,9 @@ def sources(options: GatewayOptions) -> dict[str, str]:
         return {}
     if importlib.util.find_spec("zmq") is None:
         raise PlanError(f"--frigate needs pyzmq: {install('frigate')}")
-    query = f"timeout={round(options.frigate_timeout * 1000)}&colour={options.frigate_colour}"
+    asked: dict[str, str | int] = {"timeout": round(options.frigate_timeout * 1000), "colour": options.frigate_colour}
+    if options.models is not None:
+        asked["models"] = str(options.models.absolute())
     found = {}
     for name, endpoint in parse_detectors(options.frigate).items():
         scheme, _, where = endpoint.partition("://")
@@ -52,17 +55,22 @@ def sources(options: GatewayOptions) -> dict[str, str]:
                     f"--frigate {endpoint}: beyond loopback it takes pictures from everybody, for Frigate's detector has no "
                     "keys: run 'dt edge --source frigate://127.0.0.1:5555' on Frigate's machine, or say --insecure"
                 )
-            query += "&insecure=1"
-        found[name] = f"frigate://{quote(where, safe='/:[]')}?{query}"
+            asked["insecure"] = 1
+        found[name] = f"frigate://{quote(where, safe='/:[]')}?{urlencode(asked)}"
     return found
 
 
 class Detectors:
-    """The processes, from ``with`` to its end; in a sealed cluster each joins by a join token. ``address`` is the broker's."""
+    """The processes, from ``with`` to its end; in a sealed cluster each joins by a join token. ``address`` is the broker's.
 
-    def __init__(self, options: GatewayOptions, sources: dict[str, str], address: Address, access: Access) -> None:
+    ``choose`` is called, in a thread of its own, with a model that a client has sent and wants to run.
+    """
+
+    def __init__(
+        self, options: GatewayOptions, sources: dict[str, str], address: Address, access: Access, choose: Callable[[Path], None]
+    ) -> None:
         own = str(address) if address.tls else f"mqtt://{address}"
-        self._options, self._sources = options, sources
+        self._options, self._sources, self._choose = options, sources, choose
         self._address = own if access.broker is not None else options.broker or own
         self._is_sealed, self._folder = access.guard.sealed, state_folder(options.state, options.root)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -121,10 +129,20 @@ class Detectors:
         argv += ["--threads", str(self._options.threads)] if self._options.threads else []
         secrets = {"DT_EDGE_GATEWAY": self._address, **(self._join(name, folder) if self._is_sealed else {})}
         environment = {**without_ours(os.environ), **secrets, STDIN_ENDS: "1"}
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "dt_cli.main", *argv],
-            stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True, env=environment,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True, env=environment,
         )  # fmt: skip
+        threading.Thread(target=self._hear, args=(process,), name=name, daemon=True).start()
+        return process
+
+    def _hear(self, process: "subprocess.Popen[bytes]") -> None:
+        assert process.stdout is not None
+        with process.stdout as said:
+            for line in said:
+                word, _, path = line.decode(errors="replace").rstrip("\n").partition(" ")
+                if word == "model" and self._options.models and Path(path).parent == self._options.models.absolute():
+                    self._choose(Path(path))
 
     def _join(self, name: str, folder: Path) -> dict[str, str]:
         """The token by which it joins, unless it has."""

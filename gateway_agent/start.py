@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gateway_agent.access import arrange, packet_bytes
 from gateway_agent.app import Gateway
+from gateway_agent.controls import Request
 from gateway_agent.detectors import Detectors, sources
 from gateway_agent.journal import JOURNAL, Journal
 from gateway_agent.plan_store import PlanStore
@@ -68,7 +69,7 @@ def main(settings: Settings) -> int:
         if options.http is not None:
             serve_dashboard(app, options.http, options.root, options.state)
         if detectors:
-            stack.enter_context(Detectors(options, detectors, address, access))
+            stack.enter_context(Detectors(options, detectors, address, access, lambda path: run_sent(app, path)))
         return app.run()
 
 
@@ -122,6 +123,22 @@ def serve_dashboard(app: Gateway, http: str, root: str, state: Path | None = Non
     dashboard = Dashboard(app, *parse_listen(http), root, state)
     app.watch(dashboard, PICTURES_S)
     print(f"dashboard at {dashboard.told(sys.stdout.isatty())}", flush=True)
+
+
+def run_sent(app: Gateway, path: Path) -> None:
+    """Run a model that a client has sent, once a child has tried it; one that cannot be run does not stay."""
+    name = one_line(path.stem)
+    is_new = name not in app.models
+    app.models[name] = path
+
+    def answer(refused: str) -> None:
+        if refused:
+            _log.error("the model %s that Frigate has sent does not run: %s", name, refused)
+            if is_new:
+                app.models.pop(name, None)
+                path.unlink(missing_ok=True)
+
+    app.ask(Request("model", name, answer))
 
 
 def find_models(folder: Path) -> dict[str, Path]:

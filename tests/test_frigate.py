@@ -16,6 +16,7 @@ import zmq
 from bench.frigate import DIGITS, Client, Detected, Direct, ask_on, pictures
 from models.bundle import make_bundle
 
+INT8 = DIGITS.with_name("digits_int8.tflite")
 TIMEOUT_S = 2.0  # a machine that runs tests side by side is slow
 Said = queue.SimpleQueue[tuple[int, bytes | None, float]]
 
@@ -64,6 +65,30 @@ def test_no_answer_is_false_while_nodes_die_and_freeze(tmp_path: Path) -> None:
             cluster.await_log(name, lambda log: "joined the cluster" in log)
         counts = asked(cluster, [endpoint, endpoint, f"{endpoint}2"], 8.0, spoil)
     assert counts["right"] > 10 and not counts["false"], counts
+
+
+def test_a_model_that_a_client_sends_runs_where_that_is_allowed_and_no_other_stays(tmp_path: Path) -> None:
+    endpoint, folder = f"ipc://{tmp_path}/d", tmp_path / "models"
+    folder.mkdir()
+    (folder / "digits.tflite").write_bytes(DIGITS.read_bytes())
+    (folder / "digits_int8.toml").write_bytes(INT8.with_suffix(".toml").read_bytes())
+    context: zmq.Context[Any] = zmq.Context()
+    with Detected(DIGITS, tmp_path, endpoint, TIMEOUT_S, "--models", str(folder)):
+        client = Client(context, endpoint, "digits_int8.tflite", TIMEOUT_S)
+        assert not client.is_ready
+        header = {"model_data": True, "model_name": "bad.tflite"}
+        assert client.ask(header, bytes(1000)) == {"model_saved": False, "model_loaded": False}
+        assert not (folder / "bad.tflite").exists()
+        header["model_name"] = "digits_int8.tflite"
+        assert client.ask(header, INT8.read_bytes()) == {"model_saved": True, "model_loaded": True}
+        again = Client(context, endpoint, "digits_int8.tflite", TIMEOUT_S)
+        assert again.is_ready
+        bundle = make_bundle(INT8, (3, 3))
+        (image,) = pictures(bundle, 1)
+        assert again.detect(image[None]) == Direct(bundle).look(image)
+        client.close()
+        again.close()
+    context.destroy(0)
 
 
 @pytest.mark.parametrize("sealed", [False, True])

@@ -8,6 +8,7 @@ import contextlib
 import json
 import logging
 import queue
+import re
 import socket
 import threading
 import time
@@ -26,8 +27,10 @@ from schemas.host.packages import install
 
 TIMEOUT_MS = 200  # Frigate's own default
 MOST_BYTES = 64 * 1024 * 1024  # of a message; a larger one ends its client's connection
+MODELS = 32  # in a folder to which clients may add
+LOADING_S = 25.0  # that a client waits for the model that it has sent; Frigate waits 30
+CHOSEN = "model "  # a line on stdout: the gateway that has started this process is to run this file
 TELL_S, LOOK_S = 60.0, 0.25
-TakesModel = Callable[[str, bytes], bool]  # whether it is kept and will run; may take seconds
 _log = logging.getLogger(__name__)
 
 
@@ -35,14 +38,14 @@ def open_frigate(where: Uri) -> "Frigate":
     """``frigate://127.0.0.1:5555``, or ``frigate:///tmp/cache/zmq_detector`` for a file (Frigate's ``ipc://``).
 
     ``timeout=200``: the client's request_timeout_ms. ``colour=bgr``: as its input_pixel_format. ``insecure=1``: listen beyond
-    loopback.
+    loopback. ``models=DIR``, of an edge that a gateway has started: models that clients send go there, and are run.
 
     Raises:
         PlanError: no pyzmq, an address that is none, is taken, or is not this machine's alone.
     """
     timeout_ms, colour = where.number("timeout", TIMEOUT_MS, 10, 60000), where.word("colour", "rgb")
     insecure = where.flag("insecure")
-    where.refuse_others("timeout", "colour", "insecure")
+    where.refuse_others("timeout", "colour", "insecure", "models")
     if "motion" in where.query:
         raise PlanError(f"source {where.text!r}: Frigate looks for motion itself; leave motion= out")
     if colour not in ("rgb", "bgr"):
@@ -59,7 +62,34 @@ def open_frigate(where: Uri) -> "Frigate":
                 "run 'dt edge' with it on Frigate's machine, or say insecure=1 on a network that you trust"
             )
         endpoint = f"tcp://{where.path}"
-    return Frigate(endpoint, where.text, timeout_ms / 1000, colour == "bgr")
+    models = Path(where.query["models"]) if "models" in where.query else None
+    return Frigate(endpoint, where.text, timeout_ms / 1000, colour == "bgr", models)
+
+
+def keep_model(folder: Path | None, sent: TakeModel) -> Path:
+    """The file in ``folder`` (None: there is none) that holds a model which a client has sent; a file of ours stays as it is.
+
+    Raises:
+        PlanError: why it is not taken.
+    """
+    if folder is None:
+        raise PlanError("only 'dt gateway --frigate --models DIR' takes models")
+    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,99}\.tflite", sent.name):
+        raise PlanError("give it a name of letters, digits, _, . and - that ends in .tflite")
+    path = folder / sent.name
+    try:
+        if path.exists():
+            if path.read_bytes() != sent.data:
+                raise PlanError(f"{path} is another model: rename one of them")
+            return path
+        if len(list(folder.glob("*.tflite"))) >= MODELS:
+            raise PlanError(f"{folder} has {MODELS} models, the most to which one is added: remove some")
+        part = folder / f".{sent.name}.part"
+        part.write_bytes(sent.data)
+        part.replace(path)
+    except OSError as error:
+        raise PlanError(f"{folder} cannot keep it: {error.strerror}") from None
+    return path
 
 
 class Frigate:
@@ -67,7 +97,7 @@ class Frigate:
 
     live = True
 
-    def __init__(self, endpoint: str, name: str, timeout_s: float, bgr: bool = False) -> None:
+    def __init__(self, endpoint: str, name: str, timeout_s: float, bgr: bool = False, models: Path | None = None) -> None:
         try:
             import zmq
         except ImportError as error:
@@ -77,6 +107,8 @@ class Frigate:
         self._desk, self._colours = Desk(timeout_s), Colours(bgr)
         self._model = ""  # that the cluster runs; empty: it is not known yet
         self._asking: dict[bytes, str] = {}  # clients that wait until it is
+        self._models = models
+        self._loading: dict[bytes, tuple[Path, float]] = {}  # clients whose model is to run, and until when they wait
         self._changed = threading.Condition()
         self._outbox: queue.SimpleQueue[Sequence[bytes]] = queue.SimpleQueue()
         self._closed = self._is_unfit = False
@@ -115,6 +147,10 @@ class Frigate:
             for client, name in self._asking.items() if model else ():
                 self._say_model(client, name)
             self._asking = {} if model else self._asking
+            for client, (path, _) in list(self._loading.items()):
+                if path.stem == model:
+                    del self._loading[client]
+                    self._say_json(client, {"model_saved": True, "model_loaded": True})
 
     def shots(self, stopped: Callable[[], bool]) -> Iterator[Shot]:
         """Requests, each when it is asked for."""
@@ -172,6 +208,7 @@ class Frigate:
                     self._send(self._outbox.get())
                 if self._socket in ready:
                     self._hear(self._socket.recv_multipart())
+                self._give_up_models(time.monotonic())
                 self._tell(time.monotonic())
         finally:
             endpoint = self.endpoint
@@ -230,8 +267,26 @@ class Frigate:
         self._say_json(client, {"model_available": is_ours, "model_loaded": is_ours})
 
     def _take_model(self, client: bytes, asked: TakeModel) -> None:
-        _log.warning("source %s: the model %s that Frigate has sent is not taken", self._name, one_line(asked.name))
-        self._say_json(client, {"model_saved": False, "model_loaded": False})
+        try:
+            path = keep_model(self._models, asked)
+        except PlanError as error:
+            _log.warning("source %s: the model %s that Frigate sent is refused: %s", self._name, one_line(asked.name), error)
+            self._say_json(client, {"model_saved": False, "model_loaded": False})
+            return
+        with self._changed:
+            if path.stem == self._model:
+                self._say_json(client, {"model_saved": True, "model_loaded": True})
+                return
+            self._loading[client] = path, time.monotonic() + LOADING_S
+        print(f"{CHOSEN}{path}", flush=True)
+
+    def _give_up_models(self, now: float) -> None:
+        """The gateway has not begun to run what was sent; it removes what is no model."""
+        with self._changed:
+            for client, (path, until) in list(self._loading.items()):
+                if until <= now or not path.exists():
+                    del self._loading[client]
+                    self._say_json(client, {"model_saved": path.exists(), "model_loaded": False})
 
     def _say_json(self, client: bytes, words: dict[str, Any]) -> None:
         self._say([client, b"", json.dumps(words).encode()])

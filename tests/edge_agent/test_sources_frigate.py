@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.frigate import Client
 from edge_agent.sources import open_source
-from edge_agent.sources.frigate import Frigate
+from edge_agent.sources.frigate import CHOSEN, MODELS, Frigate, keep_model
 from edge_agent.sources.requests import FIELDS, ROWS, WAITING, Colours, Desk, HasModel, Look, TakeModel, parse, rows
 from schemas.contract.errors import DecodeError, PlanError
 from schemas.contract.results import Detection, Result
@@ -218,6 +218,55 @@ def test_another_model_is_not_here_and_none_is_taken() -> None:
         assert client.ask({"model_data": True, "model_name": "yolov9.onnx"}, bytes(100)) == {
             "model_saved": False, "model_loaded": False,
         }  # fmt: skip
+
+
+def test_a_model_that_a_client_sends_is_kept_where_that_is_allowed_and_asked_of_the_gateway(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with opened(f"models={tmp_path}") as (source, context):
+        client = Client(context, source.endpoint, "new.tflite")
+        said: list[dict[str, Any]] = []
+        header = {"model_data": True, "model_name": "new.tflite"}
+        sender = threading.Thread(target=lambda: said.append(client.ask(header, b"a model")))
+        sender.start()
+        while f"{CHOSEN}{tmp_path}/new.tflite\n" not in capsys.readouterr().out:
+            time.sleep(0.01)
+        assert (tmp_path / "new.tflite").read_bytes() == b"a model"
+        source.runs("new")
+        sender.join()
+        assert said == [{"model_saved": True, "model_loaded": True}]
+        assert client.ask(header, b"another") == {"model_saved": False, "model_loaded": False}
+        assert (tmp_path / "new.tflite").read_bytes() == b"a model", "what is there stays"
+
+
+def test_who_has_sent_a_model_that_the_gateway_removes_hears_that_it_is_not_saved(tmp_path: Path) -> None:
+    with opened(f"models={tmp_path}") as (source, context):
+        client = Client(context, source.endpoint, "new.tflite")
+        thread = threading.Thread(target=lambda: _remove(tmp_path / "new.tflite"))
+        thread.start()
+        header = {"model_data": True, "model_name": "new.tflite"}
+        assert client.ask(header, b"no model") == {"model_saved": False, "model_loaded": False}
+        thread.join()
+
+
+def _remove(path: Path) -> None:
+    while not path.exists():
+        time.sleep(0.01)
+    path.unlink()
+
+
+@pytest.mark.parametrize("name", ["../a.tflite", ".a.tflite", "a.onnx", "a b.tflite", "/a.tflite", "a" * 200 + ".tflite"])
+def test_a_model_with_a_name_that_leads_elsewhere_is_not_kept(name: str, tmp_path: Path) -> None:
+    with pytest.raises(PlanError, match="give it a name"):
+        keep_model(tmp_path, TakeModel(name, b""))
+    assert not list(tmp_path.rglob("*"))
+
+
+def test_a_folder_takes_no_more_models_than_it_may(tmp_path: Path) -> None:
+    for i in range(MODELS):
+        keep_model(tmp_path, TakeModel(f"{i}.tflite", b""))
+    with pytest.raises(PlanError, match="the most"):
+        keep_model(tmp_path, TakeModel("x.tflite", b""))
 
 
 def test_who_asks_for_the_model_before_it_is_known_hears_when_it_is() -> None:

@@ -194,7 +194,7 @@ class Intruders:
         for _ in range(2):
             self._link.publish(topics.RESULT, result, {}, frame=frame)
             self._link.publish(topics.REGISTER, register)
-        self._link._client.subscribe("dt/#", 1)
+        self._link._client.subscribe([("dt/#", 1)])
         self._link._client.publish("dt/plan", encode(topics.REGISTER, register), 1, True)
 
     def _join(self) -> None:

@@ -99,13 +99,15 @@ def brokers(folder: Path) -> Iterator[Callable[[str, str], Address]]:
 
 
 @contextmanager
-def ends(way: str, address: Callable[[str, str], Address]) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
-    """To send one tile, and to admit the next one that arrives."""
+def ends(
+    way: str, address: Callable[[str, str], Address], size: int = TILE_BYTES
+) -> Iterator[tuple[Callable[[], Any], Callable[[], Any]]]:
+    """To send one tile of ``size`` bytes, and to admit the next one that arrives."""
     guards = {name: Guard(seal) for name, seal in seals(2).items()} if way == "TLS + seal" else {n: OpenGuard() for n in NODES}
     inbox: queue.Queue[Any] = queue.Queue(2048)
     frame = m.frame_id("sender", EPOCH, 0)
     header = m.TileHeader(node="sender", epoch=EPOCH, plan=DIGEST, to_epoch=EPOCH, request=EPOCH, frame=frame)
-    pixels = {"image": np.random.default_rng(1).integers(0, 256, TILE_BYTES, np.uint8)}
+    pixels = {"image": np.random.default_rng(1).integers(0, 256, size, np.uint8)}
     receiver = Link(address(way, "receiver"), "dt", "receiver", inbox, guard=guards["receiver"])
     sender = Link(address(way, "sender"), "dt", "sender", queue.Queue(2048), 4 * TILE_BYTES, guards["sender"])
     receiver.subscribe(topics.TILE, node="receiver")
@@ -121,7 +123,7 @@ def ends(way: str, address: Callable[[str, str], Address]) -> Iterator[tuple[Cal
             while not isinstance(event := inbox.get(timeout=30), Arrived):
                 pass
             (incoming,) = guards["receiver"].admit("dt", event.topic, event.payload, DIGEST)
-            assert incoming.tensors["image"].nbytes == TILE_BYTES
+            assert incoming.tensors["image"].nbytes == size
 
         yield send, admit
 

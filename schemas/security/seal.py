@@ -193,12 +193,12 @@ class Seal:
         peer.window.add(counter)
 
 
-def bare(payload: bytes) -> bytes:
+def bare(payload: bytes | bytearray) -> bytes:
     """A payload without the trailer that it may have, unproved: for readers who have no keys."""
     try:
         return bytes(_parse(payload)[0])
     except Unsealed:
-        return payload
+        return bytes(payload)
 
 
 def _parse(sealed: bytes | bytearray | memoryview) -> tuple[memoryview, list[tuple[bytes, bytes]], str, str, int]:

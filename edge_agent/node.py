@@ -12,30 +12,25 @@ from typing import Any
 
 import numpy as np
 
+from edge_agent.heartbeat import Heartbeat
 from edge_agent.lanes import Lanes, Part, Want, weights
+from edge_agent.lending import Lending, Loan
 from edge_agent.outbox import Outbox
 from edge_agent.proofs import Proofs
 from edge_agent.sampling import Sampler
-from edge_agent.thief import RETRY_S, Thief
-from edge_agent.tiles import NEVER, TileQueue
+from edge_agent.thief import Thief
+from edge_agent.tiles import TileQueue
 from models.tiling.reuse import is_first
 from models.tiling.tensor import answer_of, check_inputs, crop, fingerprint
 from schemas.contract import messages as m
 from schemas.contract import topics
-from schemas.contract.errors import DecodeError, EngineError
+from schemas.contract.errors import DecodeError
 from schemas.contract.keys import WHOLE, LaneKey, TaskKey
 from schemas.contract.plan import Plan
 from schemas.contract.results import Result
 from schemas.contract.topics import Publish
 from schemas.wire.codec import Incoming
 
-HEARTBEAT_S = 2.0
-FIRST_HEARTBEAT_S = 0.25  # after a connection, and twice as long each time until the gateway answers: it may be slower than we
-HAND_S = 1.5 * RETRY_S  # an idle node that lives has repeated its request by then
-MISSED_ECHOES = 3
-LATE, LATE_S = 1.5, 0.5  # a lent tile is late after so many times what others took, and never before so many seconds
-FADES = 0.95  # what the slowest took counts so much less with each tile that comes back
-SUSPECT_S = 8.0  # the gateway knows by then whether a thief is dead
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
 
 Tensors = Mapping[str, np.ndarray]
@@ -120,17 +115,11 @@ class EdgeNode:
         self._answering = frozenset(plan.answers)
         first = plan.blocks[0]
         self._shares = plan.schedule == "sharing"  # tiles come unasked
-        self._lent_at: dict[LaneKey, float] = {}  # tiles that were lent once, since when
-        self._turn_s = 0.0  # how long the slowest of them took lately, from lending to acceptance; 0: not known
         self._takers = frozenset(t.home for t in first.tiles if first.reuse and not is_first(*divmod(t.home, first.cols)))
         self._listening: set[int] = set()
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
-        self._parked: dict[str, tuple[m.Steal, float]] = {}  # idle nodes that wait for our next frame, and since when
-        self._suspects: dict[str, float] = {}  # thieves that let a lease expire, and until when they get no other
-        self._speeds: dict[str, float] = {}  # effort a second of thieves
-        self._knows: dict[str, int] = {}  # the tile that each thief had last: its class is loaded there
+        self.lending = Lending(self.tiles, self._takers, self._exchanges or self._shares, self.sampler.may_lend)
         self._only_camera = self._alone = self._paused = False
-        self._nodes = 0  # that live
         self.address: str | None = None  # where this node takes straight connections
         self._roster: str | None = None  # of the others, as heard last
         self.machine = ""  # which machine this is, whatever it is called
@@ -142,11 +131,8 @@ class EdgeNode:
         self.pictures_s = 0.0  # how often the gateway wants a picture for people, at most
         self._tile_s: float | None = None
         self._weights = weights(plan)
-        self._gateway = ""
-        self._seq = self._echoed_seq = 0
+        self.heartbeat = Heartbeat(name, epoch)
         self._registered: tuple[int, tuple[str, ...]] = (-1, ())
-        self._heartbeat_at, self._heartbeat_s = float("-inf"), HEARTBEAT_S
-        self._echoed_at = float("inf")  # no echo is awaited before the broker is there
 
     @property
     def wants_frame(self) -> bool:
@@ -220,7 +206,7 @@ class EdgeNode:
             for tile in message.tiles:
                 self.tiles.hand_back((message.frame, tile), message.node)
             if message.error:
-                self._suspects[message.node] = now + SUSPECT_S
+                self.lending.suspect(message.node, now)
         else:
             self.counts["unexpected message"] += 1
         return said + self._settle(now)
@@ -246,7 +232,7 @@ class EdgeNode:
         """Bits of these nodes were wrong: the gateway is told at once, which fails what is open and may hold more of them."""
         for liar in liars:
             self.counts["liars"] += 1
-            self._parked.pop(liar, None)
+            self.lending.parked.pop(liar, None)
         return [self._register(now)] if liars else []
 
     def _task_computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str) -> list[Action]:
@@ -297,10 +283,7 @@ class EdgeNode:
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come."""
-        for key, thief in self.tiles.expire(now):
-            frame = key[0]
-            self._lent_at.pop(key, None)
-            self._suspects[thief] = now + SUSPECT_S
+        for frame, _ in self.lending.expire(now):
             if self._exchanges and frame in self._expired:  # not the lane alone: what it waited for may be lost
                 self.tiles.restart(frame)
             self._expired.add(frame)
@@ -308,18 +291,12 @@ class EdgeNode:
             self.counts["lane stuck"] += 1
             if frame in self.tiles.frames:
                 self.tiles.restart(frame)
-        self._suspects = {thief: until for thief, until in self._suspects.items() if now < until}
-        said: list[Action] = self._deal(now) if self._parked else []
-        said += self._settle(now)
-        if now >= self._echoed_at + (MISSED_ECHOES + 1) * HEARTBEAT_S:
-            self._echoed_at = now
-            said.append(Reconnect())
-        return said
+        said = self._deal(now) + self._settle(now)
+        return [*said, Reconnect()] if self.heartbeat.missed(now) else said
 
     def connected(self, now: float) -> list[Action]:
         """The broker is there (again): what was said before may be lost."""
-        self._heartbeat_at, self._heartbeat_s = float("-inf"), FIRST_HEARTBEAT_S / 2
-        self._echoed_at = now
+        self.heartbeat.connected(now)
         self.outbox.requeue(now)
         return sorted(self._settle(now), key=lambda action: not _registers(action))  # who is not there has no results
 
@@ -341,30 +318,26 @@ class EdgeNode:
 
     def deadline(self) -> float:
         """When ``tick`` is due."""
-        others = (self._late_at(), self.tiles.deadline(), self.thief.deadline(), self.outbox.deadline(), self.lanes.deadline())
-        return min([self._heartbeat_at + self._heartbeat_s, *(d for d in others if d is not None)])
+        machines = (self.lending, self.tiles, self.thief, self.outbox, self.lanes)
+        due = (machine.deadline() for machine in machines)
+        return min([self.heartbeat.deadline(), *(d for d in due if d is not None)])
 
     def _head(self) -> dict[str, Any]:
         return {"node": self.name, "epoch": self.epoch}
 
     def _echo(self, echo: m.Echo, now: float) -> list[Action]:
-        if echo.to_epoch != self.epoch or echo.seq <= self._echoed_seq:
+        restarted = self.heartbeat.echo(echo, now)
+        if restarted is None:
             self.counts["echo of another time"] += 1
             return []
-        self._echoed_seq = echo.seq
-        if echo.refused:
-            raise EngineError(f"the gateway refuses {self.name}: {echo.refused}")
-        self._echoed_at, self._heartbeat_s = now, HEARTBEAT_S
         self._only_camera = self.camera and echo.cameras <= 1
         self._alone = self.fits_whole and self.plan.undivided and echo.helpers < echo.cameras
-        self._nodes = echo.cameras + echo.helpers
         self._paused, self.pictures_s = echo.paused, echo.pictures_s
-        if self._gateway and self._gateway != echo.epoch:  # it restarted and has forgotten every tile
+        if restarted:  # it has forgotten every tile
             self.tiles.requeue(whole=self._exchanges)
             self.outbox.requeue(now)
             self.thief.repeat(now)
-            self._parked.clear()
-        self._gateway = echo.epoch
+            self.lending.parked.clear()
         if echo.roster == self._roster or not (echo.peers or echo.roster is None):
             return []
         self._roster = echo.roster
@@ -378,81 +351,30 @@ class EdgeNode:
 
     def _steal(self, steal: m.Steal, now: float) -> list[Action]:
         """Lend at once; the only camera keeps the request of an idle node for its next frame."""
-        if steal.epoch != self._gateway:  # the one that we know has not passed this on: it would not take the result
+        if steal.epoch != self.heartbeat.gateway:  # the one that we know has not passed this on: it would not take the result
             self.counts["steal of another gateway"] += 1
             return [self._tile_message(steal)]
-        self._parked.pop(steal.thief, None)
-        self._speeds[steal.thief] = steal.flops_s
-        said = self._lend(steal, now)
-        trusted = steal.thief not in self._suspects and steal.thief not in self.sampler.liars
-        keeps = self._only_camera and not self._shares and trusted
-        if said is None and keeps and not steal.ahead:
-            self._parked[steal.thief] = (steal, now)
-            return []
-        return said or [self._tile_message(steal)]
+        self.lending.parked.pop(steal.thief, None)
+        loan = self.lending.lend(steal, now, self._lease_s)
+        if loan is not None:
+            return [self._lent(steal, loan)]
+        keeps = self._only_camera and not self._shares and steal.thief not in self.sampler.liars
+        return [] if keeps and self.lending.park(steal, now) else [self._tile_message(steal)]
 
     def _deal(self, now: float) -> list[Action]:
-        """Waiting tiles to the nodes that wait for them, the largest to the fastest. One is left for the own engine.
+        """Waiting tiles to the nodes that wait for them; one is left for the own engine."""
+        if not self.lending.parked:
+            return []
+        return [self._lent(*dealt) for dealt in self.lending.deal(self._computing is None, now, self._lease_s)]
 
-        Where none waits, those get them that are late elsewhere.
-        """
-        said: list[Action] = []
-        for thief in sorted(self._parked, key=lambda name: (-self._parked[name][0].flops_s, name)):
-            steal, since = self._parked[thief]
-            waiting = self.tiles.waiting
-            if now >= since + HAND_S:
-                del self._parked[thief]
-            elif (not waiting or waiting > (self._computing is None)) and (lent := self._lend(steal, now)):
-                del self._parked[thief]
-                said += lent
-        return said
-
-    def _lend(self, steal: m.Steal, now: float) -> list[Action] | None:
-        """The tile for a thief; None: nothing is waiting."""
-        if now < self._suspects.get(steal.thief, now) or not self.sampler.may_lend(steal.thief):
-            return None
-        lease_s, prefer, overdue_s = self._lease_s, self._knows.get(steal.thief), self._overdue_s()
-        key = self.tiles.lend(steal.thief, steal.request, steal.ahead, now, lease_s, prefer, self._takers, overdue_s)
-        if key is not None:
-            self._lent_at[key] = now
-        elif not steal.ahead and not self.tiles.waiting:
-            key = self.tiles.lend_again(steal.thief, steal.request, now, lease_s)
-            if key is not None:
-                self.counts["lent again"] += 1
-                self._lent_at.pop(key, None)
-        if key is None:
-            return None
-        self._knows[steal.thief] = key[1]
-        self.sampler.lent(key[0], steal.thief)
-        self.counts["lent"] += 1
-        where = {"frame": key[0], "tile": key[1], "lease_s": lease_s, "picture": self._images[key[0]][1],
-                 "token": self.proofs.token(key[0])}  # fmt: skip
-        return [self._tile_message(steal, where, self._inputs(key))]
-
-    def _overdue_s(self) -> float:
-        """When a tile that is lent now is late: half as long again as the slowest took lately, whatever that was spent on.
-
-        Never where tiles of several blocks wait for each other, or where the schedule knows no stealing.
-        """
-        if not self._turn_s or self._exchanges or self._shares:
-            return NEVER
-        return max(LATE_S, LATE * self._turn_s)
-
-    def _came_back(self, accepted: m.Accepted, now: float) -> None:
-        """How long tiles took that were lent."""
-        for tile in accepted.tiles:
-            since = self._lent_at.pop((accepted.frame, tile), None)
-            if since is not None:
-                self._turn_s = max(now - since, FADES * self._turn_s)
-        if accepted.ended:
-            self._lent_at = {key: since for key, since in self._lent_at.items() if key[0] != accepted.frame}
-
-    def _late_at(self) -> float | None:
-        """When a tile is late that a node which waits could compute again."""
-        if self.tiles.waiting:
-            return None
-        hands = {thief: since for thief, (_, since) in self._parked.items() if thief not in self._suspects}
-        return min((at for t, since in hands.items() if (at := self.tiles.overdue_at(t)) < since + HAND_S), default=None)
+    def _lent(self, steal: m.Steal, loan: Loan) -> Publish:
+        """The message that takes a tile to its thief."""
+        frame, tile = loan.key
+        self.sampler.lent(frame, steal.thief)
+        self.counts.update(["lent", "lent again"] if loan.again else ["lent"])
+        where = {"frame": frame, "tile": tile, "lease_s": loan.lease_s, "picture": self._images[frame][1],
+                 "token": self.proofs.token(frame)}  # fmt: skip
+        return self._tile_message(steal, where, self._inputs(loan.key))
 
     def _tile_message(self, steal: m.Steal, where: Mapping[str, Any] = NOTHING, tensors: Tensors = NOTHING) -> Publish:
         """A tile with its pixels, or "none"."""
@@ -494,11 +416,11 @@ class EdgeNode:
                     self.lanes.hear(part)
 
     def _accept(self, accepted: m.Accepted, now: float) -> list[Action]:
-        if accepted.epoch != self._gateway:  # what one accepts that has not answered yet, a later one may not know
+        if accepted.epoch != self.heartbeat.gateway:  # what one accepts that has not answered yet, a later one may not know
             self.counts["accepted by another gateway"] += 1
             return []
         said: list[Action] = []
-        self._came_back(accepted, now)
+        self.lending.came_back(accepted, now)
         if accepted.worker and accepted.fingerprint and accepted.worker != self.name:
             for tile in accepted.tiles[:1]:  # whose it is; others may stand behind it
                 self.sampler.answered((accepted.frame, accepted.block, tile), accepted.worker, accepted.fingerprint)
@@ -526,7 +448,7 @@ class EdgeNode:
         if self._computing is None and not self.outbox.full:
             said += self._next(now)
         free = not self.tiles.waiting and not self._stolen and not self.outbox.full
-        hungry = bool(self._gateway) and free and not (self._alone and self.camera) and not self._shares
+        hungry = bool(self.heartbeat.gateway) and free and not (self._alone and self.camera) and not self._shares
         busy = (self._computing is not None and not self._computing.check) or len(self.lanes) > 0
         if ask := self.thief.poll(hungry, busy, now):
             # Before a result that may end the frame: of the next one this node gets its tile in the first round.
@@ -541,7 +463,7 @@ class EdgeNode:
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
-        if news or now >= self._heartbeat_at + self._heartbeat_s:
+        if news or now >= self.heartbeat.deadline():
             said.append(self._register(now))
         else:
             self._registered = (waiting, was_open)
@@ -598,11 +520,9 @@ class EdgeNode:
         return [Listen(key[1])]
 
     def _register(self, now: float, leaving: bool = False) -> Publish:
-        self._seq += 1
-        self._heartbeat_at, self._heartbeat_s = now, min(2 * self._heartbeat_s, HEARTBEAT_S)
         self._registered = (self.tiles.waiting, self.tiles.frames)
         register = m.Register(
-            **self._head(), seq=self._seq, runtime=self.runtime, plan=self.digest,
+            **self._head(), seq=self.heartbeat.beat(now), runtime=self.runtime, plan=self.digest,
             waiting=self.tiles.waiting, frames=self.tiles.frames, camera=self.camera, leaving=leaving, machine=self.machine,
             flops_s=self.flops_s, bytes_s=self.bytes_s, message_speed=self.message_speed, deadline_s=self.deadline_s,
             priority=self.priority, answers=self.answers, distrusts=tuple(sorted(self.sampler.liars))[:64],

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from edge_agent.lanes import FIRST_WANT_S
-from edge_agent.node import HAND_S, LATE_S, SUSPECT_S, Answer, Compute, EdgeNode, Listen, Meet, Reconnect
+from edge_agent.lending import HAND_S, LATE_S, SUSPECT_S
+from edge_agent.node import Answer, Compute, EdgeNode, Listen, Meet, Reconnect
 from models.graph.build import build
 from models.planning.planner import make_plan
 from models.tiling.division import Tiles
@@ -361,7 +362,7 @@ def test_what_was_lent_twice_or_ended_with_its_lease_tells_nothing_of_what_tiles
     (again,) = idle(node, "edge3", 20.0)
     assert again.message.tile == tile.message.tile and node.counts["lent again"] == 1
     node.hear(heard(topics.ACCEPTED, m.Accepted(**GATEWAY, frame=tile.message.frame, tiles=(tile.message.tile,))), 29.0)
-    assert node._turn_s == 1.0
+    assert node.lending._turn_s == 1.0
 
 
 DEALT = PLAN.model_copy(update={"schedule": "sharing"})
@@ -370,7 +371,7 @@ DEALT = PLAN.model_copy(update={"schedule": "sharing"})
 @pytest.mark.parametrize("plan", [blocks_plan(), DEALT], ids=["several blocks", "dealt"])
 def test_tiles_of_several_blocks_and_dealt_ones_are_never_late(plan: Any) -> None:
     node = camera(plan=plan)
-    node._turn_s = 0.1
+    node.lending._turn_s = 0.1
     node.frame(IMAGE, 1.0)
     assert idle(node, "edge2", 1.0)
     assert node.tiles.overdue_at("edge3") == float("inf")

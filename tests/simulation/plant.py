@@ -25,17 +25,17 @@ BUGS = {
         "gateway_agent/assembly.py", "if self.has_ended(frame):\n            self.ign", "if False:\n            self.ign"
     ),
     "a result is sent once": ("edge_agent/outbox.py", "Held(now + backoff_s,", "Held(float('inf'),"),
-    "an older epoch is believed": ("edge_agent/node.py", "if accepted.epoch != self._gateway:", "if False:"),
+    "an older epoch is believed": ("edge_agent/node.py", "if accepted.epoch != self.heartbeat.gateway:", "if False:"),
     "a gateway's restart is not noticed": (
-        "edge_agent/node.py", "if self._gateway and self._gateway != echo.epoch:", "if False:"
+        "edge_agent/node.py", "        if restarted:", "        if False:"
     ),
     "the ring never forgets the dead": (
         "gateway_agent/victims.py", "if member.seen + self._dead_s <= now]", "if False]"
     ),
     "parts of lanes are mixed between frames": (
         "edge_agent/lanes.py",
-        "self._remember(strip.frame)\n        self._keep(strip)",
-        "self._remember(strip.frame)\n        for frame in self._parts:\n            self._keep(strip._replace(frame=frame))",
+        "self._remember(part.frame)\n        self._keep(part)",
+        "self._remember(part.frame)\n        for frame in self._parts:\n            self._keep(part._replace(frame=frame))",
     ),
     "a source drops a frame before it has ended": (
         "edge_agent/tiles.py", "        if ended:\n            del", "        if ended or tiles:\n            del"
@@ -43,12 +43,13 @@ BUGS = {
     "a thief forgets its request's id": (
         "edge_agent/thief.py", "if self._requests.pop(request, None) is None:", "if False:"
     ),
-    "silence of the gateway is not doubted": ("edge_agent/node.py", "said.append(Reconnect())", "pass"),
+    "silence of the gateway is not doubted": (
+        "edge_agent/heartbeat.py", "if now < self._echoed_at +", "if True or now < self._echoed_at +"
+    ),
     "an undivided frame's last verdict counts for all": (
         "gateway_agent/node.py", "for verdict in verdicts if verdict.complete]",
         "for verdict in verdicts[-1:] if verdict.complete]",
     ),
-    "an error is never accepted": ("gateway_agent/node.py", "if known or header.stolen:", "if False:"),
     "how a frame ended is forgotten": (
         "gateway_agent/node.py", "self.assembly.remember(before.ended, before.forgotten)", "pass"
     ),

@@ -205,7 +205,7 @@ class EdgeProcess(Process):
     def _after(self, message: m.Message, said: Sequence[Any]) -> None:
         """What each kind of message must have brought about."""
         node = self.node
-        if isinstance(message, m.Accepted) and message.epoch == node._gateway:
+        if isinstance(message, m.Accepted) and message.epoch == node.heartbeat.gateway:
             for tile in message.tiles:
                 assert (message.frame, message.block, tile) not in node.outbox, "accepted is out"
                 if sum(lane == tile for _, lane in node.plan.answers) < 2:
@@ -214,7 +214,7 @@ class EdgeProcess(Process):
         elif isinstance(message, m.Steal):
             answers = [a for a in said if isinstance(a, Publish) and a.topic is topics.TILE]
             told = [a for a in answers if a.message.request == message.request]  # type: ignore[attr-defined]
-            assert told or message.thief in node._parked, "a thief gets an answer, or is kept in mind"
+            assert told or message.thief in node.lending.parked, "a thief gets an answer, or is kept in mind"
 
     def act(self, actions: Sequence[Any]) -> None:
         for action in actions:

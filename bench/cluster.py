@@ -76,6 +76,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--whole", help="blocks behind those, each whole on one edge: their cuts; end is the model's end")
     parser.add_argument("--divided", action="store_true", help="compute tile by tile where a node is alone, too")
     parser.add_argument("--recompute", action="store_true", help="no reuse between the tiles of one node")
+    parser.add_argument("--direct", default="on", choices=("on", "off"), help="tiles and parts straight from edge to edge")
     parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
     parser.add_argument(
         "--schedule", default="stealing", choices=("stealing", "sharing", "modnn"),
@@ -113,6 +114,7 @@ class Run:
             gateway_message_speed=messages * options.gateway_cpu,
             sources=options.sources,
             window=self._window,
+            direct=options.direct == "on",
         )
         self._bundle = self._plan()
         self._expected = predict(self._bundle.partition, self._bundle.plan, self._cluster)
@@ -195,6 +197,7 @@ class Run:
             "edge_cpu": options.edge_cpu,
             "gateway_cpu": options.gateway_cpu,
             "schedule": options.schedule,
+            "direct": options.direct,
             "grid": f"{blocks[0].rows}x{blocks[0].cols}",
             "blocks": divided,
             "cut": self._bundle.cut.name,
@@ -228,7 +231,8 @@ class Run:
 
     def _edge(self, hosts: Hosts, name: str, url: str, *more: str) -> None:
         cache = str(self._room / f"cache-{name}")
-        self._dt(hosts, name, "edge", "--gateway", url, "--name", name, "--cache", cache, *more)
+        straight = ("--direct", self._options.direct)
+        self._dt(hosts, name, "edge", "--gateway", url, "--name", name, "--cache", cache, *straight, *more)
 
     def _heard(self) -> list[dict[str, Any]]:
         lines = (self._room / "heard").read_text().splitlines()

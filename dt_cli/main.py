@@ -166,6 +166,9 @@ def plan(
     gateway_speed: Annotated[
         float | None, typer.Option(help="GFLOP/s of the gateway. [default: an edge's]", min=0.001, show_default=False)
     ] = None,
+    direct: Annotated[
+        str | None, typer.Option(help="on, or off: tiles and parts go by the broker, too. [default: on]", show_default=False)
+    ] = None,
     memory: Annotated[
         str | None, typer.Option(help="What an edge (of --keep 1) may use at most, such as 120MB.", show_default=False)
     ] = None,
@@ -191,8 +194,9 @@ def plan(
 
     shape = planning.Shape(grid, cut, blocks, whole)
     wishes = planning.Wishes(
-        nodes, rate, speed, message_speed, device, gateway_speed, memory, window, objective, force_split, explain, compare
-    )
+        nodes, rate, speed, message_speed, device, gateway_speed, memory, window, objective, force_split, explain, compare,
+        direct,
+    )  # fmt: skip
     if wishes.is_said:
         planning.plan_cluster(model, shape, wishes, out, json)
     else:

@@ -32,6 +32,7 @@ class Wishes:
     """What the user has said of the cluster and the plan; None: not said. Speeds in GFLOP/s, the rate in Mbit/s.
 
     ``message_speed``: how fast an edge handles messages, the reference core's being 1. ``device`` stands for both speeds.
+    ``direct``: whether tiles and parts go straight from edge to edge; they do if it is not said, or as in the run to compare.
     """
 
     nodes: int | None = None
@@ -46,6 +47,7 @@ class Wishes:
     force_split: bool = False
     explain: bool = False
     compare: Path | None = None
+    direct: str | None = None
 
     @property
     def is_said(self) -> bool:
@@ -152,6 +154,8 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
     rate = wishes.rate if wishes.rate is not None else run.get("rate_mbit")
     if nodes is None or rate is None:
         raise PlanError("give both --nodes (edges) and --rate (Mbit/s of each host's link)")
+    if wishes.direct not in (None, "on", "off"):
+        raise PlanError(f"--direct {wishes.direct!r}: give on or off")
     shares = float(run.get("edge_cpu", 1.0)), float(run.get("gateway_cpu", 1.0))
     speed, message_speed = _speeds(wishes, run, dtype, shares[0])
     as_edge, own = shares[1] / shares[0], wishes.gateway_speed is not None
@@ -164,6 +168,7 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
         **_budgets(wishes.memory, nodes),
         sources=run.get("sources", 1),
         window=wishes.window or run.get("window", 2 if wishes.objective == "throughput" else 1),
+        direct=(wishes.direct or run.get("direct", "off" if run else "on")) == "on",
         slice_s=Cluster.slice_s if run or not message_speed else 0.0,
     )
 
@@ -213,7 +218,8 @@ def parse_bytes(text: str) -> int:
 def _show(model: Path, cut: str, expected: Prediction, cluster: Cluster, found: Found | None) -> None:
     speeds = f"{cluster.speeds[0] / 1e9:.1f} GFLOP/s an edge, {cluster.gateway_flops_s / 1e9:.1f} the gateway"
     speeds += f"; messages at {cluster.edge_message_speeds[0]:.2g} of the reference core's speed"
-    console.print(f"{model.name} on {cluster.nodes} edges, {cluster.rate_mbit:g} Mbit/s, {speeds}")
+    way = "tensors straight from edge to edge" if cluster.direct else "all by the broker"
+    console.print(f"{model.name} on {cluster.nodes} edges, {cluster.rate_mbit:g} Mbit/s, {way}, {speeds}")
     shown = table("", "block", "cut", "grid", "GFLOP", left=("cut",))
     for i, block in enumerate(expected.blocks):
         shown.add_row(str(i + 1), short(block["cut"], 60), block["grid"], f"{block['flops'] / 1e9:.2f}")

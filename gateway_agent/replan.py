@@ -25,7 +25,7 @@ RATE_MBIT = 100.0  # of links that nobody has measured yet
 @dataclass(frozen=True)
 class Member:
     """A node as the planner sees it: operations a second, bytes a second of its link, and how fast it handles messages;
-    0: not known.
+    0: not known. ``straight``: it takes straight connections.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Member:
     flops_s: float
     bytes_s: float
     message_speed: float = 0.0
+    straight: bool = False
 
 
 class Replanner:
@@ -51,7 +52,9 @@ class Replanner:
         known = self._members.get(register.node)
         bytes_s = _within(register.bytes_s, BYTES_S) or (known.bytes_s if known else 0.0)
         flops_s, message_speed = _within(register.flops_s, FLOPS_S), _within(register.message_speed, MESSAGE_SPEEDS)
-        self._members[register.node] = Member(register.node, register.camera, flops_s, bytes_s, message_speed)
+        self._members[register.node] = Member(
+            register.node, register.camera, flops_s, bytes_s, message_speed, register.address is not None
+        )
 
     def due(self, nodes: Collection[str], now: float) -> tuple[Member, ...] | None:
         """The members to plan for, cameras first; None: the plan fits, or it is too early. ``nodes``: who is here."""
@@ -78,7 +81,7 @@ def _within(claimed: float, limits: tuple[float, float]) -> float:
 
 def _alike(some: tuple[Member, ...], others: tuple[Member, ...]) -> bool:
     """Whether a plan for the one does for the other."""
-    if [(m.name, m.camera) for m in some] != [(m.name, m.camera) for m in others]:
+    if [(m.name, m.camera, m.straight) for m in some] != [(m.name, m.camera, m.straight) for m in others]:
         return False
     speeds = [(a.flops_s, b.flops_s) for a, b in zip(some, others)]
     speeds += [(a.message_speed, b.message_speed) for a, b in zip(some, others)]
@@ -96,6 +99,7 @@ def cluster_of(members: tuple[Member, ...], gateway_flops_s: float, gateway_mess
         gateway_message_speed=gateway_message_speed,
         sources=sum(member.camera for member in members),
         window=2,
+        direct=all(member.straight for member in members),
         slice_s=0.0 if all(member.message_speed for member in members) else Cluster.slice_s,
     )
 

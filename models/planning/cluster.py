@@ -8,6 +8,7 @@ from typing import NamedTuple, TypeAlias
 Task: TypeAlias = tuple[int, int]  # block and lane
 
 HOPS = 2  # sender -> broker -> receiver
+ENDS = 2  # that pack and unpack
 PACKED_BYTES = 4096  # smaller tensors are not packed
 CORE_FLOPS_S = 220e9  # of the reference core, on which the seconds below were measured
 HEADER_BYTES = 300
@@ -28,6 +29,8 @@ class Cluster:
     core has it in slices of ``slice_s``; 0: hosts have processors of their own.
     ``round_trip_s`` is the network's. Packed, pixels and maps have these shares of their bytes; a byte costs the sender
     ``pack_byte_s`` and the receiver as much, and where links are too fast for that to pay nothing is packed.
+    ``direct``: tiles and parts of ``straight_bytes`` or more go from edge to edge without the broker, for
+    ``straight_message_s`` an end.
     """
 
     speeds: tuple[float, ...]
@@ -54,6 +57,9 @@ class Cluster:
     packed_pixels: float = 0.5
     packed_maps: float = 0.75
     pack_byte_s: float = 1.8e-9
+    direct: bool = False
+    straight_bytes: int = 4096
+    straight_message_s: float = 0.00013
 
     @property
     def is_limited(self) -> bool:
@@ -83,11 +89,15 @@ class Cluster:
     def bytes_s(self) -> float:
         return self.rate_mbit * 1e6 / 8
 
-    def packed(self, count: int, are_pixels: bool) -> int:
-        """Bytes on the wire of a tensor of so many bytes."""
+    def is_straight(self, count: int) -> bool:
+        """Whether a tensor of so many bytes goes from edge to edge without the broker."""
+        return self.direct and count >= self.straight_bytes
+
+    def packed(self, count: int, are_pixels: bool, hops: int = HOPS) -> int:
+        """Bytes on the wire of a tensor of so many bytes, which crosses it ``hops`` times."""
         share = self.packed_pixels if are_pixels else self.packed_maps
         pack_s = self.pack_byte_s / min(self.edge_message_speeds)
-        pays = HOPS * pack_s < HOPS * (1 - share) / self.bytes_s
+        pays = ENDS * pack_s < hops * (1 - share) / self.bytes_s
         return int(count * share) if pays and count >= PACKED_BYTES else count
 
 

@@ -1,6 +1,6 @@
 """Shares of the work for nodes of uneven speed, or with other things to do: a source takes and sends pictures."""
 
-from models.planning.cluster import CORE_FLOPS_S, Cluster, Workload
+from models.planning.cluster import CORE_FLOPS_S, HOPS, Cluster, Workload
 
 _LEAST = 0.2  # of an even share: less is not worth a message
 
@@ -30,5 +30,7 @@ def shares(cluster: Cluster, work: Workload, weight: float = 1.0) -> list[float]
 
 def _message_s(cluster: Cluster, count: int, are_pixels: bool) -> float:
     """What one end of a message costs."""
-    pack_s = cluster.pack_byte_s * count if cluster.packed(count, are_pixels) < count else 0.0
-    return cluster.per_message_s + cluster.per_byte_s * count + pack_s
+    straight = are_pixels and cluster.is_straight(count)
+    packed = cluster.packed(count, are_pixels, hops=1 if straight else HOPS)
+    pack_s = cluster.pack_byte_s * count if packed < count else 0.0
+    return (cluster.straight_message_s if straight else cluster.per_message_s) + cluster.per_byte_s * count + pack_s

@@ -2,9 +2,10 @@
 
 Everything is a queue. A message costs its sender's processor, crosses the sender's link up and the gateway's link down,
 costs the broker, crosses the gateway's link up and the receiver's down, and costs the receiver; the broker passes a
-message on when it has all of it. A host's messages take processor time from what it computes. Seconds of a processor are
-those of a reference core; a host that has a share of one, or is slower, takes so much longer: for what the engine computes
-by its effort a second, for all else by how fast it handles messages. No randomness, no clock.
+message on when it has all of it. Tiles and parts may go straight: up the sender's link and down the receiver's. A host's
+messages take processor time from what it computes. Seconds of a processor are those of a reference core; a host that has a
+share of one, or is slower, takes so much longer: for what the engine computes by its effort a second, for all else by how
+fast it handles messages. No randomness, no clock.
 """
 
 import heapq
@@ -127,10 +128,12 @@ class Run:
 
     # -- a message
 
-    def _handle(self, now: float, host: _Host, count: int, packed: int, then: Then) -> None:
+    def _handle(self, now: float, host: _Host, count: int, packed: int, then: Then, straight: bool = False) -> None:
         """One end sends or takes a message of ``count`` bytes, of which ``packed`` travel."""
-        pack_s = self._cluster.pack_byte_s * count if packed < count else 0.0
-        self._spend(now, host, self._cluster.per_message_s + self._cluster.per_byte_s * count + pack_s, then)
+        cluster = self._cluster
+        pack_s = cluster.pack_byte_s * count if packed < count else 0.0
+        message_s = cluster.straight_message_s if straight else cluster.per_message_s
+        self._spend(now, host, message_s + cluster.per_byte_s * count + pack_s, then)
 
     def _pass(self, now: float, count: int, then: Then) -> None:
         """The broker takes a message, or passes it on."""
@@ -159,9 +162,11 @@ class Run:
         self._at(receiver.down + self._cluster.round_trip_s / 2, then)
 
     def _send(self, now: float, sender: _Host, receiver: _Host, count: int, kind: str, then: Then) -> None:
-        """A message through the broker; one for the gateway ends there."""
-        raw, count = count, self._cluster.packed(count, kind == "tiles") + HEADER_BYTES
+        """A message, straight to another edge or through the broker; one for the gateway ends there."""
         gateway = self._gateway
+        if receiver is not gateway and self._cluster.is_straight(count):
+            return self._send_straight(now, sender, receiver, count, kind, then)
+        raw, count = count, self._cluster.packed(count, kind == "tiles") + HEADER_BYTES
 
         def taken(now: float) -> None:
             self._cross(now, gateway, receiver, count, lambda now: self._handle(now, receiver, raw, count, then))
@@ -178,6 +183,18 @@ class Run:
             self._cross(now, sender, gateway, count, lambda now: self._pass(now, count, at_broker))
 
         self._handle(now, sender, raw, count, sent)
+
+    def _send_straight(self, now: float, sender: _Host, receiver: _Host, raw: int, kind: str, then: Then) -> None:
+        count = self._cluster.packed(raw, kind == "tiles", hops=1) + HEADER_BYTES
+
+        def arrived(now: float) -> None:
+            self._handle(now, receiver, raw, count, then, straight=True)
+
+        def sent(now: float) -> None:
+            self.bytes_by_hop[f"{kind} straight"] += count
+            self._cross(now, sender, receiver, count, arrived)
+
+        self._handle(now, sender, raw, count, sent, straight=True)
 
     # -- a frame
 

@@ -70,8 +70,16 @@ class Direct:
     ``dropped`` (a full inbox), ``refused`` (connections that were not let in), ``failed`` (that ended in use).
     """
 
-    def __init__(self, root: str, node: str, epoch: str, inbox: "queue.Queue[Any]", keys: Seal | None = None) -> None:
-        self.root, self._own = root, Identity(node, epoch, keys)
+    def __init__(
+        self,
+        root: str,
+        node: str,
+        epoch: str,
+        inbox: "queue.Queue[Any]",
+        keys: Seal | None = None,
+        least_bytes: int = STRAIGHT_BYTES,
+    ) -> None:
+        self.root, self._own, self._least_bytes = root, Identity(node, epoch, keys), least_bytes
         self.address: str | None = None
         self.messages_out = self.messages_in = self.dropped = self.refused = self.failed = 0
         self._inbox = inbox
@@ -169,7 +177,7 @@ class Direct:
     def send(self, said: Publish) -> bool:
         """Send it straight to all who take it; False: it has (also) to go by the broker."""
         size = sum(array.nbytes for array in (said.tensors or {}).values())
-        if said.topic not in STRAIGHT or size < STRAIGHT_BYTES:
+        if said.topic not in STRAIGHT or size < self._least_bytes:
             return False
         with self._lock:
             takers, is_all = self._takers(said)

@@ -127,6 +127,24 @@ def test_how_fast_nodes_handle_messages_is_as_they_say_within_reason() -> None:
     assert old.message_speed == 0.0
 
 
+def test_tensors_go_straight_where_all_take_connections_and_who_begins_to_is_planned_for() -> None:
+    replanner = Replanner(settle_s=0.0)
+
+    def members(address: str | None, now: float) -> tuple[Member, ...] | None:
+        for name, at in (("edge1", "10.0.0.1:4000"), ("edge2", address)):
+            replanner.hear(
+                Register(node=name, epoch="11111111", seq=1, runtime="test", camera=name == "edge1", flops_s=1e10, address=at)
+            )
+        return replanner.due(["edge1", "edge2"], now)
+
+    one = members(None, 0.0)
+    assert one is not None and not cluster_of(one, 1e9).direct
+    replanner.planned(one, 0.0)
+    assert members(None, 100.0) is None
+    both = members("10.0.0.2:4000", 101.0)
+    assert both is not None and cluster_of(both, 1e9).direct
+
+
 def test_a_rate_once_measured_is_remembered() -> None:
     replanner = Replanner()
     hear(replanner, "a*", bytes_s=1e6)

@@ -48,6 +48,25 @@ def test_a_lent_tile_crosses_two_hops_while_the_source_computes_its_own() -> Non
     assert run.bytes_by_hop == {"tiles up": 10**6, "tiles down": 10**6, "results up": 2 * 10**6}
 
 
+def test_a_tile_that_goes_straight_crosses_one_hop_and_only_a_large_one_does() -> None:
+    """Up and down 0-1, computed 1-2, result 2-3."""
+    straight = replace(FREE, direct=True, straight_message_s=0.0, straight_bytes=MB)
+    run = Run(workload(((SECOND, SECOND),), (MB, MB), (), (MB, MB)), straight)
+    assert run.latencies_s == [pytest.approx(3.0)]
+    assert run.bytes_by_hop == {"tiles straight": 10**6, "results up": 2 * 10**6}
+    small = Run(workload(((SECOND, SECOND),), (0, MB - 1), (), (MB, MB)), straight)
+    assert small.bytes_by_hop.keys() == {"tiles up", "tiles down", "results up"}
+
+
+def test_parts_that_go_straight_leave_the_gateways_link_alone_and_cost_what_they_cost() -> None:
+    """Three nodes give each other a part each. The last node's come one after the other, the second when its sender is free."""
+    parts = tuple(Exchange(a, b, MB if a != b else 9) for a in range(3) for b in range(3))
+    work = workload(((0,) * 3, (0,) * 3), (0,) * 3, (parts,), (0,) * 3)
+    straight = replace(FREE, direct=True, straight_message_s=0.1)
+    assert latency_s(work, straight) == pytest.approx(3.2, abs=0.01)
+    assert latency_s(work) == pytest.approx(7.0, abs=0.15), "six cross the gateway's link"
+
+
 def test_tiles_of_one_source_share_its_link_and_results_the_gateways() -> None:
     """Tiles leave at 1 and 2 s, arrive at 2 and 3 s; results arrive at 3 and 4 s: the first link is what holds them up."""
     assert latency_s(workload(((0, 0, 0),), (0, MB, MB), (), (0, MB, MB))) == pytest.approx(4.0, abs=0.01)

@@ -47,10 +47,10 @@ def options(device: Device) -> dict[str, Collection[str]]:
     return {c.key: c.options["options"] for c in device.components if c.platform == "select"}
 
 
-def update(board: ClusterView, facts: Facts) -> dict[str, Any]:
-    """The gateway's version, and the newest that any node of the cluster runs: no server is asked."""
+def update(board: ClusterView, facts: Facts, installed: str) -> dict[str, Any]:
+    """The ``installed`` version of a device, and the newest that any node of the cluster runs: no server is asked."""
     seen = [v.status.version for v in board.nodes.values() if v.status is not None and v.status.version]
-    return {"installed_version": facts.version, "latest_version": max([facts.version, *seen], key=_ordered)}
+    return {"installed_version": installed, "latest_version": max([facts.version, *seen], key=_ordered)}
 
 
 def device(facts: Facts, tree: Tree) -> Device:

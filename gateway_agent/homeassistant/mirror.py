@@ -189,7 +189,7 @@ class Mirror:
         return self._scenes.setdefault(source, Scene())
 
     def _say_gateway(self, board: ClusterView, facts: Facts, now: float, beat: bool) -> None:
-        states = {"state": cluster.state(board, facts, now), "update": cluster.update(board, facts)}
+        states = {"state": cluster.state(board, facts, now), "update": cluster.update(board, facts, facts.version)}
         self._beat(GATEWAY, states, beat)
         device = cluster.device(facts, self.tree)
         if self._offered and now >= self._announced_at.get(GATEWAY, now) + SETTLE_S:
@@ -207,7 +207,8 @@ class Mirror:
             if self._started.get(view.name, ("", None))[0] != view.epoch:
                 self._started[view.name] = (view.epoch, nodes.started(view, utc))
             state = nodes.state(view, board.sources.get(view.name), self._started[view.name][1], now)
-            self._beat(key, {"state": state}, beat)
+            update = {"update": cluster.update(board, facts, view.status.version)} if view.status.version else {}
+            self._beat(key, {"state": state, **update}, beat)
         elif key not in self._entries or (not view.online and now < self._grace_until):
             return
         self._say(self.tree.of(key, "availability"), b"online" if view.online else b"offline")
@@ -272,7 +273,7 @@ class Mirror:
         there = {GATEWAY, *(f"node/{n}" for n in board.nodes), *(f"source/{n}" for n in board.sources)}
         for key in [k for k in self._entries if k not in there]:
             entry = self._entries.pop(key)
-            own = ("availability", "state", "stats", "health", "camera", "image")
+            own = ("availability", "state", "update", "stats", "health", "camera", "image")
             for topic in (*entry.topics, *(self.tree.of(key, what) for what in own)):
                 self._sent.pop(topic, None)
                 self._outbox.append(Said(topic, b""))

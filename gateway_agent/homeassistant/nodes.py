@@ -5,7 +5,7 @@ from typing import Any
 
 from gateway_agent.cluster_view import NodeView, SourceView
 from gateway_agent.homeassistant.cluster import GATEWAY
-from gateway_agent.homeassistant.discovery import Component, Device, Tree, value
+from gateway_agent.homeassistant.discovery import NAME, Component, Device, Tree, value
 
 _DIAGNOSTIC = {"entity_category": "diagnostic"}
 
@@ -54,10 +54,10 @@ def device(view: NodeView, tree: Tree) -> Device:
         }),
         sensor("fps", "Frames per second", unit_of_measurement="fps", icon="mdi:filmstrip", **rate),
         sensor("tiles_per_second", "Tiles per second", unit_of_measurement="tiles/s", icon="mdi:grid", **rate),
-        sensor("tile_ms", "Tile time", unit_of_measurement="ms", device_class="duration", **rate),
-        sensor("computed", "Tiles computed", state_class="total_increasing", icon="mdi:grid"),
-        sensor("stolen", "Tiles stolen", state_class="total_increasing", icon="mdi:hand-extended"),
-        sensor("queue", "Tiles waiting", icon="mdi:tray-full", **rate),
+        sensor("tile_ms", "Tile time", unit_of_measurement="ms", device_class="duration", **rate, **_DIAGNOSTIC),
+        sensor("computed", "Tiles computed", state_class="total_increasing", icon="mdi:grid", **_DIAGNOSTIC),
+        sensor("stolen", "Tiles stolen", state_class="total_increasing", icon="mdi:hand-extended", **_DIAGNOSTIC),
+        sensor("queue", "Tiles waiting", icon="mdi:tray-full", **rate, **_DIAGNOSTIC),
         sensor("cpu", "CPU", unit_of_measurement="%", icon="mdi:cpu-64-bit", **rate, **_DIAGNOSTIC),
         sensor("temperature", "Temperature", unit_of_measurement="°C", device_class="temperature", **rate, **_DIAGNOSTIC),
         sensor("memory", "Memory", unit_of_measurement="MB", device_class="data_size", **rate, **_DIAGNOSTIC),
@@ -65,6 +65,9 @@ def device(view: NodeView, tree: Tree) -> Device:
             "state_topic": states, "value_template": value("throttled"), "device_class": "problem", **_DIAGNOSTIC,
         }, "throttled"),
         sensor("started", "Started", device_class="timestamp", **_DIAGNOSTIC),
+        Component("update", "update", "Update", {
+            "state_topic": tree.of(key, "update"), "title": NAME, "device_class": "firmware", **_DIAGNOSTIC,
+        }, "installed_version"),
     )  # fmt: skip
     version = view.status.version if view.status is not None else ""
     return Device(key, view.name, "Edge", components, GATEWAY, version, (alive, {"topic": there}))

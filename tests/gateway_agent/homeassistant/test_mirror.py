@@ -146,8 +146,8 @@ def test_what_a_machine_does_not_tell_makes_no_entity(play: Play) -> None:
 
 
 def test_the_newest_version_of_the_cluster_is_the_update(play: Play) -> None:
-    def update() -> Any:
-        return json.loads(play.home.retained["deepthings/dt-1/gateway/update"])
+    def update(device: str = "gateway") -> Any:
+        return json.loads(play.home.retained[f"deepthings/dt-1/{device}/update"])
 
     assert update() == {"installed_version": "0.1.0", "latest_version": "0.1.0"}
     play.join("old", version="0.0.9")
@@ -155,6 +155,9 @@ def test_the_newest_version_of_the_cluster_is_the_update(play: Play) -> None:
     play.join("newer", version="0.9.0")
     play.run(BEAT_S)
     assert update() == {"installed_version": "0.1.0", "latest_version": "0.10.0"}
+    assert update("node/old") == {"installed_version": "0.0.9", "latest_version": "0.10.0"}
+    play.run(CONFIG_S)
+    assert play.home.entities["dt-1_node_old_update"]["platform"] == "update"
 
 
 def test_a_node_that_is_gone_is_off_and_the_rest_of_it_not_available(play: Play) -> None:

@@ -57,6 +57,8 @@ log_type information
 listener {{port}} {{host}}
 """
 _OPEN = "allow_anonymous true\nconnection_messages false\n"
+# The server's order decides. Without AES instructions (Pi 3 and 4) ChaCha20 is four times as fast as AES-GCM (836 against 184
+# MB/s on x86-64 with those masked), with them about as fast; and of a cluster the slowest must keep up.
 # With connection_messages false, 2.0.11 leaves a failed handshake's error in OpenSSL's queue, where the next client's reading
 # finds it: whoever sends garbage would end another's connection. Nobody takes another's over, for client ids are random.
 _PROTECTED = """\
@@ -66,6 +68,7 @@ password_file {passwords}
 acl_file {rules}
 certfile {chain}
 keyfile {key}
+ciphers_tls1.3 TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256:TLS_AES_256_GCM_SHA384
 """
 
 

@@ -12,7 +12,7 @@ from schemas.contract import messages as m
 from schemas.contract.errors import DecodeError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Topic:
     """One row. ``tensors`` says whether raw tensors follow the JSON header; ``binds`` ties topic levels to the message.
 
@@ -31,7 +31,7 @@ class Topic:
 
     def path(self, root: str, **levels: str | int) -> str:
         """The topic to publish on, with every ``<param>`` filled in."""
-        return root + "/" + re.sub(r"<(\w+)>", lambda found: str(levels[found[1]]), self.pattern)
+        return root + "/" + self.pattern.replace("<", "{").replace(">", "}").format_map(levels)
 
     def filter(self, root: str, **levels: str | int) -> str:
         """The filter to subscribe with: ``+`` for every ``<param>`` that is not given."""
@@ -81,7 +81,10 @@ TABLE = (
     OUTCOME, PICTURE, OUTPUT, STATUS_REQ, STATUS, BRIDGE_STATE, BRIDGE_INFO, BRIDGE_NODES, BRIDGE_HEALTH, BRIDGE_REQUEST,
     BRIDGE_RESPONSE, KEYS, JOIN, JOINED,
 )  # fmt: skip
-_MATCHERS = [(t, re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", t.pattern) + r"\Z")) for t in TABLE]
+_MATCHERS: dict[str, list[tuple[Topic, re.Pattern[str]]]] = {}  # by the first level
+for _row in TABLE:
+    _matcher = re.compile(re.sub(r"<(\w+)>", r"(?P<\1>[^/+#]+)", _row.pattern) + r"\Z")
+    _MATCHERS.setdefault(_row.pattern.partition("/")[0], []).append((_row, _matcher))
 
 
 def find(root: str, topic: str) -> tuple[Topic, dict[str, str]]:
@@ -92,8 +95,8 @@ def find(root: str, topic: str) -> tuple[Topic, dict[str, str]]:
     """
     prefix = root + "/"
     if topic.startswith(prefix):
-        for row, matcher in _MATCHERS:
-            found = matcher.match(topic[len(prefix) :])
-            if found:
+        levels = topic[len(prefix) :]
+        for row, matcher in _MATCHERS.get(levels.partition("/")[0], ()):
+            if found := matcher.match(levels):
                 return row, found.groupdict()
     raise DecodeError(f"topic {topic[:100]!r} is none of the cluster {root!r}")

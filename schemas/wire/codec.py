@@ -18,6 +18,7 @@ import struct
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
@@ -111,29 +112,33 @@ def encode(topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None 
             raise PlanError(f"{topic.pattern} carries no tensors, got {reprlib.repr(list(tensors))}")
         return _within(topic, message.model_dump_json().encode(), limit(topic))
     arrays = tensors or {}
-    entries: list[dict[str, Any]] = [
-        {"name": name, "dtype": a.dtype.name, "shape": list(a.shape)} for name, a in arrays.items()
-    ]
-    try:
-        for entry in entries:
-            TensorEntry.model_validate(entry)
-    except ValidationError as error:
-        raise PlanError(f"{topic.pattern} cannot carry this tensor: {_first(error)}") from None
-    laid = [np.ascontiguousarray(a, DTYPES[a.dtype.name]).reshape(a.shape) for a in arrays.values()]
+    laid = [np.ascontiguousarray(a, DTYPES.get(a.dtype.name)).reshape(a.shape) for a in arrays.values()]
     if len(laid) > 64 or sum(a.nbytes for a in laid) > TENSOR_BYTES:
         raise PlanError(
             f"{topic.pattern}: {len(laid)} tensors of {sum(a.nbytes for a in laid)} bytes; "
             f"the wire carries 64 of {TENSOR_BYTES} bytes: choose a finer grid or another cut"
         )
     raw: list[bytes | memoryview] = [a.reshape(-1).view(np.uint8).data for a in laid]
+    entries = [_entry(topic, name, a.dtype.name, a.shape) for name, a in arrays.items()]
     for i, array in enumerate(laid if packed else ()):
         small = pack(array)
         if 0 < len(small) < array.nbytes:
-            raw[i], entries[i]["packed"] = small, len(small)
-    header = f'{{"message":{message.model_dump_json()},"tensors":{json.dumps(entries)}}}'.encode()
+            raw[i], entries[i] = small, f'{entries[i][:-1]}, "packed": {len(small)}}}'
+    header = f'{{"message":{message.model_dump_json()},"tensors":[{", ".join(entries)}]}}'.encode()
     header += b" " * (-(_PREAMBLE.size + len(header)) % _ALIGN)
     _within(topic, header, HEADER_BYTES)
     return b"".join([_PREAMBLE.pack(_MAGIC, PROTOCOL, 0, len(header)), header, *raw])
+
+
+@lru_cache(4096)
+def _entry(topic: Topic, name: str, dtype: str, shape: tuple[int, ...]) -> str:
+    """A tensor of a header, checked and written once: frames have the same ones."""
+    entry = {"name": name, "dtype": dtype, "shape": list(shape)}
+    try:
+        TensorEntry.model_validate(entry)
+    except ValidationError as error:
+        raise PlanError(f"{topic.pattern} cannot carry this tensor: {_first(error)}") from None
+    return json.dumps(entry)
 
 
 def decode(root: str, topic: str, payload: Payload, plan: str | None = None) -> Incoming:

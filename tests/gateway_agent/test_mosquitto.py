@@ -15,21 +15,22 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gateway_agent import mosquitto, tether
+from gateway_agent import certificates, mosquitto, tether
 from gateway_agent.access import own_broker
 from gateway_agent.broker import BrokerProcess
-from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess
+from gateway_agent.mosquitto import PACKET_BYTES, MosquittoProcess, Protection
 from models.graph.build import build
 from schemas.contract.errors import DtError
 from schemas.contract.messages import ChunkHeader
 from schemas.wire.codec import HEADER_BYTES, TENSOR_BYTES
-from schemas.wire.link import Connected, Disconnected
+from schemas.wire.link import Connected, Disconnected, tls
 from tests.gateway_agent import test_broker as contract
 
 MISSING = not shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
@@ -142,6 +143,16 @@ def test_auto_takes_mosquitto_the_default_is_amqtt_and_an_address_starts_nothing
     for name in (None, "amqtt"):
         assert type(own_broker(name, "127.0.0.1", 0)) is BrokerProcess
     assert own_broker("mqtt://pi4", "127.0.0.1", 0) is None
+
+
+def test_tls_takes_the_cipher_that_is_fast_without_aes_instructions(tmp_path: Path) -> None:
+    held = certificates.certificates(tmp_path, ["localhost"], datetime.now(timezone.utc))
+    with (
+        MosquittoProcess(protection=Protection(b"", b"", held.chain, held.key)) as safe,
+        socket.create_connection(("127.0.0.1", safe.port), 30) as line,
+        tls(held.authority).wrap_socket(line) as told,
+    ):
+        assert (told.cipher() or ("",))[0] == "TLS_CHACHA20_POLY1305_SHA256"
 
 
 def test_a_link_finds_the_broker_again_at_the_same_port_after_its_death(station: Make) -> None:

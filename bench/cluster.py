@@ -32,6 +32,7 @@ from models.graph.effort import arithmetic
 from models.graph.file import load
 from models.planning.cluster import Cluster
 from models.planning.cost import predict
+from models.planning.devices import DEVICES, Device, device
 from models.planning.planner import BlockChoices, parse_grid
 from models.planning.search import best_plan, judged_by, useful_cuts
 from models.running.speed import measure_speed
@@ -68,6 +69,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rate", type=float, default=60.0, help="Mbit/s of every host, up and down")
     parser.add_argument("--edge-cpu", type=float, default=0.15, help="share of a core")
     parser.add_argument("--gateway-cpu", type=float, default=0.25, help="share of a core")
+    parser.add_argument(
+        "--device", choices=DEVICES,
+        help="all hosts are this board: engines paced to its speed, shares of a core for its Python, its memory; "
+        "instead of --edge-cpu and --gateway-cpu (pi4-1: one thread of a Pi 4)",
+    )  # fmt: skip
     parser.add_argument("--model", type=Path, help="a .tflite file [default: YOLOv2-608]")
     parser.add_argument("--layers", type=int, help="of YOLOv2, from the first; 16 is the paper's experiment")
     parser.add_argument("--grid", help="default: what the planner chooses")
@@ -106,12 +112,19 @@ class Run:
         self._partition = Partition(load(self._model))
         speed = statistics.median(measure_speed(arithmetic(self._partition.graph)) for _ in range(SPEEDS))
         messages = statistics.median(measure_messages() for _ in range(SPEEDS))
-        self._cluster = Cluster(  # a share of a core slows engine and messages alike
-            speeds=(speed * options.edge_cpu,) * options.edges,
+        self._board = device(options.device) if options.device else None
+        if self._board is not None:  # what the engine takes of the core beside what Python may
+            options.edge_cpu = options.gateway_cpu = self._board.message_speed / messages + self._board.flops_s / speed
+        own, gateways = (  # a share of a core slows engine and messages alike
+            Device(speed * share, messages * share, 0) if self._board is None else self._board
+            for share in (options.edge_cpu, options.gateway_cpu)
+        )
+        self._cluster = Cluster(
+            speeds=(own.flops_s,) * options.edges,
             rate_mbit=options.rate,
-            gateway_flops_s=speed * options.gateway_cpu,
-            message_speeds=(messages * options.edge_cpu,) * options.edges,
-            gateway_message_speed=messages * options.gateway_cpu,
+            gateway_flops_s=gateways.flops_s,
+            message_speeds=(own.message_speed,) * options.edges,
+            gateway_message_speed=gateways.message_speed,
             sources=options.sources,
             window=self._window,
             direct=options.direct == "on",
@@ -154,7 +167,8 @@ class Run:
         options = self._options
         edges = [f"e{i + 1}" for i in range(options.edges)]
         cores: dict[str, float | None] = {"g": options.gateway_cpu} | dict.fromkeys(edges, options.edge_cpu)
-        with Hosts(cores | {"w": None}, options.rate) as hosts:
+        memory = dict.fromkeys(cores, self._board.memory_bytes) if self._board is not None else {}
+        with Hosts(cores | {"w": None}, options.rate, memory) as hosts:
             url = f"{hosts.address('g')}:{PORT}"
             gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}", "--insecure"]
             gateway += ["--broker", options.broker, "--state", str(self._room / "state")]
@@ -194,6 +208,7 @@ class Run:
             "edges": options.edges,
             "sources": options.sources,
             "rate_mbit": options.rate,
+            "device": options.device,
             "edge_cpu": options.edge_cpu,
             "gateway_cpu": options.gateway_cpu,
             "schedule": options.schedule,
@@ -227,7 +242,8 @@ class Run:
         return set(named) == set(wanted) and all(named[key]["digests"] == want for key, want in wanted.items())
 
     def _dt(self, hosts: Hosts, name: str, *argv: str) -> None:
-        hosts.spawn(name, [sys.executable, "-m", "dt_cli.main", *argv], self._room / f"{name}.log", self._env)
+        program = ["dt_cli.main"] if self._board is None else ["bench.paced", str(self._board.flops_s)]
+        hosts.spawn(name, [sys.executable, "-m", *program, *argv], self._room / f"{name}.log", self._env)
 
     def _edge(self, hosts: Hosts, name: str, url: str, *more: str) -> None:
         cache = str(self._room / f"cache-{name}")

@@ -1,8 +1,8 @@
 """Emulated hosts on one Linux machine: network namespaces on a bridge, bandwidth by token bucket, CPU by CFS quota.
 
-Every host has one address, one rate up and down and, where asked for, a share of a core. It needs root, iproute2 and
-control groups (version 1), and leaves nothing behind: processes, namespaces, links and groups end with the context.
-Keep the sum of shares below about 60 % of the machine's cores, or hosts steal each other's time.
+Every host has one address, one rate up and down and, where asked for, a share of a core and a limit of memory. It needs
+root, iproute2 and control groups (version 1 or 2), and leaves nothing behind: processes, namespaces, links and groups end
+with the context. Keep the sum of shares below about 60 % of the machine's cores, or hosts steal each other's time.
 """
 
 import contextlib
@@ -14,18 +14,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.groups import Group, version
 from schemas.contract.errors import DtError, PlanError
 from schemas.host.settings import without_ours
 
-CGROUPS = Path("/sys/fs/cgroup")
 NAMESPACES = Path("/var/run/netns")
-CONTROLLERS = ("cpu", "cpuacct", "memory")
-PERIOD_US = 20_000
 BUCKET_KB = 16
 # Segments that a bucket holds. Of larger ones the kernel makes packets, for which hosts pay with processor time what
 # network cards do for nothing: 11 ms a MB of the sender at 1 Gbit/s, 20 of the receiver at 60 Mbit/s, against 1 and 7.
@@ -61,8 +58,8 @@ def missing() -> str:
         return "it needs root"
     if not shutil.which("ip") or not shutil.which("tc"):
         return "it needs ip and tc (Debian: apt install iproute2)"
-    if not (CGROUPS / "cpu" / "cpu.cfs_quota_us").exists() and not (CGROUPS / "cpu").is_dir():
-        return "it needs control groups, version 1, with a cpu controller"
+    if not version():
+        return "it needs control groups with the controllers cpu and memory"
     return ""
 
 
@@ -81,12 +78,16 @@ def end_once() -> None:
 
 
 class Hosts:
-    """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit). See ``end_once``."""
+    """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit), ``memory`` to its bytes.
 
-    def __init__(self, cores: Mapping[str, float | None], rate_mbit: float) -> None:
-        self._cores, self._rate = cores, rate_mbit
+    See ``end_once``.
+    """
+
+    def __init__(self, cores: Mapping[str, float | None], rate_mbit: float, memory: Mapping[str, int] = {}) -> None:
+        self._cores, self._rate, self._memory = cores, rate_mbit, memory
         self._prefix = f"dt{os.getpid() % 100_000}"
         self._names = list(cores)
+        self._groups = {name: Group(self._namespace(name)) for name in cores}
         self._processes: list[subprocess.Popen[bytes]] = []
         self._libc = ctypes.CDLL(None, use_errno=True)
 
@@ -107,19 +108,10 @@ class Hosts:
                 process.kill()
             process.wait()
         for name in self._names:
-            self._kill_all(name)
+            self._groups[name].remove()
             _run("ip", "link", "del", self._veth(name), check=False)
             _run("ip", "netns", "del", self._namespace(name), check=False)
-            for controller in CONTROLLERS:
-                _remove(self._group(name, controller))
         _run("ip", "link", "del", self._bridge, check=False)
-
-    def _kill_all(self, name: str) -> None:
-        """What processes of this host have left: a broker, a trial of a model."""
-        with contextlib.suppress(FileNotFoundError):
-            for pid in (self._group(name, CONTROLLERS[0]) / "cgroup.procs").read_text().split():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(int(pid), signal.SIGKILL)
 
     @property
     def _bridge(self) -> str:
@@ -133,9 +125,6 @@ class Hosts:
 
     def _veth(self, name: str) -> str:
         return f"{self._prefix}{name}"[:15]
-
-    def _group(self, name: str, controller: str) -> Path:
-        return CGROUPS / controller / self._namespace(name)
 
     def _make(self) -> None:
         _run("ip", "link", "add", self._bridge, "type", "bridge", "forward_delay", "0")
@@ -153,16 +142,15 @@ class Hosts:
                 bucket = _bucket(self._rate)
                 _run("tc", "-n", space, "qdisc", "add", "dev", "eth0", *bucket)
                 _run("tc", "qdisc", "add", "dev", veth, *bucket)
-            for controller in CONTROLLERS:
-                self._group(name, controller).mkdir()
+            self._groups[name].make()
+            if name in self._memory:
+                self._groups[name].hold(self._memory[name])
 
     def limit(self, names: Iterable[str]) -> None:
         """Put the CPU shares of these in force; processes start without."""
         for name in names:
             if (cores := self._cores[name]) is not None:
-                group = self._group(name, "cpu")
-                (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-                (group / "cpu.cfs_quota_us").write_text(str(int(cores * PERIOD_US)))
+                self.share(name, cores)
 
     def port(self, wanted: int) -> int:
         """Every host has all ports."""
@@ -180,14 +168,12 @@ class Hosts:
 
     def share(self, name: str, cores: float | None) -> None:
         """Another share of a core; None: no limit."""
-        group = self._group(name, "cpu")
-        (group / "cpu.cfs_period_us").write_text(str(PERIOD_US))
-        (group / "cpu.cfs_quota_us").write_text("-1" if cores is None else str(int(cores * PERIOD_US)))
+        self._groups[name].share(cores)
 
     def spawn(self, name: str, argv: Sequence[str], log: Path, env: Mapping[str, str]) -> "subprocess.Popen[bytes]":
         """Start a process on a host; what it prints goes to ``log``."""
         space = os.open(NAMESPACES / self._namespace(name), os.O_RDONLY)
-        groups = [self._group(name, controller) / "cgroup.procs" for controller in CONTROLLERS]
+        groups = self._groups[name].entries
 
         def enter() -> None:
             if self._libc.setns(space, _CLONE_NEWNET):
@@ -222,11 +208,11 @@ class Hosts:
         return {n: _number(Path(f"/sys/class/net/{self._veth(n)}/statistics/rx_bytes")) for n in self._names}
 
     def cpu_s(self) -> dict[str, float]:
-        return {n: _number(self._group(n, "cpuacct") / "cpuacct.usage") / 1e9 for n in self._names}
+        return {name: group.cpu_s() for name, group in self._groups.items()}
 
     def peak_bytes(self) -> dict[str, int]:
         """Peak memory of each host, page cache included."""
-        return {n: _number(self._group(n, "memory") / "memory.max_usage_in_bytes") for n in self._names}
+        return {name: group.peak_bytes() for name, group in self._groups.items()}
 
 
 def _bucket(mbit: float) -> tuple[str, ...]:
@@ -241,14 +227,3 @@ def _run(*argv: str, check: bool = True) -> None:
     done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
     if check and done.returncode:
         raise PlanError(f"{' '.join(argv)}: {done.stdout.strip()}")
-
-
-def _remove(group: Path) -> None:
-    """A group can be removed once its last process is gone, which takes the kernel a moment."""
-    for _ in range(40):
-        try:
-            return group.rmdir()
-        except FileNotFoundError:
-            return None
-        except OSError:
-            time.sleep(0.05)

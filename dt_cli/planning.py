@@ -180,7 +180,7 @@ def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str, share: float) ->
     if wishes.device is not None:
         if wishes.speed is not None or wishes.message_speed is not None:
             raise PlanError(f"--device {wishes.device} sets both speeds: give either --device, or --speed and --message-speed")
-        return device(wishes.device)
+        return device(wishes.device)[:2]
     if wishes.speed is not None:
         return wishes.speed * 1e9, wishes.message_speed or 0.0
     here = measure_speed(dtype, 1 if run else threads())  # a run's nodes have one core, or less

@@ -16,7 +16,7 @@ from tests.paths import shared
 
 def cluster(name: str, nodes: int) -> Cluster:
     """So many of a board, and one as the gateway, at 60 Mbit/s."""
-    kernels, messages = device(name)
+    kernels, messages = device(name)[:2]
     return Cluster((kernels,) * nodes, 60.0, kernels, (messages,) * nodes, messages, slice_s=0.0)
 
 

@@ -97,6 +97,25 @@ def build(
     offline.build_model(network, out, size, seed, layers)
 
 
+@app.command()
+def get(
+    what: Annotated[
+        str | None, typer.Argument(metavar="[NAME|URL]", help="A name of the list, or an https:// address.", show_default=False)
+    ] = None,
+    sha256: Annotated[str | None, typer.Option(help="The file's SHA-256; another file is refused.", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="File or folder. [default: this folder, NAME.tflite]", show_default=False)
+    ] = None,
+) -> None:
+    """Fetch a model from its publisher, write its card and try it; without a name, list what is known."""
+    from dt_cli import get as command
+
+    if what is None:
+        command.show()
+    else:
+        command.get(what, sha256, out)
+
+
 @importer.command()
 def darknet(
     cfg: Annotated[Path, typer.Argument(help="The network, as yolov3-tiny.cfg.", show_default=False)],

@@ -3,8 +3,9 @@
 They read below ``root``, where /proc, /sys, /dev, /run and /etc are, or take what was measured. None of them raises.
 """
 
+import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -170,6 +171,17 @@ def interface(root: Path, name: str | None, own_address: str | None) -> Finding:
     if speed.isdecimal() and int(speed) < 100:
         return Finding("interface", "note", f"{told}, {speed} Mbit/s", "check cable and switch: 100 Mbit/s or more is usual")
     return Finding("interface", "good", f"{told}, {speed} Mbit/s" if speed.isdecimal() else told)
+
+
+def straight(told: Mapping[str, Collection[str]]) -> Finding:
+    """Which pairs of edges send each other tiles without the broker, by what each has ``told`` of itself."""
+    pairs = list(itertools.combinations(sorted(told), 2))
+    lacking = [f"{a} and {b}" for a, b in pairs if b not in told[a] or a not in told[b]]
+    if not lacking:
+        return Finding("straight", "good", f"all {len(told)} edges reach each other")
+    some = ", ".join(lacking[:3]) + (", ..." if len(lacking) > 3 else "")
+    remedy = "let them reach each other by TCP (firewall, container, another network); --direct off asks for this"
+    return Finding("straight", "note", f"{len(lacking)} of {len(pairs)} pairs send tiles by the broker: {some}", remedy)
 
 
 def mdns(installed: bool, found: Sequence[Found]) -> Finding:

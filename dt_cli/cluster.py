@@ -355,7 +355,7 @@ class PrivateCluster:
             "tiles": sum(n["computed"] + n["stolen"] for n in nodes.values()),
             "tiles_stolen": sum(n["stolen"] for n in nodes.values()),
             "nodes": nodes,
-            "wire_bytes": sum(s.bytes_out for s in self.nodes.values()),
+            "wire_bytes": sum(s.bytes_out + s.straight_out for s in self.nodes.values()),
             "latency_ms": {f"p{q}": round(float(np.percentile(latency, q)), 2) for q in (50, 95)},
         }
 

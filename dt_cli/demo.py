@@ -179,7 +179,7 @@ def nodes_table(cluster: PrivateCluster, more: str = "") -> Table:
     shown = table(title, "node", "tiles computed", "tiles stolen", "tiles lent", "compute s", "sent", left=("node",))
     for name, n in summary["nodes"].items():
         status = cluster.nodes.get(name)
-        sent = size(status.bytes_out) if status else ""
+        sent = size(status.bytes_out + status.straight_out) if status else ""
         camera = " (camera)" if name in cluster.cameras else ""
         counts = (str(n[k]) for k in ("computed", "stolen", "lent"))
         shown.add_row(name + camera, *counts, f"{n['compute_s']:.2f}", sent)

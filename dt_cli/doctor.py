@@ -11,7 +11,7 @@ import struct
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.text import Text
@@ -47,6 +47,7 @@ class Visit:
     plan: PlanMessage | None = None
     behind_s: float | None = None
     readiness: Readiness | None = None
+    straight: dict[str, tuple[str, ...]] = field(default_factory=dict)  # of each edge, with whom it has a straight connection
 
     @property
     def over(self) -> bool:
@@ -57,6 +58,8 @@ class Visit:
     def hear(self, message: Message) -> None:
         if isinstance(message, PlanMessage):
             self.plan = message
+        elif isinstance(message, Status) and message.node != GATEWAY:
+            self.straight[message.node] = message.straight
         elif isinstance(message, Status) and message.vitals.clock_s is not None:
             self.behind_s = message.vitals.clock_s - time.time()
 
@@ -95,6 +98,8 @@ def examine(settings: Settings, root: Path) -> Iterator[checks.Finding]:
     yield checks.gateway(str(address) if address else None, visit.error, visit.plan is not None)
     if visit.readiness is not None:
         yield checks.messages(visit.readiness.ready, visit.readiness.finding, visit.readiness.remedy)
+    if len(visit.straight) > 1:
+        yield checks.straight(visit.straight)
     if address and not visit.error and not is_loopback(address.host):
         yield checks.interface(root, *_way(address))
 
@@ -159,7 +164,7 @@ def _visit(address: Address, root: str, member: bool = False) -> Visit:
     try:
         with Link(address, root, name, inbox) as link:
             link.subscribe(topics.PLAN)
-            link.subscribe(topics.STATUS, node=GATEWAY)
+            link.subscribe(topics.STATUS, **({"node": GATEWAY} if member else {}))  # an edge may not read what others say
             link.connect(PLAN_S)
             link.publish(topics.STATUS_REQ, StatusRequest(node=name, epoch=new_epoch()))
             deadline = time.monotonic() + PLAN_S

@@ -21,7 +21,10 @@ GATEWAY = "gateway"
 SILENT_S = 6.0  # as the gateway holds it: three missed heartbeats
 QUIET_S = 30.0  # the gateway has no heartbeat; its status comes every ten seconds
 RATE_S = 10.0
-COLUMNS = ("node", "role", "state", "runtime", "tiles", "stolen", "tile ms", "queue", "CPU", "°C", "memory", "version")
+COLUMNS = (
+    "node", "role", "state", "runtime", "tiles", "stolen", "tile ms", "queue", "straight", "CPU", "°C", "memory", "version",
+)  # fmt: skip
+HERE = ("online", "throttled")
 WIDE, WORDY = 120, ("runtime", "version")
 LEFT = ("node", "role", "state", "runtime", "version")
 
@@ -100,14 +103,16 @@ class View:
         """One row a node; on a narrow terminal without what is the same for most."""
         shown = [i for i, name in enumerate(COLUMNS) if width >= WIDE or name not in WORDY]
         made = table("", *(COLUMNS[i] for i in shown), left=LEFT)
-        for row in self.rows(now):
-            cells = _cells(row)
+        rows = self.rows(now)
+        others = sum(row["role"] != GATEWAY and row["state"] in HERE for row in rows) - 1
+        for row in rows:
+            cells = _cells(row, others)
             made.add_row(*(cells[i] for i in shown))
         return made
 
     def headline(self, now: float) -> str:
         """The cluster in one line."""
-        online = sum(row["state"] in ("online", "throttled") for row in self.rows(now) if row["role"] != GATEWAY)
+        online = sum(row["state"] in HERE for row in self.rows(now) if row["role"] != GATEWAY)
         latency = "-" if self.latency_s is None else f"{self.latency_s * 1000:.0f} ms"
         line = f"cluster {self.root} at {self.url}: {online} nodes, {self.fps(now):.1f} frames/s, latency {latency}"
         line += f", {self.ended} frames, {self.failed} failed"
@@ -129,18 +134,21 @@ def _row(name: str, node: Node, now: float) -> dict[str, Any]:
     return row | {
         "tiles": status.computed + status.stolen, "stolen": status.stolen, "frames": status.frames,
         "tile_ms": None if status.tile_s is None else round(status.tile_s * 1000, 1), "queue": status.waiting,
+        "straight": status.straight, "straight_out": status.straight_out, "bytes_out": status.bytes_out,
         "fetched": status.fetched, "source": status.source, "version": status.version, **status.vitals.model_dump(),
     }  # fmt: skip
 
 
-def _cells(row: dict[str, Any]) -> list[str]:
+def _cells(row: dict[str, Any], others: int) -> list[str]:
+    """``others``: edges that are here beside one of them."""
     said = {key: "-" if value is None else value for key, value in row.items()}
     said["runtime"] = without_digests(str(said.get("runtime", "-")))
     share = f"{row['cpu']:.0%}" if row.get("cpu") is not None else "-"
     warm = f"{row['temperature_c']:.0f}" if row.get("temperature_c") is not None else "-"
     memory = size(row["memory_bytes"]) if row.get("memory_bytes") is not None else "-"
     words = [str(said.get(key, "-")) for key in ("node", "role", "state", "runtime", "tiles", "stolen", "tile_ms", "queue")]
-    return [*words, share, warm, memory, str(said.get("version", "-"))]
+    straight = f"{len(row['straight'])}/{others}" if "straight" in row and row["role"] != GATEWAY else "-"
+    return [*words, straight, share, warm, memory, str(said.get("version", "-"))]
 
 
 def _sentence(outcome: m.Outcome) -> str:

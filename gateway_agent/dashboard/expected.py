@@ -36,7 +36,9 @@ def expected(snapshot: Snapshot, rate_mbit: float | None) -> dict[str, Any]:
     Without a node whose speed is known nothing is expected: ``latency_s`` is None. ``says`` tells by what it is predicted.
     """
     nodes = [n for n in snapshot.state["nodes"] if n["online"] and n["flops_s"]]
-    members = [Member(n["name"], n["camera"], n["flops_s"], n["bytes_s"], n["message_speed"]) for n in nodes]
+    members = [
+        Member(n["name"], n["camera"], n["flops_s"], n["bytes_s"], n["message_speed"], bool(n.get("straight"))) for n in nodes
+    ]
     members.sort(key=lambda member: (not member.camera, member.name))
     if not members:
         return {"latency_s": None, "nodes": 0, "rate_mbit": rate_mbit, "says": "No node has told its speed."}

@@ -101,6 +101,8 @@ _GAUGES = (
 _COUNTERS = (
     ("dt_node_sent_bytes", "What the node published; the gateway's without the model.", "bytes_out"),
     ("dt_node_received_bytes", "What the node received.", "bytes_in"),
+    ("dt_node_straight_sent_bytes", "What the node sent to other edges without the broker.", "straight_out"),
+    ("dt_node_straight_received_bytes", "What came from other edges without the broker.", "straight_in"),
 )
 
 
@@ -114,6 +116,12 @@ def _nodes(views: list[dict[str, Any]], gateway: dict[str, Any]) -> Iterator[Met
         yield _family(GaugeMetricFamily(name, text, labels=["node"]), [*views, gateway], key)
     for name, text, key in _COUNTERS:
         yield _family(CounterMetricFamily(name, text, labels=["node"]), [*views, gateway], key)
+    pairs = GaugeMetricFamily("dt_node_straight", "Whether a pair of edges has a straight connection.", labels=["node", "peer"])
+    here = {view["name"] for view in views if view["online"]}
+    for view in views:
+        for peer in sorted(here - {view["name"]}) if view["status"] and view["online"] else ():
+            pairs.add_metric([view["name"], peer], float(peer in view["straight"]))
+    yield pairs
     rejected = CounterMetricFamily("dt_node_rejected_messages", "Messages that the node refused.", labels=["node"])
     for view in [*views, gateway]:
         if view["status"]:

@@ -55,7 +55,8 @@ def status_view(status: Status | None) -> dict[str, Any]:
         "status": True, "version": status.version, "tile_s": status.tile_s, "lent": status.lent,
         "cpu": vitals.cpu, "temperature_c": vitals.temperature_c, "memory_bytes": vitals.memory_bytes,
         "throttled": vitals.throttled, "uptime_s": vitals.uptime_s, "bytes_in": status.bytes_in,
-        "bytes_out": status.bytes_out, "rejected": dict(status.dropped),
+        "bytes_out": status.bytes_out, "straight": status.straight, "straight_out": status.straight_out,
+        "straight_in": status.straight_in, "rejected": dict(status.dropped),
     }  # fmt: skip
 
 

@@ -32,6 +32,7 @@ def test_every_finding_that_is_not_good_says_what_to_do(tmp_path: Path) -> None:
         checks.disk(tmp_path, 1000, True), checks.disk(tmp_path, None, True), checks.disk(tmp_path, 10**12, False),
         checks.mosquitto(None), checks.port("127.0.0.1:1883", "other"), checks.interface(tmp_path, "wlan0", "10.0.0.2"),
         checks.interface(tmp_path, None, None), checks.mdns(False, []), checks.gateway(None, "", False),
+        checks.straight({"a": ("b",), "b": ("a",), "c": ("a",)}),
         checks.gateway("mqtt://pi", "refused", False), checks.gateway("mqtt://pi", "", False),
     ]  # fmt: skip
     assert all(finding.level != "good" and finding.remedy for finding in found), found
@@ -56,6 +57,7 @@ def test_a_sound_machine_has_nothing_to_remedy(tmp_path: Path) -> None:
         checks.clock(True, 2.0, 1.0), checks.clock(None, 2.0, 1.0), checks.disk(tmp_path, 10**12, True),
         checks.mosquitto("/usr/sbin/mosquitto"), checks.port("127.0.0.1:1883", "nobody"),
         checks.port("127.0.0.1:1883", "gateway"), checks.interface(tmp_path, "eth0", "10.0.0.2"), checks.mdns(True, []),
+        checks.straight({"a": ("b",), "b": ("a",)}),
         checks.mdns(True, [Found("dt", ("10.0.0.1",), 1883)]), checks.gateway("mqtt://pi", "", True),
     ]  # fmt: skip
     assert all(finding.level == "good" and not finding.remedy for finding in found), found

@@ -43,6 +43,13 @@ def test_a_row_holds_what_a_node_tells() -> None:
     assert row["memory_bytes"] == 90_000_000 and row["version"] == "0.1.0" and row["source"] == "dir:///x"
 
 
+def test_each_edge_says_with_how_many_others_it_speaks_straight() -> None:
+    told = (status("a", straight=("b",)), status("b"), status("gateway"))
+    seen = view(register("a"), register("b"), register("c", leaving=True), *told)
+    cells = {row[0]: row[8] for row in zip(*(column.cells for column in seen.table(100.0, 200).columns))}
+    assert cells == {"gateway": "-", "a": "1/1", "b": "0/1", "c": "-"}
+
+
 def test_a_node_is_silent_after_three_heartbeats_and_the_gateway_after_three_statuses() -> None:
     seen = view(register("a"), status("gateway"))
 

@@ -117,7 +117,8 @@ function update(group, one, place, radius) {
   say(about, one.online ? facts.filter(Boolean).join(" · ") : absent(one));
   const camera = group.querySelector(".camera");
   if (camera) set(camera, "transform", `translate(${(r * 0.76).toFixed(1)} ${(-r * 0.82).toFixed(1)})`);
-  const said = `${one.name}${one.camera ? ", with a camera" : ""}: ${one.online ? `${number(one.gateway ? fps : one.rate)} ${one.gateway ? "frames" : "tiles"} a second, CPU ${percent(one.cpu)}, memory ${bytes(one.memory_bytes)}, ${celsius(one.temperature_c)}` : absent(one)}`;
+  const ways = one.gateway || !one.straight ? "" : `, straight to ${one.straight.join(", ") || "nobody"}`;
+  const said = `${one.name}${one.camera ? ", with a camera" : ""}: ${one.online ? `${number(one.gateway ? fps : one.rate)} ${one.gateway ? "frames" : "tiles"} a second, CPU ${percent(one.cpu)}, memory ${bytes(one.memory_bytes)}, ${celsius(one.temperature_c)}${ways}` : absent(one)}`;
   say(title, said);
   set(group, "aria-label", said);
   set(group, "role", "img");
@@ -138,6 +139,6 @@ function updateRow(row, one) {
   set(row, "class", one.online ? "" : "off");
   const cells = one.gateway
     ? ["", "", percent(one.cpu), celsius(one.temperature_c), bytes(one.memory_bytes), "", "", bytes(one.bytes_out)]
-    : [one.online ? number(one.rate) : absent(one), seconds(one.tile_s), percent(one.cpu), celsius(one.temperature_c) + (one.throttled ? " throttled" : ""), bytes(one.memory_bytes), count(one.computed), count(one.stolen), bytes(one.bytes_out)];
+    : [one.online ? number(one.rate) : absent(one), seconds(one.tile_s), percent(one.cpu), celsius(one.temperature_c) + (one.throttled ? " throttled" : ""), bytes(one.memory_bytes), count(one.computed), count(one.stolen), bytes((one.bytes_out ?? 0) + (one.straight_out ?? 0))];
   cells.forEach((text, i) => say(row.children[i + 1], text));
 }

@@ -117,7 +117,7 @@ function figures(one) {
 
 function perFrame() {
   const { nodes, totals } = store.state;
-  const sent = nodes.reduce((sum, one) => sum + (one.bytes_out ?? 0), 0);
+  const sent = nodes.reduce((sum, one) => sum + (one.bytes_out ?? 0) + (one.straight_out ?? 0), 0);
   return totals.frames ? sent / totals.frames : null;
 }
 

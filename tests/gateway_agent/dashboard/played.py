@@ -72,6 +72,7 @@ class Played:
             self.board.hear(
                 m.Status(
                     node=name, epoch=EPOCH, tile_s=0.03, missed=5, bytes_out=1000, bytes_in=500, vitals=vitals,
+                    straight=tuple(other for other in NODES[:2] if other != name), straight_out=700, straight_in=300,
                     dropped={"no message": 2}, source="synthetic://" if name == "edge1" else "",
                 ),
                 now,

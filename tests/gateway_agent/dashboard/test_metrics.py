@@ -7,7 +7,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from gateway_agent.dashboard.metrics import exposition
 from gateway_agent.dashboard.record import Recorder, Snapshot
-from tests.gateway_agent.dashboard.played import Played
+from tests.gateway_agent.dashboard.played import NODES, Played
 
 GRAFANA = Path(__file__).parents[3] / "docs" / "grafana.json"
 
@@ -49,6 +49,11 @@ def test_metrics_and_page_tell_the_same(snapshot: Snapshot, samples: Samples) ->
         assert samples["dt_node_memory_bytes", (name,)] == node["memory_bytes"] == 90_000_000
         assert samples["dt_node_temperature_celsius", (name,)] == 48.0
         assert samples["dt_node_sent_bytes_total", (name,)] == 1000
+        assert samples["dt_node_straight_sent_bytes_total", (name,)] == 700
+        assert samples["dt_node_straight_received_bytes_total", (name,)] == 300
+        peers = {dict(labels)["peer"]: value for (metric, labels), value in samples.items()
+                 if metric == "dt_node_straight" and name in labels}  # fmt: skip
+        assert peers == {other: float(other in node["straight"]) for other in NODES if other != node["name"]}
         assert samples["dt_node_rejected_messages_total", (name,)] == 2
         stolen = samples["dt_tiles_total", (name, ("stolen", "true"))]
         assert (

@@ -18,12 +18,13 @@ REASONS = ("bits of", "source lost with", "source left with", "source restarted 
 FAULTS = (
     "kill edge", "kill gateway", "kill broker", "kill gateway and broker", "freeze edge", "sleep edge", "freeze gateway",
     "unplug edge", "unplug gateway", "deaf edge", "deaf gateway", "slow edge", "broken engine", "bad weather", "leave",
+    "unplug pair",
 )  # fmt: skip
 
 
 @dataclass
 class Setup:
-    """``sources`` edges have a camera, ``helpers`` have none."""
+    """``sources`` edges have a camera, ``helpers`` none; a share of ``straight`` of tiles and parts goes past the broker."""
 
     plan: str = "one block"
     sources: int = 1
@@ -32,6 +33,7 @@ class Setup:
     deadline_s: float = 120.0
     ordered: bool = False
     seed: int = 0
+    straight: float = 0.0
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Cluster:
         self.setup = setup
         self.world = World(setup.seed)
         self.network = network(self.world)
+        self.network.straight = setup.straight
         self.network.watch = lambda said: self.truth.hear(said, setup.ordered)
         self.pictures = pictures or Pictures(PLANS[setup.plan])
         self.truth = Truth(self.pictures)
@@ -138,6 +141,10 @@ class Cluster:
             self.gateway.freeze(seconds)
         elif kind == "unplug edge":
             process.client.unplug(seconds)
+        elif kind == "unplug pair":
+            pair = frozenset((name, self.names[(fault.who + 1) % len(self.names)]))
+            self.network.cut.add(pair)
+            self.world.after(seconds, self.network.cut.discard, pair)
         elif kind == "unplug gateway":
             self.gateway.client.unplug(seconds)
         elif kind == "deaf edge":
@@ -209,6 +216,7 @@ class Cluster:
     def heal(self, limit_s: float = 120.0) -> None:
         """Faults stop; every frame ends within so many seconds, and nothing is left over."""
         self.capturing = False
+        self.network.cut.clear()
         self._calm()
         for process in [self.gateway, *self.edges.values()]:
             process.thaw()

@@ -53,7 +53,7 @@ class Process:
         """SIGSTOP for so long; ``asleep``: the whole machine, so that its clock stands still."""
         if not self.alive or self.frozen:
             return
-        self.frozen = True
+        self.frozen = self.client.silent = True
         if asleep:
             self._stopped_at = self.world.now
         if seconds > KEEPALIVE_S:
@@ -63,7 +63,7 @@ class Process:
     def thaw(self) -> None:
         if not self.frozen:
             return
-        self.frozen = False
+        self.frozen = self.client.silent = False
         if self._stopped_at is not None:
             self._offset -= self.world.now - self._stopped_at
             self._stopped_at = None

@@ -16,6 +16,7 @@ SETUPS = st.builds(
     deadline_s=st.just(600.0),
     ordered=st.booleans(),
     seed=st.integers(0, 2**16),
+    straight=st.sampled_from([0.0, 0.5, 1.0]),
 )
 SECONDS = st.sampled_from([0.05, 0.5, 3.0, 9.0, 40.0])
 DAYS = st.lists(

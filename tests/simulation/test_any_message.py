@@ -19,7 +19,7 @@ SETUPS = st.sampled_from(
     [
         Setup("one block", sources=2, helpers=2),
         Setup("undivided", sources=2, helpers=1),
-        Setup("three blocks", sources=1, helpers=2),
+        Setup("three blocks", sources=1, helpers=2, straight=0.5),
         Setup("two blocks, two whole", sources=1, helpers=2),
         Setup("one block", sources=1, helpers=2, ordered=True),
     ]

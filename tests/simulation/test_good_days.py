@@ -18,6 +18,7 @@ SETUPS = st.builds(
     helpers=st.integers(0, 3),
     period_s=st.sampled_from([0.2, 1.0]),
     seed=st.integers(0, 2**16),
+    straight=st.sampled_from([0.0, 0.5, 1.0]),
 )
 
 

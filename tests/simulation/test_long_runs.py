@@ -14,12 +14,12 @@ HOURS = float(os.environ.get("DT_SIMULATION_HOURS", "8"))
 SEED = int(os.environ.get("DT_SIMULATION_SEED", "5"))
 CLUSTERS = {
     "one source": Setup("one block", sources=1, helpers=3, period_s=4.0),
-    "two sources": Setup("one block", sources=2, helpers=2, period_s=6.0),
+    "two sources": Setup("one block", sources=2, helpers=2, period_s=6.0, straight=1.0),
     "all sources": Setup("undivided", sources=3, helpers=1, period_s=6.0),
     "reuse": Setup("reuse", sources=1, helpers=2, period_s=5.0),
-    "lanes": Setup("three blocks", sources=1, helpers=3, period_s=8.0),
+    "lanes": Setup("three blocks", sources=1, helpers=3, period_s=8.0, straight=0.5),
     "lanes of two sources": Setup("three blocks, undivided", sources=2, helpers=2, period_s=12.0),
-    "whole end": Setup("two blocks, two whole", sources=1, helpers=3, period_s=8.0),
+    "whole end": Setup("two blocks, two whole", sources=1, helpers=3, period_s=8.0, straight=1.0),
     "whole ends of two sources": Setup("whole end, undivided", sources=2, helpers=2, period_s=12.0),
     "recurrent": Setup("one block", sources=2, helpers=2, period_s=6.0, ordered=True),
     "impatient": Setup("one block", sources=2, helpers=1, period_s=5.0, deadline_s=8.0),

@@ -3,6 +3,9 @@
 Time is virtual and jumps from event to event. The network is MQTT as it behaves on a bad day: every message goes through
 the broker, waits at a client that is offline (QoS 1) or is lost (QoS 0), comes again after a reconnection, and, in bad
 weather, is lost, repeated or overtaken. A client may be unplugged, and a broker may forget what a client subscribed to.
+
+A share of the tiles and parts goes straight to who takes them, whatever the broker does, and overtakes what that brings. What
+is lost there, or is not acknowledged for a second, comes by the broker as well.
 """
 
 import heapq
@@ -18,6 +21,7 @@ from schemas.contract.topics import Publish
 KEEPALIVE_S = 30.0  # a silent client is disconnected after it
 QUEUED = 1024  # messages that an offline client keeps, as the link does
 LATENCY_S, TENSOR_S = 0.001, 0.01
+SILENT_S = 1.0  # after which a straight message is sent again by the broker
 
 
 @dataclass
@@ -70,11 +74,13 @@ class Client:
         self.network, self.name, self.hear, self.connected = network, name, hear, connected
         self.line: Connection | None = None
         self.unplugged = False
+        self.silent = False  # it takes what comes, and acknowledges nothing
         self.listening: set[int] = set()  # tiles whose overlaps are wanted
         self.outstanding = 0  # QoS 1 messages that the broker has not acknowledged
         self._queue: list[Publish] = []
         self._held: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._dead = False
+        network.clients[name] = self
 
     def connect(self, delay_s: float = 0.0) -> None:
         """Try until there is a broker; as paho does, a little later each time."""
@@ -94,6 +100,13 @@ class Client:
             self._publish(said)
 
     def send(self, said: Publish) -> None:
+        """By whichever way; a part goes to some of those who take it straight, and to the others by the broker."""
+        if not self.network.send_straight(self, said):
+            self.send_by_broker(said)
+
+    def send_by_broker(self, said: Publish) -> None:
+        if self._dead:
+            return
         if said.topic.qos:
             self.outstanding += 1
         if self.line is not None:
@@ -134,6 +147,14 @@ class Client:
         else:
             self.hear(said)
 
+    def deliver_straight(self, said: Publish, sender: "Client") -> None:
+        """From another client; what that does not see acknowledged it sends again."""
+        cut = self._dead or self.unplugged or sender.unplugged or frozenset((self.name, sender.name)) in self.network.cut
+        if not cut:
+            self.hear(said)
+        if cut or self.silent:
+            self.network.world.after(SILENT_S, sender.send_by_broker, said)
+
     def drop(self) -> None:
         """The connection breaks; the client tries again by itself."""
         if self.line is not None:
@@ -173,6 +194,9 @@ class Network:
         self.world, self.weather = world, Weather()
         self.up = True
         self.lines: dict[str, Connection] = {}
+        self.clients: dict[str, Client] = {}
+        self.straight = 0.0  # so many of the messages that may go straight do
+        self.cut: set[frozenset[str]] = set()  # pairs that do not reach each other
         self.watch: Callable[[Publish], None] = lambda said: None
         self.sent = 0
 
@@ -190,6 +214,28 @@ class Network:
             if not weather.jitter_s or way == "up":
                 line.last[way] = at = max(at, line.last.get(way, 0.0))
             self.world.after(at - self.world.now, act, *about)
+
+    def send_straight(self, sender: Client, said: Publish) -> bool:
+        """Send to who takes it, by chance; whether that is all."""
+        if not self.straight or not said.tensors or said.topic not in (topics.TILE, topics.OVERLAP):
+            return False
+        if said.topic is topics.TILE:
+            takers = [self.clients[str(said.levels["node"])]]
+        else:
+            others = [client for client in self.clients.values() if client is not sender]
+            takers = [client for client in others if said.levels["tile"] in client.listening]
+        chosen = [taker for taker in takers if self.world.chance.random() < self.straight]
+        for taker in chosen:
+            self.sent += 1
+            weather, chance = self.weather, self.world.chance
+            later_s = TENSOR_S * chance.uniform(0.2, 2.0) + weather.jitter_s * chance.random()
+            if chance.random() < weather.loss:
+                self.world.after(SILENT_S, sender.send_by_broker, said)
+            else:
+                self.world.after(later_s, taker.deliver_straight, said, sender)
+            if chance.random() < weather.repeat:  # it came, and its acknowledgement did not
+                self.world.after(SILENT_S, sender.send_by_broker, said)
+        return bool(chosen) and chosen == takers
 
     def route(self, said: Publish) -> None:
         """The broker has a message: to whom the table says."""

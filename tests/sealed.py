@@ -141,6 +141,10 @@ class SealedCluster:
             elif isinstance(message, m.Status):
                 self.statuses[message.node] = message
 
+    def status(self, name: str) -> m.Status:
+        """What a node said last of itself; before it has, that it has no straight connection."""
+        return self.statuses.get(name) or m.Status(node=name, epoch="0" * 8)
+
     def frames(self, more: int) -> list[m.Outcome]:
         """The next so many outcomes."""
         start = len(self.outcomes)

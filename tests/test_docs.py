@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+import queue
 import re
+import socket
 import struct
 import subprocess
 from pathlib import Path
@@ -13,13 +15,17 @@ from urllib.parse import unquote
 import numpy as np
 import pytest
 import zstandard
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from edge_agent.proofs import Proofs
 from schemas.contract.topics import TABLE
 from schemas.security import keyring
 from schemas.security.permission import JoinToken, joiner_password
 from schemas.security.rights import is_sealed
+from schemas.security.seal import Seal
 from schemas.wire.codec import decode
+from schemas.wire.direct import Direct
 from tests.map import FLOORS, ROOT, rooms
 
 DESIGN, PROTOCOL = (ROOT / "docs" / f"{name}.md" for name in ("DESIGN", "PROTOCOL"))
@@ -187,3 +193,47 @@ def test_tensors_are_read_as_the_protocol_says(packed: bool) -> None:
     padded = header.encode() + b" " * (-(8 + len(header)) % 16)
     read = decode("dt", "dt/tile/kitchen", b"DT\x01\x00" + struct.pack("<I", len(padded)) + padded + b"".join(bodies))
     assert np.array_equal(read.tensors["image"], pixels) and np.array_equal(read.tensors["wide"], wide)
+
+
+def test_a_straight_connection_that_is_made_as_the_protocol_says_brings_a_tile() -> None:
+    """The dialler "attic" is written here; "kitchen" is ours."""
+    keys = {"kitchen": bytes(range(32)), "attic": bytes(range(32, 64))}  # with which each speaks to the other
+    seal, inbox = Seal("kitchen", "0123abcd"), queue.Queue[Any]()
+    seal.admit("attic", keys["kitchen"], keys["attic"])
+    seal.meet("attic", "deadbeef")
+    kitchen = Direct("dt", "kitchen", "0123abcd", inbox, seal)
+    try:
+        address = kitchen.open("127.0.0.1")
+        assert address is not None
+        private = X25519PrivateKey.generate()
+        public = private.public_key().public_bytes_raw().hex()
+        said: dict[str, Any] = {"node": "attic", "epoch": "deadbeef", "to": "kitchen", "to_epoch": "0123abcd", "public": public}
+        proved = [value.encode() for value in said.values()]
+        proof = derive(keys["attic"], b"dt hello", *proved, b"").hex()
+        with socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2])), 10) as line:
+            stream = line.makefile("rwb")
+
+            def send(body: bytes) -> None:
+                stream.write(struct.pack("<I", len(body)) + body)
+                stream.flush()
+
+            def read() -> bytes:
+                return stream.read(struct.unpack("<I", stream.read(4))[0])
+
+            send(json.dumps({"v": 1, **said, "proof": proof}).encode())
+            answer = json.loads(read())
+            proved = [answer[key].encode() for key in ("node", "epoch", "to", "to_epoch", "public")]
+            assert answer["proof"] == derive(keys["kitchen"], b"dt hello", *proved, public.encode()).hex()
+            agreed = private.exchange(X25519PublicKey.from_public_bytes(bytes.fromhex(answer["public"])))
+            ours, theirs = (
+                ChaCha20Poly1305(derive(derive(keys[name], b"dt join", agreed), b"dt straight", *both))
+                for name in ("attic", "kitchen") for both in [(public.encode(), answer["public"].encode())]
+            )  # fmt: skip
+            send(ours.encrypt(bytes(12), b"\x02[3]", None))
+            assert theirs.decrypt(bytes(12), read(), None) == b"\x02[]"
+            send(ours.encrypt((1).to_bytes(12, "little"), b"\x01\x0fdt/tile/kitchen" + b"payload", None))
+            event = inbox.get(timeout=10)
+            assert (event.topic, bytes(event.payload), event.opened.sender) == ("dt/tile/kitchen", b"payload", "attic")
+            assert theirs.decrypt((1).to_bytes(12, "little"), read(), None) == b"\x03" + struct.pack("<Q", 1)
+    finally:
+        kitchen.close()

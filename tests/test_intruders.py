@@ -13,6 +13,7 @@ import re
 import shutil
 import socket
 import ssl
+import struct
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -36,6 +37,8 @@ from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.errors import UnreachableError
 from schemas.security.rights import GATEWAY
+from schemas.security.seal import bare
+from schemas.security.session import Session
 from schemas.wire.codec import encode
 from schemas.wire.guard import Guard
 from schemas.wire.link import Address, Arrived, Link
@@ -431,6 +434,45 @@ def test_connections_that_never_get_done_hold_nobody_up(guarded: Stage) -> None:
     guarded.unharmed()
 
 
+def test_edges_speak_straight_and_their_ports_let_nobody_else_in(guarded: Stage) -> None:
+    cluster, edges = guarded.cluster, {"worker1", "worker2", "camera"}
+
+    cluster.until(lambda: all(edges - {name} <= {*cluster.status(name).straight} for name in edges), "connections of all pairs")
+    before = cluster.status("camera").straight_out
+    cluster.frames(3)
+    cluster.until(lambda: cluster.status("camera").straight_out > before + 4096, "a tile that went straight")
+    witness, register = guarded.witness(), None
+    while register is None or register.node != "worker1":
+        topic, payload = witness.got.get(timeout=10)
+        if topic == "dt/register":
+            register = m.Register.model_validate_json(bare(payload))
+    assert register.address is not None
+    host, port = register.address.rsplit(":", 1)
+    keys = guarded.mole_guard().keys
+    own = m.Hello(node="mole", epoch=keys.epoch, to="worker1", to_epoch=register.epoch)
+    posing = {"node": "camera", "epoch": cluster.status("camera").epoch}
+    for words in (
+        b"GET / HTTP/1.1\r\n\r\n",
+        struct.pack("<I", 60 * 2**20),
+        hello_frame(own.model_copy(update=posing)),  # no key
+        hello_frame(Session(keys, own, dialled=True).mine.model_copy(update=posing)),  # another's
+        hello_frame(Session(keys, own.model_copy(update={"to_epoch": "0" * 8}), dialled=True).mine),  # of another day
+    ):
+        with socket.create_connection((host, int(port)), 10) as line:
+            line.sendall(words)
+            with contextlib.suppress(ConnectionResetError):
+                assert line.recv(1) == b"", words
+    flood = [socket.create_connection((host, int(port)), 10) for _ in range(200)]
+    guarded.open += flood
+    guarded.unharmed()
+    assert all(edges - {name} <= {*cluster.status(name).straight} for name in edges)
+
+
+def hello_frame(hello: m.Hello) -> bytes:
+    body = hello.model_dump_json().encode()
+    return struct.pack("<I", len(body)) + body
+
+
 def tampered_plan(stage: Stage) -> tuple[bytes, str]:
     """A plan that scales pixels otherwise, as the gateway would publish it, and its digest."""
     plan = bind(stage.cluster.bundle).plan
@@ -474,6 +516,7 @@ def test_a_line_is_good_for_one_use_and_a_revoked_node_is_cut_off_within_seconds
     places = [("--state", cluster.folder / name, "--cache", cluster.folder / "cache-brief") for name in ("brief", "thief")]
     cluster.spawn("brief", "edge", "--join", line, *places[0])
     cluster.said("brief", "joined the cluster .*plan")
+    cluster.until(lambda: "brief" in cluster.status("worker1").straight, "a straight connection of brief")
     again = cluster.dt("edge", "--join", line, *places[1])
     assert again.returncode == 78 and "was used by brief already" in again.stderr
     assert "refused a request to join as brief: this line was used" in cluster.log("gateway")
@@ -481,6 +524,7 @@ def test_a_line_is_good_for_one_use_and_a_revoked_node_is_cut_off_within_seconds
     assert done.returncode == 0 and "brief is revoked" in done.stdout
     cluster.said("brief", "lost the broker at .*: the broker knows no such user and password; trying again", 5)
     assert "brief was revoked" in cluster.log("gateway")
+    cluster.until(lambda: "brief" not in cluster.status("worker1").straight, "its straight connections to end")
     unknown = r"dt: the gateway at \S+ no longer knows brief: 'dt enroll brief' prints a new line there; give it here: dt edge"
     cluster.said("brief", unknown)
     assert cluster.processes.pop("brief").wait(30) == 78 and cluster.log("brief").count("WARNING") <= 4  # not one a try

@@ -67,6 +67,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--edges", type=int, default=6)
     parser.add_argument("--sources", type=int, default=1)
     parser.add_argument("--rate", type=float, default=60.0, help="Mbit/s of every host, up and down")
+    parser.add_argument("--radio", action="store_true", help="all hosts share one channel of that rate, as Wi-Fi does")
     parser.add_argument("--edge-cpu", type=float, default=0.15, help="share of a core")
     parser.add_argument("--gateway-cpu", type=float, default=0.25, help="share of a core")
     parser.add_argument(
@@ -128,6 +129,7 @@ class Run:
             sources=options.sources,
             window=self._window,
             direct=options.direct == "on",
+            radio=options.radio,
         )
         self._bundle = self._plan()
         self._expected = predict(self._bundle.partition, self._bundle.plan, self._cluster)
@@ -168,7 +170,7 @@ class Run:
         edges = [f"e{i + 1}" for i in range(options.edges)]
         cores: dict[str, float | None] = {"g": options.gateway_cpu} | dict.fromkeys(edges, options.edge_cpu)
         memory = dict.fromkeys(cores, self._board.memory_bytes) if self._board is not None else {}
-        with Hosts(cores | {"w": None}, options.rate, memory) as hosts:
+        with Hosts(cores | {"w": None}, options.rate, memory, options.radio) as hosts:
             url = f"{hosts.address('g')}:{PORT}"
             gateway = ["gateway", "--model", str(self._room / "plan"), "--listen", f"{hosts.address('g')}:{PORT}", "--insecure"]
             gateway += ["--broker", options.broker, "--state", str(self._room / "state")]
@@ -209,6 +211,7 @@ class Run:
             "sources": options.sources,
             "rate_mbit": options.rate,
             "device": options.device,
+            "radio": options.radio,
             "edge_cpu": options.edge_cpu,
             "gateway_cpu": options.gateway_cpu,
             "schedule": options.schedule,

@@ -80,11 +80,14 @@ def end_once() -> None:
 class Hosts:
     """A context manager; ``cores`` maps each host's name to its share of a core (None: no limit), ``memory`` to its bytes.
 
-    See ``end_once``.
+    ``radio``: one channel of ``rate_mbit`` for all, which each packet crosses twice, to the access point and from it. See
+    ``end_once``.
     """
 
-    def __init__(self, cores: Mapping[str, float | None], rate_mbit: float, memory: Mapping[str, int] = {}) -> None:
-        self._cores, self._rate, self._memory = cores, rate_mbit, memory
+    def __init__(
+        self, cores: Mapping[str, float | None], rate_mbit: float, memory: Mapping[str, int] | None = None, radio: bool = False
+    ) -> None:
+        self._cores, self._rate, self._memory, self._is_radio = cores, rate_mbit, memory or {}, radio
         self._prefix = f"dt{os.getpid() % 100_000}"
         self._names = list(cores)
         self._groups = {name: Group(self._namespace(name)) for name in cores}
@@ -111,11 +114,16 @@ class Hosts:
             self._groups[name].remove()
             _run("ip", "link", "del", self._veth(name), check=False)
             _run("ip", "netns", "del", self._namespace(name), check=False)
-        _run("ip", "link", "del", self._bridge, check=False)
+        for link in (self._bridge, self._air):
+            _run("ip", "link", "del", link, check=False)
 
     @property
     def _bridge(self) -> str:
         return self._prefix + "br"
+
+    @property
+    def _air(self) -> str:
+        return self._prefix + "air"
 
     def address(self, name: str) -> str:
         return f"10.77.0.{1 + self._names.index(name)}"
@@ -129,6 +137,10 @@ class Hosts:
     def _make(self) -> None:
         _run("ip", "link", "add", self._bridge, "type", "bridge", "forward_delay", "0")
         _run("ip", "link", "set", self._bridge, "up")
+        if self._is_radio:
+            _run("ip", "link", "add", self._air, "type", "ifb")
+            _run("ip", "link", "set", self._air, "up")
+            _run("tc", "qdisc", "add", "dev", self._air, *_bucket(self._rate / 2))
         for name in self._names:
             space, veth = self._namespace(name), self._veth(name)
             _run("ip", "netns", "add", space)
@@ -142,6 +154,10 @@ class Hosts:
                 bucket = _bucket(self._rate)
                 _run("tc", "-n", space, "qdisc", "add", "dev", "eth0", *bucket)
                 _run("tc", "qdisc", "add", "dev", veth, *bucket)
+                if self._is_radio:
+                    _run("tc", "qdisc", "add", "dev", veth, "clsact")
+                    _run("tc", "filter", "add", "dev", veth, "ingress", "protocol", "all", "u32", "match", "u32",
+                         "0", "0", "action", "mirred", "egress", "redirect", "dev", self._air)  # fmt: skip
             self._groups[name].make()
             if name in self._memory:
                 self._groups[name].hold(self._memory[name])

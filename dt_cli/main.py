@@ -188,6 +188,7 @@ def plan(
     direct: Annotated[
         str | None, typer.Option(help="on, or off: tiles and parts go by the broker, too. [default: on]", show_default=False)
     ] = None,
+    radio: Annotated[bool, typer.Option("--radio", help="All hosts share one Wi-Fi channel of that rate.")] = False,
     memory: Annotated[
         str | None, typer.Option(help="What an edge (of --keep 1) may use at most, such as 120MB.", show_default=False)
     ] = None,
@@ -214,7 +215,7 @@ def plan(
     shape = planning.Shape(grid, cut, blocks, whole)
     wishes = planning.Wishes(
         nodes, rate, speed, message_speed, device, gateway_speed, memory, window, objective, force_split, explain, compare,
-        direct,
+        direct, radio,
     )  # fmt: skip
     if wishes.is_said:
         planning.plan_cluster(model, shape, wishes, out, json)

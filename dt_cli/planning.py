@@ -33,6 +33,7 @@ class Wishes:
 
     ``message_speed``: how fast an edge handles messages, the reference core's being 1. ``device`` stands for both speeds.
     ``direct``: whether tiles and parts go straight from edge to edge; they do if it is not said, or as in the run to compare.
+    ``radio``: all hosts share one channel.
     """
 
     nodes: int | None = None
@@ -48,6 +49,7 @@ class Wishes:
     explain: bool = False
     compare: Path | None = None
     direct: str | None = None
+    radio: bool = False
 
     @property
     def is_said(self) -> bool:
@@ -170,6 +172,7 @@ def _cluster(wishes: Wishes, run: Mapping[str, Any], dtype: str) -> Cluster:
         window=wishes.window or run.get("window", 2 if wishes.objective == "throughput" else 1),
         direct=(wishes.direct or run.get("direct", "off" if run else "on")) == "on",
         slice_s=Cluster.slice_s if run or not message_speed else 0.0,
+        radio=wishes.radio or bool(run.get("radio")),
     )
 
 
@@ -177,10 +180,11 @@ def _speeds(wishes: Wishes, run: Mapping[str, Any], dtype: str, share: float) ->
     """FLOP/s of an edge and how fast it handles messages (0: as its FLOP/s say): as said, of the device, or of this machine
     in the share of a core that the run had.
     """
-    if wishes.device is not None:
+    board = wishes.device or (run.get("device") if wishes.speed is None else None)
+    if board is not None:
         if wishes.speed is not None or wishes.message_speed is not None:
             raise PlanError(f"--device {wishes.device} sets both speeds: give either --device, or --speed and --message-speed")
-        return device(wishes.device)[:2]
+        return device(board)[:2]
     if wishes.speed is not None:
         return wishes.speed * 1e9, wishes.message_speed or 0.0
     here = measure_speed(dtype, 1 if run else threads())  # a run's nodes have one core, or less
@@ -219,7 +223,8 @@ def _show(model: Path, cut: str, expected: Prediction, cluster: Cluster, found: 
     speeds = f"{cluster.speeds[0] / 1e9:.1f} GFLOP/s an edge, {cluster.gateway_flops_s / 1e9:.1f} the gateway"
     speeds += f"; messages at {cluster.edge_message_speeds[0]:.2g} of the reference core's speed"
     way = "tensors straight from edge to edge" if cluster.direct else "all by the broker"
-    console.print(f"{model.name} on {cluster.nodes} edges, {cluster.rate_mbit:g} Mbit/s, {way}, {speeds}")
+    rate = f"{cluster.rate_mbit:g} Mbit/s" + (" of one channel" if cluster.radio else "")
+    console.print(f"{model.name} on {cluster.nodes} edges, {rate}, {way}, {speeds}")
     shown = table("", "block", "cut", "grid", "GFLOP", left=("cut",))
     for i, block in enumerate(expected.blocks):
         shown.add_row(str(i + 1), short(block["cut"], 60), block["grid"], f"{block['flops'] / 1e9:.2f}")

@@ -16,7 +16,8 @@ HEADER_BYTES = 300
 
 @dataclass(frozen=True)
 class Cluster:
-    """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each.
+    """Edges (the sources first), a gateway that hosts the broker, and links of ``rate_mbit`` Mbit/s up and down each; with
+    ``radio`` one channel of that rate for all of them, which everything crosses twice, to the access point and from it.
 
     ``speeds`` are effort a second of each edge: FLOP/s of large float32 convolutions. ``message_speeds`` are how fast each
     handles messages, pictures and all else that is not in the engine, the reference core's being 1, and
@@ -60,6 +61,7 @@ class Cluster:
     direct: bool = False
     straight_bytes: int = 4096
     straight_message_s: float = 0.00013
+    radio: bool = False
 
     @property
     def is_limited(self) -> bool:
@@ -97,7 +99,7 @@ class Cluster:
         """Bytes on the wire of a tensor of so many bytes, which crosses it ``hops`` times."""
         share = self.packed_pixels if are_pixels else self.packed_maps
         pack_s = self.pack_byte_s / min(self.edge_message_speeds)
-        pays = ENDS * pack_s < hops * (1 - share) / self.bytes_s
+        pays = ENDS * pack_s < hops * (1 - share) / self.bytes_s  # of a channel that is not crowded
         return int(count * share) if pays and count >= PACKED_BYTES else count
 
 

@@ -184,7 +184,7 @@ def bound_s(
     results = cluster.packed(sum(work.results.values()), are_pixels=False)
     shared_s = (effort - whole) / sum(cluster.speeds[:nodes])
     compute_s = shared_s + whole / cluster.speeds[0] + work.tail_effort / cluster.gateway_flops_s
-    return compute_s + (pixels + results) / cluster.bytes_s
+    return compute_s + (2 if cluster.radio else 1) * (pixels + results) / cluster.bytes_s
 
 
 def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) -> dict[str, int]:

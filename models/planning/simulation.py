@@ -96,6 +96,7 @@ class Run:
         self._gateway = _Host(cluster.gateway_flops_s / CORE_FLOPS_S, cluster.gateways_message_speed, cluster.slice_s)
         self._frames: list[_Frame] = []
         self._left = [frames] * cluster.sources
+        self._air = 0.0  # when the channel is free
         self._events: list[tuple[float, int, Then]] = []
         self._count = 0
         for source in range(cluster.sources):
@@ -154,8 +155,12 @@ class Run:
         self._at(host.network, then)
 
     def _cross(self, now: float, sender: _Host, receiver: _Host, count: int, then: Then) -> None:
-        """One hop: up the sender's link and, as packets arrive, down the receiver's."""
+        """One hop: up the sender's link and, as packets arrive, down the receiver's; or twice the air, one after another."""
         seconds = count / self._cluster.bytes_s
+        if self._cluster.radio:
+            self._air = max(now, self._air) + 2 * seconds
+            self._at(self._air + self._cluster.round_trip_s / 2, then)
+            return
         start = max(now, sender.up)
         sender.up = start + seconds
         receiver.down = max(sender.up, max(start, receiver.down) + seconds)

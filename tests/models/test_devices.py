@@ -48,3 +48,14 @@ def test_every_board_is_slower_than_the_next_and_at_kernels_more_than_at_message
         assert DEVICES[f"{name}-1"].flops_s < DEVICES[name].flops_s < 4 * DEVICES[f"{name}-1"].flops_s
     with pytest.raises(PlanError, match="choose one of pi3, "):
         device("pi2")
+
+
+def test_one_channel_for_all_costs_what_the_air_is_crossed_for() -> None:
+    yolo = Partition(build("yolov2", layers=16))
+    boards = cluster("pi4-1", 6)
+    relayed, straight = (
+        best_plan(yolo, replace(boards, radio=True, direct=direct)).best.prediction for direct in (False, True)
+    )
+    own_links = best_plan(yolo, replace(boards, direct=True)).best.prediction
+    assert own_links.latency_s < straight.latency_s < relayed.latency_s
+    assert straight.latency_s > straight.bound_s > own_links.bound_s

@@ -22,7 +22,7 @@ from dt_cli.planning import Shape
 from dt_cli.serving import endless, has_dashboard
 from edge_agent.sources import open_source
 from edge_agent.sources.digits import truth
-from edge_agent.sources.fit import fit
+from edge_agent.sources.fit import Clip
 from gateway_agent.tail import digests
 from models.bundle import Bundle, Reference, next_state, save
 from models.results.readings import read_panels
@@ -117,6 +117,7 @@ class Checker:
         self._bundle, self._pictures = bundle, pictures
         self._reference = Reference(bundle)
         self._images = {f"edge{i + 1}": Images(uri) for i, uri in enumerate(sources)}
+        self._clips = {source: Clip(bundle.plan.pixels) for source in self._images}
         self._states: dict[str, dict[str, np.ndarray]] = {}
         self._wanted: dict[tuple[str, int], tuple[np.ndarray, dict[str, str]]] = {}
         self._next: dict[str, int] = {}
@@ -153,7 +154,7 @@ class Checker:
         while (source, number) not in self._wanted:
             following = self._next.get(source, 0)
             image = self._images[source].take(following)
-            values = to_input(fit(image, self._bundle.plan.pixels), self._bundle.plan.pixels)
+            values = to_input(self._clips[source].add(image), self._bundle.plan.pixels)
             cut, outputs = self._reference.run(values, self._states.get(source))
             self._states[source] = next_state(self._bundle.card, outputs)
             self._wanted[source, following] = (image, digests(cut, outputs))

@@ -39,7 +39,7 @@ def chosen(partition: Partition) -> list[Cut]:
     graph, kept = partition.graph, useful_cuts(partition, most=len(partition.cuts))
     sizes: dict[tuple[int, ...], list[Cut]] = {}
     for cut in sorted(kept, key=lambda cut: cut_bytes(graph, cut)):
-        smallest = min((graph.tensors[t].shape[1:3] for t in cut.tensors), key=prod)
+        smallest = min((graph.tensors[t].shape[-3:-1] for t in cut.tensors), key=prod)
         sizes.setdefault(smallest, []).append(cut)
     turns = [cut for turn in zip_longest(*sizes.values()) for cut in turn if cut is not None and cut is not kept[-1]]
     shown = {cut.name for cut in [*kept[-1:], *turns][:CUTS]}

@@ -83,7 +83,9 @@ Threads = Annotated[
 
 @app.command()
 def build(
-    network: Annotated[str, typer.Argument(help="yolov2, alexnet, vgg16, extraction, xception, or mini (small, like yolov2).")],
+    network: Annotated[
+        str, typer.Argument(help="yolov2, alexnet, vgg16, extraction, xception, c3d, or mini (small, like yolov2).")
+    ],
     out: Annotated[Path, typer.Option(help="The .tflite file to write.", show_default=False)],
     size: Annotated[
         int | None, typer.Option(help="Width and height. [default: the paper's]", show_default=False)

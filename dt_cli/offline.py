@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import islice
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -193,8 +194,7 @@ def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | N
         try_bundle(bundle, own)
     plan, pixels = bundle.plan, bundle.plan.pixels
     if image is None:
-        size_ = (1, pixels.height, pixels.width, plan.blocks[0].inputs[0].shape[-1])
-        picture = np.random.default_rng(0).integers(0, 256, size_, np.uint8)
+        picture = np.random.default_rng(0).integers(0, 256, pixels.shape, np.uint8)
     else:
         picture = read_picture(image, pixels)
     grid, tiles = plan.blocks[0].kind, sum(len(block.tiles) for block in plan.blocks)
@@ -230,12 +230,12 @@ def _rows(differences: list[Difference]) -> list[dict[str, Any]]:
 
 
 def read_picture(path: Path, pixels: Pixels) -> np.ndarray:
-    """The first frame of a picture or video, fitted to the model's input."""
+    """The first frame of a picture or video, or the first clip, fitted to the model's input."""
     from edge_agent.sources import open_source
-    from edge_agent.sources.fit import fit
+    from edge_agent.sources.fit import Clip
 
-    source = open_source(str(path))
+    source, clip, first = open_source(str(path)), Clip(pixels), 1 + max(pixels.frames - 1, 0) * pixels.step
     try:
-        return fit(next(iter(source.frames())), pixels)
+        return [clip.add(image) for image in islice(source.frames(), first)][-1]
     finally:
         source.close()

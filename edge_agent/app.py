@@ -471,7 +471,8 @@ class Edge:
         self._node.message_speed = self._speed.message_speed
         self._worker = Worker(runner, self._inbox, ahead=not is_source)
         if self._source is not None:
-            self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox)
+            drops = self._options.drop != "all"
+            self._capture = Capture(self._source, plan.pixels, self._options.frames, self._inbox, drops)
             self._granted = False
         if self._asked is not None and self._plan is not None:
             self._asked.runs(self._plan.name)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edge_agent.sources.fit import fit
+from edge_agent.sources.fit import Clip
 from edge_agent.sources.frame import Shot, Source, is_live, shots
 from models.results import jpeg
 from schemas.contract.errors import DtError, PlanError
@@ -25,7 +25,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Captured:
-    """One frame, uint8 pixels of the model's size, NHWC; ``picture`` is the size (height, width) that it came in.
+    """One frame, uint8 pixels of the model's shape; ``picture`` is the size (height, width) that it came in.
 
     It was taken ``at`` monotonic seconds, which is ``utc`` seconds since 1970. ``dropped`` and ``skipped`` count, since
     the source was opened, frames that came while there was no room, and frames without motion. ``jpeg`` is the picture
@@ -54,11 +54,14 @@ class Ended:
 class Capture:
     """Reads ``source``, at most ``limit`` frames; each ``more()`` lets one into ``inbox``, each ``ahead()`` has one read.
 
-    ``pictures_s`` may be set at any time: a frame carries a picture for people so often at most; 0: never.
+    ``pictures_s`` may be set at any time: a frame carries a picture for people so often at most; 0: never. ``drops``: of a
+    live source the newest frame counts, not each.
     """
 
-    def __init__(self, source: Source, pixels: Pixels, limit: int | None, inbox: "queue.Queue[object]") -> None:
-        self._source, self._pixels, self._limit, self._inbox = source, pixels, limit, inbox
+    def __init__(
+        self, source: Source, pixels: Pixels, limit: int | None, inbox: "queue.Queue[object]", drops: bool = True
+    ) -> None:
+        self._source, self._pixels, self._limit, self._inbox, self._drops = source, pixels, limit, inbox, drops
         self._room, self._ahead = threading.Semaphore(0), threading.Semaphore(1)
         self._closed = False
         self.pictures_s = 0.0
@@ -95,20 +98,25 @@ class Capture:
 
     def _read(self) -> None:
         live = is_live(self._source)
-        running = shots(self._source, lambda: self._closed)
-        count = 0
+        running, clip = shots(self._source, lambda: self._closed), Clip(self._pixels)
+        passes = live and self._drops and self._pixels.frames > 0  # all are looked at, for a clip has those before it, too
+        count = passed = 0
         while count != self._limit and not self._closed:
-            (self._room if live else self._ahead).acquire()
+            if not passes:
+                (self._room if live else self._ahead).acquire()
             shot = next(running, None)
             if shot is None:
                 return
-            image, picture = fit(shot.image, self._pixels), (shot.image.shape[0], shot.image.shape[1])
+            image, picture = clip.add(shot.image), (shot.image.shape[0], shot.image.shape[1])
+            if passes and not self._room.acquire(blocking=False):
+                passed += 1
+                continue
             if not live:
                 self._room.acquire()
             if self._closed:
                 return
-            shown = self._shown(shot)
-            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, shot.dropped, shot.skipped, shown, shot.ticket))
+            dropped, shown = shot.dropped + passed, self._shown(shot)
+            self._inbox.put(Captured(self, image, picture, shot.at, shot.utc, dropped, shot.skipped, shown, shot.ticket))
             count += 1
 
     def _shown(self, shot: Shot) -> bytes:

@@ -34,6 +34,14 @@ def test_every_shared_model_runs_exactly_through_three_edges(name: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_clips_of_a_drawn_scene_are_divided_exactly_by_tiles_and_filters(tmp_path: Path) -> None:
+    model = tmp_path / "c3d.tflite"
+    assert dt("build", "c3d", "--size", 32, "--layers", 6, "--out", model).returncode == 0
+    model.with_suffix(".toml").write_text('decoder = "raw"\n[input]\nstep = 2\n')
+    done = dt("demo", "--frames", 4, "--model", model, "--blocks", "max3d3=2x2,conv3d5=filters 3")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_run_names_what_the_pictures_show_and_draws_them(tmp_path: Path) -> None:
     model = tmp_path / "net.tflite"
     model.write_bytes(shared("data/models/mobilenet_v2_1.0_224_quant.tflite").read_bytes())

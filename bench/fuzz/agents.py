@@ -26,7 +26,7 @@ _MOST = 40
 
 
 def _zeros(plan: Plan) -> np.ndarray:
-    return np.zeros((1, plan.pixels.height, plan.pixels.width, plan.blocks[0].inputs[0].shape[3]), np.uint8)
+    return np.zeros(plan.pixels.shape, np.uint8)
 
 
 def agents(data: bytes) -> None:

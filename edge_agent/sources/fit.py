@@ -3,6 +3,8 @@
 The law: equal frames give equal pixels, and a frame that has the model's size already is passed on untouched.
 """
 
+from collections import deque
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +15,30 @@ from schemas.contract.plan import Pixels
 BORDER = 114  # the grey of YOLO's letterbox
 _LUMINANCE = np.array([299, 587, 114], np.uint32)  # of red, green and blue, in thousandths
 _OPAQUE = 255
+
+
+class Clip:
+    """Pictures one after another become the model's input: itself, or with those before it.
+
+    A clip ends with the newest picture and has every ``pixels.step``-th before it; for those before the first it has the
+    first.
+    """
+
+    def __init__(self, pixels: Pixels) -> None:
+        self._pixels = pixels
+        self._seen: deque[NDArray[np.uint8]] = deque(maxlen=max(pixels.frames - 1, 0) * pixels.step + 1)
+
+    def add(self, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """``image`` as in ``fit`` -> uint8 of ``pixels.shape``.
+
+        Raises:
+            PlanError: as ``fit``.
+        """
+        self._seen.append(fit(image, self._pixels))
+        if not self._pixels.frames:
+            return self._seen[-1]
+        ages = range((self._pixels.frames - 1) * self._pixels.step, -1, -self._pixels.step)
+        return np.stack([self._seen[max(len(self._seen) - 1 - age, 0)] for age in ages], axis=1)
 
 
 def fit(image: NDArray[np.uint8], pixels: Pixels) -> NDArray[np.uint8]:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from models.graph.file import Graph, Op, Tensor
-from models.graph.networks import NETWORKS, Layer
+from models.graph.networks import CLIPS, NETWORKS, Layer
 from models.graph.ops import SAME, VALID, Window
 from models.graph.tflite_schema import OPTIONS
 from schemas.contract.errors import PlanError
@@ -29,7 +29,7 @@ _LOWEST = float(np.finfo(np.float32).min)
 
 
 def build(name: str, size: int | None = None, seed: int = 1, layers: int | None = None) -> Graph:
-    """One of ``NETWORKS``: input ``1 x size x size x 3`` float32 in [0, 1], the last layer's map as output.
+    """One of ``NETWORKS``: input ``1 x size x size x 3`` float32 in [0, 1] (or a clip), the last layer's map as output.
 
     ``layers`` keeps the first so many layers of the network (16: the part that the paper distributes).
 
@@ -44,16 +44,16 @@ def build(name: str, size: int | None = None, seed: int = 1, layers: int | None 
         raise PlanError(f"size {size} is not a multiple of {step} from 32 to 4096")
     if layers is not None and not 1 <= layers <= len(rows):
         raise PlanError(f"--layers {layers}: {name} has 1 to {len(rows)} layers")
-    network = Network((size, size, 3), seed)
+    network = Network((CLIPS[name], size, size, 3) if name in CLIPS else (size, size, 3), seed)
     for row in rows[:layers]:
         network.add(row)
     return network.graph()
 
 
 class Network:
-    """A graph under construction, layer by layer; ``shape`` is the input's height, width and channels."""
+    """A graph under construction, layer by layer; ``shape`` is the input's height, width and channels, frames before them."""
 
-    def __init__(self, shape: tuple[int, int, int], seed: int = 1) -> None:
+    def __init__(self, shape: tuple[int, ...], seed: int = 1) -> None:
         self.seed = seed
         self.tensors: list[Tensor] = [Tensor("image", (1, *shape), "float32")]
         self.ops: list[Op] = []
@@ -75,6 +75,10 @@ class Network:
             made = self.conv(name, source, *self.weights(shape, batch_norm), stride, activation, pad)
         elif kind == "max":
             made = self.maxpool(name, source, *rest)
+        elif kind == "conv3d":
+            made = self.conv3d(name, source, rest[0])
+        elif kind == "max3d":
+            made = self.maxpool3d(name, source, *rest)
         elif kind == "route":
             made = self.route(name, [self.layers[i] for i in rest])
         elif kind == "add":
@@ -173,9 +177,9 @@ class Network:
     def maxpool(self, name: str, source: int, kernel: int, stride: int, pad: int = -1) -> int:
         """Darknet's: ``pad`` pixels (kernel - 1, unless told) in all along an axis, the odd one after the map."""
         pad = kernel - 1 if pad < 0 else pad
-        depth = self.tensors[source].shape[3]
+        batch, _, _, depth = self.tensors[source].shape
         source, padding, size = self._window(name, source, kernel, stride, pad // 2, pad, _LOWEST)
-        pooled = self.tensor(name, (1, *size, depth))
+        pooled = self.tensor(name, (batch, *size, depth))
         sizes = {"filter_width": kernel, "filter_height": kernel, "stride_w": stride, "stride_h": stride}
         return self.op("MAX_POOL_2D", [source], pooled, "Pool2D", padding=padding, **sizes)
 
@@ -187,7 +191,7 @@ class Network:
         ``pad`` pixels of ``value`` surround the map along each axis, ``before`` of them above and left. Where TFLite's SAME
         puts its padding elsewhere (stride 2 on even sizes), the map is padded by an operator of its own.
         """
-        _, height, width, depth = self.tensors[source].shape
+        batch, height, width, depth = self.tensors[source].shape
         rows, cols = (Window(kernel, stride, 1, before, size) for size in (height, width))
         out_height, out_width = ((size + pad - kernel) // stride + 1 for size in (height, width))
         above, beside = rows.padding(0, out_height), cols.padding(0, out_width)
@@ -196,11 +200,34 @@ class Network:
             return source, SAME, (out_height, out_width)
         if any(above + beside):
             given = [source, self.constant(f"{name}/pads", np.array([(0, 0), above, beside, (0, 0)], np.int32))]
-            padded = self.tensor(f"{name}/padded", (1, height + sum(above), width + sum(beside), depth))
+            padded = self.tensor(f"{name}/padded", (batch, height + sum(above), width + sum(beside), depth))
             if value:
                 given.append(self.constant(f"{name}/lowest", np.array([value], np.float32)))
             source = self.op("PADV2" if value else "PAD", given, padded, "PadV2" if value else "Pad")
         return source, VALID, (out_height, out_width)
+
+    def conv3d(self, name: str, source: int, filters: int) -> int:
+        """A 3x3x3 convolution of a clip with one zero on all sides, then a ReLU (C3D)."""
+        *size, depth = self.tensors[source].shape
+        weights, bias = self.weights((filters, 3, 3, 3 * depth), batch_norm=False)
+        kernel = np.ascontiguousarray(weights.reshape(filters, 3, 3, 3, depth).transpose(1, 2, 3, 4, 0))
+        linear = self.tensor(f"{name}/linear", (*size, filters))
+        steps = {f"{what}_{axis}{end}": 1 for what, end in (("stride", ""), ("dilation", "_factor")) for axis in "dhw"}
+        given = [source, self.constant(f"{name}/filters", kernel), self.constant(f"{name}/bias", bias)]
+        return self.activate(name, self.op("CONV_3D", given, linear, "Conv3D", padding=SAME, **steps), "relu")
+
+    def maxpool3d(self, name: str, source: int, frames: int, pad: int = 0) -> int:
+        """The largest of 2x2 pixels (``pad`` as in ``maxpool``) in so many frames, by operators that runtimes have."""
+        _, count, height, width, depth = self.tensors[source].shape
+        flat = self._reshape(f"{name}/frames", source, (count, height, width, depth))
+        pooled = self.maxpool(f"{name}/pooled", flat, 2, 2, pad)
+        _, *size = self.tensors[pooled].shape
+        if frames > 1:
+            pooled = self._reshape(f"{name}/groups", pooled, (count // frames, frames, *size))
+            given = [pooled, self.constant(f"{name}/axes", np.array([1], np.int32))]
+            most = self.tensor(f"{name}/most", (count // frames, *size))
+            pooled = self.op("REDUCE_MAX", given, most, "Reducer", keep_dims=False)
+        return self._reshape(name, pooled, (1, count // frames, *size))
 
     def route(self, name: str, sources: Sequence[int]) -> int:
         if len(sources) == 1:

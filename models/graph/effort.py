@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from math import prod
 
 from models.graph.file import Graph, Op
-from models.graph.ops import RULES, flops_of
+from models.graph.ops import RULES, depth, flops_of
 
 FLOAT = "float32"
 ARITHMETICS = (FLOAT, "int8", "uint8")  # of XNNPACK, the same, and of the runtime's own kernels
@@ -51,9 +51,9 @@ def whole_effort(graph: Graph, index: int) -> float:
 
 
 def effort_at(graph: Graph, op: Op) -> float:
-    """The effort of one element of the output map of an operator that can be tiled, over all channels."""
+    """The effort of one pixel of the output map of an operator that can be tiled, over all channels and frames."""
     each, element = _prices(graph, op)
-    return each * RULES[op.kind].flops(graph, op) + element * graph.tensors[op.outputs[0]].shape[-1]
+    return each * RULES[op.kind].flops(graph, op) + element * depth(graph.tensors[op.outputs[0]].shape)
 
 
 def arithmetic(graph: Graph) -> str:

@@ -4,9 +4,10 @@ A row is a kind and what it needs: ("conv", filters, kernel, stride) with batch 
 ReLU and without batch norm, ("norm", ...) with batch norm alone, ("linear", ...) with neither; a fourth number is the
 padding (half the kernel if it is not there). ("max", kernel, stride[, padding]), ("route", layers...) and ("add", layers...)
 count back from the row; ("separable", filters) is a depthwise 3x3 and a 1x1 with batch norm, ("dense", units[, "relu"]) reads
-the map flat. Sources: YOLOv2, Redmon and Farhadi, CVPR 2017; AlexNet, Krizhevsky et al., NIPS 2012, with one column and its
-local response normalization; VGG16, Simonyan and Zisserman, ICLR 2015; Extraction, Darknet's extraction.cfg; Xception, Chollet,
-CVPR 2017, figure 5.
+the map flat; ("conv3d", filters) is a 3x3x3 with a ReLU, ("max3d", frames[, padding]) a pool of 2x2 pixels. Sources:
+YOLOv2, Redmon and Farhadi, CVPR 2017; AlexNet, Krizhevsky et al., NIPS 2012, with one column and its local response
+normalization; VGG16, Simonyan and Zisserman, ICLR 2015; Extraction, Darknet's extraction.cfg; Xception, Chollet, CVPR
+2017, figure 5; C3D, Tran et al., ICCV 2015, for the 101 classes of UCF101.
 """
 
 from typing import Any, TypeAlias
@@ -80,6 +81,14 @@ XCEPTION: tuple[Layer, ...] = (
     *(("separable", 1536), ("act", "relu"), ("separable", 2048), ("act", "relu"), ("mean",), ("dense", 1000), ("softmax",)),
 )  # fmt: skip
 
+C3D: tuple[Layer, ...] = (
+    *(("conv3d", 64), ("max3d", 1), ("conv3d", 128), ("max3d", 2), *[("conv3d", 256)] * 2, ("max3d", 2)),
+    *(*[("conv3d", 512)] * 2, ("max3d", 2), *[("conv3d", 512)] * 2, ("max3d", 2, 1)),
+    *(("dense", 4096, "relu"), ("dense", 4096, "relu"), ("dense", 101), ("softmax",)),
+)  # fmt: skip
+
+CLIPS = {"c3d": 16}  # frames of the networks that see so many at once
+
 # Rows, side of the square image, and what a side must be a multiple of (0: it is as it is, for dense layers follow).
 NETWORKS: dict[str, tuple[tuple[Layer, ...], int, int]] = {
     "yolov2": (YOLOV2, 608, 32),
@@ -88,4 +97,5 @@ NETWORKS: dict[str, tuple[tuple[Layer, ...], int, int]] = {
     "vgg16": (VGG16, 224, 32),
     "extraction": (EXTRACTION, 224, 32),
     "xception": (XCEPTION, 299, 1),
+    "c3d": (C3D, 112, 16),
 }

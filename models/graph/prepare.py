@@ -12,7 +12,7 @@ import numpy as np
 
 from models.graph.file import Graph, Op, Tensor
 from schemas.contract.errors import PlanError
-from schemas.contract.plan import MAPS
+from schemas.contract.plan import MAPS, MAX_FRAMES
 
 _MAX_SIDE = 16384  # as in schemas.contract.plan.Pixels
 _FEW = 1024  # elements of what is folded: shapes, sizes, axes
@@ -180,23 +180,24 @@ def _is_alike(made: Tensor, given: Tensor, others: Sequence[Tensor]) -> bool:
 
 
 def image_input(graph: Graph) -> int:
-    """The model's input that takes the picture: the first of rank 4 with three channels (or grey alone, or with opacity).
+    """The model's input that takes the picture: the first of rank 4 with three channels (or grey alone, or with opacity), or
+    a clip of such pictures.
 
     Raises:
         PlanError: there is none.
     """
-    maps = [t for t in graph.inputs if len(graph.tensors[t].shape) == 4 and graph.tensors[t].shape[0] == 1]
+    shapes = {t: graph.tensors[t].shape for t in graph.inputs}
+    maps = [t for rank in (4, 5) for t, shape in shapes.items() if len(shape) == rank and shape[0] == 1]
     for channels in (3, 1, 4):
         for t in maps:
-            if graph.tensors[t].shape[3] == channels and graph.tensors[t].dtype in MAPS:
-                if max(graph.tensors[t].shape) > _MAX_SIDE:
-                    raise PlanError(f"the model's image is {graph.tensors[t].shape}: at most {_MAX_SIDE} pixels a side")
+            if shapes[t][-1] == channels and graph.tensors[t].dtype in MAPS:
+                if max(shapes[t]) > _MAX_SIDE or max(shapes[t][1:-3], default=1) > MAX_FRAMES:
+                    most = f"at most {_MAX_SIDE} pixels a side, and {MAX_FRAMES} frames of a clip"
+                    raise PlanError(f"the model's image is {shapes[t]}: {most}")
                 return t
     specs = [graph.tensors[t] for t in graph.inputs]
-    shapes = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
-    told = f"the model has no image input (1 x H x W x 3, 1 or 4 of float32, uint8 or int8), only {shapes}"
+    names = ", ".join(f"{spec.name} {spec.shape}" for spec in specs)
+    told = f"the model has no image input (1 x H x W x 3, 1 or 4 of float32, uint8 or int8), only {names}"
     if any(len(spec.shape) in (4, 5) and spec.shape[0] > 1 for spec in specs):
         told += ": convert it with a batch of 1"
-    elif any(len(spec.shape) == 5 for spec in specs):
-        told += ": a clip of several pictures, and sources give one at a time"
     raise PlanError(told)

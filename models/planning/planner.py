@@ -72,7 +72,7 @@ def make_plan(
     cut, graph = chosen[-1][0], partition.graph
     edge_model = rewrite.edge_graph(partition, cut).to_bytes()
     tail = rewrite.tail_graph(partition, cut)
-    height, width, depth = graph.tensors[partition.image].shape[-3:]
+    *frames, height, width, depth = graph.tensors[partition.image].shape[1:]
     if depth != 3 and any(isinstance(pixels.get(name), tuple) for name in ("scale", "offset")):
         raise PlanError(f"the card scales three channels of colour, and the model's image has {depth}: give one number for all")
     divided = fused_blocks(Tiler(partition), chosen, shares=shares)
@@ -87,6 +87,7 @@ def make_plan(
             height=height,
             width=width,
             channels=depth,  # type: ignore[arg-type]
+            frames=frames[0] if frames else 0,
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),

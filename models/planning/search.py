@@ -179,7 +179,7 @@ def _replaces(partition: Partition, cut: Cut, later: Cut) -> bool:
     for half in (0, 1):
         outputs = {}
         for t in later.tensors:
-            _, height, width, _ = graph.tensors[t].shape
+            height, width = graph.tensors[t].shape[-3:-1]
             if height < 2 or width < 2:
                 return False
             y, x = height // 2, width // 2

@@ -243,7 +243,7 @@ def _ssd_anchors(card: Card, tensors: list[Tensor], image: Tensor) -> int:
 
 
 def _efficientdet(card: Card, tensors: list[Tensor], image: Tensor) -> int:
-    return _paired(card, tensors, 4, len(pyramid_anchors(_size(image), anchor_scale(card, image.shape[2]))))
+    return _paired(card, tensors, 4, len(pyramid_anchors(_size(image), anchor_scale(card, image.shape[-2]))))
 
 
 def _blaze(card: Card, tensors: list[Tensor], image: Tensor) -> int:
@@ -254,7 +254,7 @@ def _blaze(card: Card, tensors: list[Tensor], image: Tensor) -> int:
 
 
 def _size(image: Tensor) -> tuple[int, int]:
-    return image.shape[1], image.shape[2]
+    return image.shape[-3], image.shape[-2]
 
 
 def _paired(card: Card, tensors: list[Tensor], each: int, anchors: int) -> int:

@@ -22,7 +22,7 @@ from typing import Annotated, Any, Final, Literal, TypeAlias
 from pydantic import Field, ValidationError, model_validator
 
 from schemas.contract.errors import PlanError
-from schemas.contract.plan import Channels, Record
+from schemas.contract.plan import MAX_FRAMES, Channels, Record
 from schemas.contract.results import Share, Task
 from schemas.contract.text import OneLine
 from schemas.host.files import read_file
@@ -72,6 +72,7 @@ class Input(Record):
     offset: Channels = 0.0
     colour: Literal["rgb", "bgr"] = "rgb"
     fit: Literal["letterbox", "stretch"] | None = None
+    step: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1
 
 
 class Card(Record):
@@ -256,6 +257,7 @@ def describe(card: Card) -> str:
     words += [f"top {card.top_k}"] if card.task == "classify" else []
     words += [f"state {', '.join(f'{a} -> {b}' for a, b in card.state.items())}"] if card.state else []
     words += [f"{card.fit} {card.input.colour}"]
+    words += [f"every {card.input.step}th picture"] if card.input.step > 1 else []
     if (scale, offset) != (Input().scale, Input().offset):
         words += [f"pixel x {_number(scale)}" + (f" + {_number(offset)}" if offset else "")]
     return ", ".join(words)

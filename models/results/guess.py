@@ -48,7 +48,7 @@ class _Look:
     @property
     def size(self) -> tuple[int, int]:
         """Height and width of the image."""
-        return self.image.shape[1], self.image.shape[2]
+        return self.image.shape[-3], self.image.shape[-2]
 
     @property
     def cells(self) -> int:

@@ -12,16 +12,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
-from models.graph.file import Graph, Op, Quantization, Tensor
+from models.graph.file import Graph, Op, Tensor
 from models.graph.ops import VALID
 from models.graph.tflite_schema import OPTIONS
 from models.running import engine, samples
+from models.tiling.filters import cut
 
 LEAST_FILTERS = 16  # a part keeps whole vectors, and clear of the kernels that runtimes have for a few channels
 _LEAST_BYTES, _MOST_BYTES = 512 << 10, 4 << 20
 _PIXELS = ((3, 5), (1, 1))  # of the maps that a division is tried on
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
+_Case: TypeAlias = tuple[Tensor, tuple[int, ...], dict[str, int]]
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 
 
@@ -52,7 +55,9 @@ def _divided(graph: Graph, starts: Sequence[Sequence[int]], stride: int) -> Grap
     def part(t: int, low: int, high: int, number: int) -> int:
         if (t, low) not in known:
             known[t, low] = len(tensors)
-            tensors.append(_slice(graph.tensors[t], low, high, number, stride))
+            buffer = graph.tensors[t].buffer
+            piece = cut(graph.tensors[t], -1 if len(graph.tensors[t].shape) == 5 else 0, (low, high))
+            tensors.append(replace(piece, buffer=buffer + (number + 1) * stride if buffer else 0))
         return known[t, low]
 
     for op, borders in zip(graph.ops, starts):
@@ -114,21 +119,30 @@ def _samples(graph: Graph, op: Op) -> Iterator[Graph]:
     data, out = (graph.tensors[t] for t in (op.inputs[0], op.outputs[0]))
     constants = [_filled(graph.tensors[t]) for t in op.inputs[1:] if t >= 0]
     inputs = tuple(range(1 + len(constants)))
-    filters, *kernel, depth = constants[0].shape
-    cases: list[tuple[Tensor, tuple[int, ...], dict[str, int]]] = []
+    axis = -2 if op.kind == "CONV_3D" else -1  # of input channels
+    filters, *kernel, _ = constants[0].shape
+    cases: list[_Case] = []
     if op.kind == "FULLY_CONNECTED":
         rows = min(math.prod(out.shape[:-1]), math.prod(_PIXELS[0]))
-        cases.append((replace(data, shape=(rows, depth)), (rows,), {"keep_num_dims": 0}))
+        cases.append((replace(data, shape=(rows, constants[0].shape[-1])), (rows,), {"keep_num_dims": 0}))
+    elif op.kind == "CONV_3D":
+        *kernel, _, filters = constants[0].shape
+        steps = [(op.option(f"stride_{side}"), op.option(f"dilation_{side}_factor") or 1) for side in "dhw"]
+        cases += [_case(data, (1, *pixels), kernel, steps) for pixels in _PIXELS]
     else:
         steps = [(op.option(f"stride_{side}"), op.option(f"dilation_{side}_factor") or 1) for side in "hw"]
-        for pixels in _PIXELS:
-            sides = ((n - 1) * s + (k - 1) * d + 1 for n, k, (s, d) in zip(pixels, kernel, steps))
-            cases.append((replace(data, shape=(1, *sides, data.shape[3])), (1, *pixels), {"padding": VALID}))
+        cases += [_case(data, pixels, kernel, steps) for pixels in _PIXELS]
     for given, made, options in cases:
-        given, weights = samples.few_channels(given, constants[0])
+        given, weights = samples.few_channels(given, constants[0], axis)
         tensors = [given, weights, *constants[1:], replace(out, shape=(*made, filters))]
         alone = replace(op, inputs=inputs, outputs=(len(inputs),), options={**op.options, **options})
         yield Graph(tensors, [alone], (0,), alone.outputs)
+
+
+def _case(data: Tensor, pixels: Sequence[int], kernel: Sequence[int], steps: Sequence[tuple[int, int]]) -> _Case:
+    """So many pixels without padding: the map for them, and what is made. ``steps``: stride and dilation of each axis."""
+    sides = ((n - 1) * s + (k - 1) * d + 1 for n, k, (s, d) in zip(pixels, kernel, steps))
+    return replace(data, shape=(1, *sides, data.shape[-1])), (1, *pixels), {"padding": VALID}
 
 
 def _filled(tensor: Tensor) -> Tensor:
@@ -141,16 +155,3 @@ def _has_same_bits(whole: Graph, starts: Sequence[int]) -> bool:
     graphs = whole, _divided(whole, [starts], numbers(whole))
     want, got = (engine.load(graph.to_bytes()).run(given)[0] for graph in graphs)
     return want.tobytes() == got.tobytes()
-
-
-def _slice(tensor: Tensor, low: int, high: int, number: int, stride: int) -> Tensor:
-    """Some filters of a constant: its data is contiguous in them."""
-    assert tensor.data is not None
-    row = tensor.data.size // tensor.shape[0]
-    q = tensor.quantization
-    if q and len(q.scale) > 1:
-        q = Quantization(q.scale[low:high], q.zero_point[low:high] if len(q.zero_point) > 1 else q.zero_point, q.axis)
-    return replace(
-        tensor, name=f"{tensor.name}/{low}", shape=(high - low, *tensor.shape[1:]), quantization=q,
-        data=tensor.data[low * row : high * row], buffer=tensor.buffer + (number + 1) * stride if tensor.buffer else 0,
-    )  # fmt: skip

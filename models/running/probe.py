@@ -12,7 +12,7 @@ from typing import TypeAlias
 import numpy as np
 
 from models.graph.file import Graph, Op
-from models.graph.ops import RULES
+from models.graph.ops import RULES, sides, sized
 from models.running import blocking, engine
 from models.running.samples import few_channels, noise
 from models.tiling.filters import Range
@@ -49,7 +49,7 @@ def fault(graph: Graph, made: Iterable[Made], divided: Iterable[tuple[int, Range
         op = graph.ops[i]
         filters = graph.tensors[op.outputs[0]].shape[-1]
         starts = sorted({0, low, high, filters})
-        if op.kind in ("CONV_2D", "FULLY_CONNECTED") and not blocking.is_exact(graph, op, starts):
+        if op.kind in ("CONV_2D", "CONV_3D", "FULLY_CONNECTED") and not blocking.is_exact(graph, op, starts):
             what = f"{op.label} {graph.tensors[op.outputs[0]].name!r}"
             told = f"{what} has other bits in its filters {low} to {high} alone than in all {filters} on this processor"
             return f"{told}: choose other --blocks, or leave this machine out"
@@ -59,7 +59,7 @@ def fault(graph: Graph, made: Iterable[Made], divided: Iterable[tuple[int, Range
 def is_exact(graph: Graph, op: Op, tile: Region) -> bool:
     """Whether an operator makes ``tile`` of its output map with the bits that it has among its neighbours."""
     rule, graph = RULES[op.kind], _thinned(graph, op)
-    _, height, width, _ = graph.tensors[op.outputs[0]].shape
+    height, width = sides(graph.tensors[op.outputs[0]].shape)
     tile = rule.grow(graph, op, tile)
     y0, x0, y1, x1 = tile
     larger = Region(max(y0 - _AROUND, 0), max(x0 - _AROUND, 0), min(y1 + _AROUND, height), min(x1 + _AROUND, width))
@@ -67,7 +67,7 @@ def is_exact(graph: Graph, op: Op, tile: Region) -> bool:
     wanted = rule.needs(graph, op, larger)
     specs = {slot: graph.tensors[op.inputs[slot]] for slot in wanted}
     given = {
-        slot: noise(replace(specs[slot], shape=(1, region.height, region.width, specs[slot].shape[3])))
+        slot: noise(replace(specs[slot], shape=sized(specs[slot].shape, region.height, region.width)))
         for slot, region in wanted.items()
     }
 
@@ -89,9 +89,10 @@ def _bits(array: np.ndarray) -> bytes:
 
 def _thinned(graph: Graph, op: Op) -> Graph:
     """``graph`` with few input channels where they are many, for a convolution's weights take memory and time."""
-    if op.kind != "CONV_2D" or graph.tensors[op.inputs[1]].data is None:
+    if op.kind not in ("CONV_2D", "CONV_3D") or graph.tensors[op.inputs[1]].data is None:
         return graph
     tensors = list(graph.tensors)
-    for t, tensor in zip(op.inputs, few_channels(*(tensors[t] for t in op.inputs[:2]))):
+    data, weights = (tensors[t] for t in op.inputs[:2])
+    for t, tensor in zip(op.inputs, few_channels(data, weights, -2 if op.kind == "CONV_3D" else -1)):
         tensors[t] = tensor
     return Graph(tensors, graph.ops, graph.inputs, graph.outputs)

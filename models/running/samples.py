@@ -68,17 +68,19 @@ def noise(tensor: Tensor) -> np.ndarray:
     return _draw(np.random.default_rng(7), tensor.dtype, *tensor.shape)
 
 
-def few_channels(data: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+def few_channels(data: Tensor, weights: Tensor, axis: int = -1) -> tuple[Tensor, Tensor]:
     """Map and weights of a convolution or dense layer with at most 39 input channels, and their rest by 8; not of groups.
 
+    ``axis``: that of the weights' input channels.
     How many there are chooses no kernel, but that rest is summed apart.
     """
-    depth = weights.shape[-1]
+    depth = weights.shape[axis]
     if depth < _FEW + 8 or depth != data.shape[-1]:
         return data, weights
-    values = np.ascontiguousarray(weights.array()[..., : _FEW + depth % 8])
+    few = np.arange(_FEW + depth % 8)
+    values = np.ascontiguousarray(np.take(weights.array(), few, axis))
     thin = replace(weights, shape=values.shape, data=values.reshape(-1).view(np.uint8), buffer=0)
-    return replace(data, shape=(*data.shape[:-1], values.shape[-1])), thin
+    return replace(data, shape=(*data.shape[:-1], len(few))), thin
 
 
 def _draw(random: np.random.Generator, dtype: str, *shape: int) -> np.ndarray:

@@ -4,11 +4,12 @@ Law: the tasks of a block partition each tensor that it gives; what lies between
 """
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import NamedTuple, TypeAlias
 
 from models.graph.effort import effort_of
-from models.graph.file import Graph
-from models.graph.ops import flops_of
+from models.graph.file import Graph, Op
+from models.graph.ops import depth, flops_of, sides
 from models.tiling import rewrite
 from models.tiling.filters import FilterTask, filter_task
 from models.tiling.layout import Layout, common_lines, layout, moved
@@ -283,18 +284,25 @@ def constant_bytes(graph: Graph, ops: Sequence[int]) -> int:
 
 def live_bytes(graph: Graph, ops: Sequence[int], regions: Regions, outputs: Sequence[int]) -> int:
     """The most bytes of a tile's maps that are alive at once when its operators run in order."""
-    shapes = {t: graph.tensors[t] for t in regions}
-    size = {t: r.height * r.width * shapes[t].shape[3] * shapes[t].itemsize for t, r in regions.items()}
+    size = {t: r.height * r.width * depth(graph.tensors[t].shape) * graph.tensors[t].itemsize for t, r in regions.items()}
     last = {t: i for i in ops for t in graph.ops[i].inputs if t in size} | dict.fromkeys(outputs, len(graph.ops))
     inside = set(ops)
     alive = {t for t in size if graph.producer.get(t, -1) not in inside}
     now = peak = sum(size[t] for t in alive)
     for i in ops:
         now += sum(size[t] for t in graph.ops[i].outputs if t in size)
-        peak = max(peak, now)
+        pixels = regions.get(graph.ops[i].outputs[0], Region(0, 0, 0, 0))
+        peak = max(peak, now + pixels.height * pixels.width * scratch_bytes(graph, graph.ops[i]))
         ended = {t for t in (*graph.ops[i].inputs, *graph.ops[i].outputs) if t in size and last.get(t, -1) <= i}
         now -= sum(size[t] for t in ended)
     return peak
+
+
+def scratch_bytes(graph: Graph, op: Op) -> int:
+    """What the runtime's kernel holds beside its tensors, of each pixel that it makes: CONV_3D lays its windows out."""
+    if op.kind != "CONV_3D":
+        return 0
+    return graph.tensors[op.outputs[0]].shape[1] * prod(graph.tensors[op.inputs[1]].shape[:-1]) * 4
 
 
 def peak_memory(graph: Graph) -> int:
@@ -304,6 +312,7 @@ def peak_memory(graph: Graph) -> int:
     peak = sum(graph.tensors[t].nbytes for t in alive)
     for i, op in enumerate(graph.ops):
         alive.update(t for t in op.outputs if t not in graph.constant)
-        peak = max(peak, sum(graph.tensors[t].nbytes for t in alive))
+        scratch = prod(sides(graph.tensors[op.outputs[0]].shape)) * scratch_bytes(graph, op) if op.kind == "CONV_3D" else 0
+        peak = max(peak, sum(graph.tensors[t].nbytes for t in alive) + scratch)
         alive = {t for t in alive if last.get(t, -1) > i}
     return peak

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from models.graph.file import Graph, Op, Quantization, Tensor
+from models.graph.ops.clips import is_over_frames
 from models.graph.tflite_schema import OPTIONS
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import MAPS, Box
@@ -23,8 +24,9 @@ _FILTERS = {"CONV_2D": 0, "FULLY_CONNECTED": 0, "TRANSPOSE_CONV": 0, "CONV_3D": 
 _CHANNELWISE = frozenset(
     "ADD SUB MUL DIV MINIMUM MAXIMUM SQUARED_DIFFERENCE RELU RELU6 RELU_N1_TO_1 RELU_0_TO_1 LEAKY_RELU PRELU LOGISTIC TANH "
     "HARD_SWISH GELU ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST "
-    "MAX_POOL_2D AVERAGE_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR".split()
+    "MAX_POOL_2D AVERAGE_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RESHAPE REDUCE_MAX REDUCE_MIN".split()
 )
+_OF_FRAMES = ("RESHAPE", "REDUCE_MAX", "REDUCE_MIN")  # where they keep channels apart
 LEAST = 8
 _UNITS = (16, LEAST)  # channels of a task are multiples of the first of these that leaves each one some: runtimes have other
 # kernels for a few channels, which sum in another order (a 3x3 convolution of one channel has)
@@ -154,7 +156,7 @@ def slice_of(graph: Graph, op: Op, out: Range) -> dict[int, Range] | None:
             return None
         return {0: (out[0] // times, out[1] // times)}
     computed = any(t in graph.constant and graph.tensors[t].data is None for t in op.inputs if t >= 0)
-    if op.kind not in _CHANNELWISE or computed:
+    if op.kind not in _CHANNELWISE or computed or (op.kind in _OF_FRAMES and not is_over_frames(graph, op)):
         return None
     return {
         slot: out for slot, t in enumerate(op.inputs)
@@ -177,6 +179,8 @@ def _weights(graph: Graph, op: Op) -> int | None:
 
 def _sliceable(graph: Graph, op: Op, out: Range) -> bool:
     """Whether its constants are there, or are float16 that is made float32."""
+    if op.kind == "CONV_3D" and (out[0] % LEAST or out[1] % LEAST):  # tflite-runtime has another kernel for the rest
+        return False
     for slot, t in enumerate(op.inputs):
         if (slot == 0 and op.kind != "TRANSPOSE_CONV") or t < 0 or t not in graph.constant:
             continue
@@ -239,16 +243,20 @@ class _Emitter:
                 inputs.append(t)
             elif t not in self.source.constant:
                 inputs.append(self.part(t, known.get(slot, _full(self.source, t))))
-            elif op.kind.startswith("RESIZE_"):
+            elif op.kind.startswith(("RESIZE_", "REDUCE_")):
                 inputs.append(t)
-            elif op.kind == "TRANSPOSE_CONV" and slot == 0:
+            elif (op.kind, slot) in (("TRANSPOSE_CONV", 0), ("RESHAPE", 1)):
                 shape = self.source.tensors[t].array().copy()
                 shape[-1] = out[1] - out[0]
                 inputs.append(self._literal("shape", shape))
             else:
                 axis = _FILTERS.get(op.kind, -1) if slot == 1 else -1
                 inputs.append(self._constant(t, axis, out, channels))
-        self.ops.append(replace(op, inputs=tuple(inputs), outputs=(self.hold(op.outputs[0], out),)))
+        options = op.options
+        if op.kind == "RESHAPE":
+            made = self.source.tensors[op.outputs[0]].shape
+            options = {"new_shape": np.array((*made[:-1], out[1] - out[0]), np.int32)}
+        self.ops.append(replace(op, inputs=tuple(inputs), outputs=(self.hold(op.outputs[0], out),), options=options))
 
     def _constant(self, source: int, axis: int, out: Range, channels: int) -> int:
         """Of a constant that has something for each channel that of some of them; any other as it is."""
@@ -260,12 +268,12 @@ class _Emitter:
             if tensor.data is None:
                 op = self.source.ops[self.source.producer[source]]
                 stored = self._constant(op.inputs[0], axis, out, channels)
-                made = self._add(_cut(tensor, axis, out))
+                made = self._add(cut(tensor, axis, out))
                 self.ops.append(replace(op, inputs=(stored,), outputs=(made,)))
                 self._slices[key] = made
             else:
                 is_first = all(known[0] != source for known in self._slices)
-                part = _cut(tensor, axis, out)
+                part = cut(tensor, axis, out)
                 self._slices[key] = self._add(part if is_first else replace(part, buffer=0))
         return self._slices[key]
 
@@ -278,7 +286,7 @@ class _Emitter:
         return len(self.tensors) - 1
 
 
-def _cut(tensor: Tensor, axis: int, out: Range) -> Tensor:
+def cut(tensor: Tensor, axis: int, out: Range) -> Tensor:
     """Some of a constant along an axis. Along the first one its bytes stay where they are."""
     axis %= len(tensor.shape)
     shape = (*tensor.shape[:axis], out[1] - out[0], *tensor.shape[axis + 1 :])

@@ -15,7 +15,7 @@ import numpy as np
 
 from models.graph.effort import effort_at, whole_effort
 from models.graph.file import Graph, Op
-from models.graph.ops import RULES, blocker, flops_of
+from models.graph.ops import RULES, blocker, flops_of, sides
 from models.graph.permutations import fuse_permutations
 from models.graph.prepare import image_input, prepared
 from models.tiling.extents import Extents, Tables, areas, extents
@@ -366,12 +366,12 @@ class Partition:
     def _smallest(self, cut: Cut) -> tuple[int, int]:
         """The least height and the least width of the cut's maps."""
         shapes = [self.graph.tensors[t].shape for t in cut.tensors]
-        return min(shape[1] for shape in shapes), min(shape[2] for shape in shapes)
+        return min(sides(shape)[0] for shape in shapes), min(sides(shape)[1] for shape in shapes)
 
     def _lines(self, cut: Cut, grids: Sequence[tuple[int, int]]) -> list[dict[int, Lines] | None]:
         """As ``lines``, of several grids; None where a tile would be empty."""
         shapes = {t: self.graph.tensors[t].shape for t in cut.tensors}
-        leads = [min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (1, 2)]
+        leads = [min(cut.tensors, key=lambda t: (shapes[t][axis], t)) for axis in (-3, -2)]
         sizes = self._smallest(cut)
         fitting = [grid if all(1 <= n <= size for n, size in zip(grid, sizes)) else None for grid in grids]
         counts = [{grid[axis] for grid in fitting if grid} for axis in (0, 1)]
@@ -381,15 +381,15 @@ class Partition:
             return tuple(line * size // lines[-1] for line in lines)
 
         return [
-            {t: (scale(best[0][g[0]], shape[1]), scale(best[1][g[1]], shape[2])) for t, shape in shapes.items()} if g else None
-            for g in fitting
+            {t: (scale(best[0][g[0]], sides(shape)[0]), scale(best[1][g[1]], sides(shape)[1])) for t, shape in shapes.items()}
+            if g else None for g in fitting
         ]
 
     def _divide(self, cut: Cut, leads: Sequence[int], counts: Sequence[Iterable[int]]) -> list[dict[int, tuple[int, ...]]]:
         """Lines along each axis for each number of strips: of the divisions whose dearest strip is within 8 % of the
         cheapest, the one with the fewest different strips (a node pays for every tile class that it loads), then the cheapest.
         """
-        sizes = [self.graph.tensors[lead].shape[axis] for axis, lead in enumerate(leads, 1)]
+        sizes = [self.graph.tensors[lead].shape[axis] for axis, lead in enumerate(leads, -3)]
         tried = [{n: _divisions(size, n) for n in numbers} for size, numbers in zip(sizes, counts)]
         prices = self._strip_prices(cut, leads, tried)
         return [{n: _cheapest(lines, prices[axis]) for n, lines in tried[axis].items()} for axis in (0, 1)]
@@ -400,7 +400,7 @@ class Partition:
         """What each strip of these divisions costs, by axis and its two lines; nothing where there is no choice."""
         prices: list[dict[tuple[int, int], int]] = [{}, {}]
         for lead in dict.fromkeys(leads):
-            _, height, width, _ = self.graph.tensors[lead].shape
+            height, width = sides(self.graph.tensors[lead].shape)
             axes = [axis for axis in (0, 1) if leads[axis] == lead]
             choices = [(axis, lines) for axis in axes for each in tried[axis].values() for lines in each if len(each) > 1]
             spans = list({(axis, *span) for axis, lines in choices for span in zip(lines, lines[1:])})

@@ -71,9 +71,9 @@ def _joined(emitter: Emitter, t: int, pieces: Pieces, own: int | None, strips: M
     found = {side: (strips[t, side], region) for side, region in pieces.strips.items()}
     if own is not None and pieces.own is not None:
         found["own"] = own, pieces.own
-    middle = _concatenated(emitter, t, [found[s] for s in ("up", "own", "down") if s in found], axis=1)
+    middle = _concatenated(emitter, t, [found[s] for s in ("up", "own", "down") if s in found], axis=-3)
     row = [found.get("left"), middle, found.get("right")]
-    whole = _concatenated(emitter, t, [part for part in row if part], axis=2)
+    whole = _concatenated(emitter, t, [part for part in row if part], axis=-2)
     assert whole is not None  # pieces with strips are not empty
     return whole[0]
 
@@ -81,11 +81,12 @@ def _joined(emitter: Emitter, t: int, pieces: Pieces, own: int | None, strips: M
 def _concatenated(
     emitter: Emitter, t: int, parts: Sequence[tuple[int, Region]], axis: int
 ) -> tuple[int, Region] | None:
-    """Adjacent regions of a tensor as one, with that region."""
+    """Adjacent regions of a tensor as one, with that region; the ``axis`` counts from the last one."""
     if len(parts) < 2:
         return parts[0] if parts else None
     region = functools.reduce(Region.hull, (region for _, region in parts))
     joined = emitter.local(t, region, f"/joined{len(emitter.ops)}")
+    axis += len(emitter.tensors[joined].shape)
     return emitter.op("CONCATENATION", [part for part, _ in parts], joined, "Concatenation", axis=axis), region
 
 

@@ -26,6 +26,7 @@ TENSORS: Final = ("uint8", "int8", "int16", "int32", "int64", "float32", "float1
 MAX_RANK: Final = 6  # of what travels
 MAX_BLOCKS: Final = 256
 MAX_LANES: Final = 4096
+MAX_FRAMES: Final = 64  # of a clip
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap.mmap
 Channels: TypeAlias = float | tuple[float, float, float]  # one number for all channels, or one for each
 
@@ -248,18 +249,26 @@ class Pixels(Record):
 
     float32: ``pixel * scale + offset``, in the model's own order of channels; uint8: the pixel; int8: the pixel minus
     128. ``channels``: of colour, grey alone, or colour and an opacity that is full everywhere. ``fit`` says how a frame of
-    another size is brought to this one, ``colour`` in which order channels travel.
+    another size is brought to this one, ``colour`` in which order channels travel. ``frames``: so many pictures are one
+    input, a clip of the last one and every ``step``-th before it (0: the picture alone, without an axis for frames).
     """
 
     tensor: str
     height: Annotated[int, Field(ge=1, le=16384)]
     width: Annotated[int, Field(ge=1, le=16384)]
     channels: Literal[1, 3, 4] = 3
+    frames: Annotated[int, Field(ge=0, le=MAX_FRAMES)] = 0
+    step: Annotated[int, Field(ge=1, le=MAX_FRAMES)] = 1
     dtype: Literal["float32", "uint8", "int8"]
     scale: Channels = 1.0 / 255.0
     offset: Channels = 0.0
     colour: Literal["rgb", "bgr"] = "rgb"
     fit: Literal["letterbox", "stretch"] = "letterbox"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the model's input."""
+        return (1, *[self.frames][: self.frames], self.height, self.width, self.channels)
 
 
 class Plan(Record):
@@ -287,7 +296,7 @@ class Plan(Record):
     @model_validator(mode="after")
     def _joined(self) -> "Plan":
         """The first block reads the image alone, every other what those before it give, all of it made once."""
-        image = (1, self.pixels.height, self.pixels.width, self.pixels.channels)
+        image = self.pixels.shape
         given = self.blocks[0].inputs
         if [spec.name for spec in given] != [self.pixels.tensor] or given[0].shape != image:
             raise ValueError(f"the first block must read the image {self.pixels.tensor[:200]!r} of {image}, and no more")

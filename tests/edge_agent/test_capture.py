@@ -169,3 +169,33 @@ def test_a_frame_that_the_memory_does_not_hold_ends_the_source_with_a_reason() -
     ended = inbox.get(timeout=30)
     assert isinstance(ended, Ended) and "more memory than there is" in str(ended.error)
     capture.close()
+
+
+class Counter(Ticker):
+    """A live source that counts its pictures, and waits after each until it is told to go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.next = threading.Semaphore(0)
+
+    def shots(self, stopped: Callable[[], bool]) -> Iterator[Shot]:
+        for n in range(9):
+            yield Shot(np.full((30, 40, 3), n, np.uint8), float(n), 1e9)
+            self.asked.release()
+            self.next.acquire()
+
+
+def test_a_clip_of_a_camera_has_the_pictures_that_came_while_there_was_no_room() -> None:
+    inbox: queue.Queue[object] = queue.Queue()
+    source = Counter()
+    capture = Capture(source, PIXELS.model_copy(update={"frames": 3}), None, inbox)
+    for n in range(9):
+        if n in (1, 7):
+            capture.more()
+        source.next.release() if n else None
+        assert source.asked.acquire(timeout=30)
+    source.next.release()
+    events = [captured(inbox), captured(inbox)]
+    assert [event.image[0, :, 0, 0, 0].tolist() for event in events] == [[0, 0, 1], [5, 6, 7]]
+    assert [event.dropped for event in events] == [1, 6]
+    capture.close()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_agent.sources.fit import BORDER, fit
+from edge_agent.sources.fit import BORDER, Clip, fit
 from models.results.geometry import letterboxed
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import Pixels
@@ -97,3 +97,19 @@ def test_a_model_of_grey_pictures_gets_the_luminance_and_one_of_rgba_full_opacit
         assert rgba.shape == (1, height, 6, 4) and (rgba[..., 3] == 255).all()
         top = (height - 4) // 2
         assert np.array_equal(rgba[0, top : top + 4, :, :3], image[..., ::-1])
+
+
+@pytest.mark.usefixtures("no_cv2")
+@pytest.mark.parametrize("step", [1, 3])
+def test_a_clip_ends_with_the_newest_picture_and_begins_again_with_the_first(step: int) -> None:
+    wanted = pixels(4, 5).model_copy(update={"frames": 4, "step": step})
+    clip = Clip(wanted)
+    for n in range(20):
+        made = clip.add(np.full((4, 5, 3), n, np.uint8))
+        assert made.shape == wanted.shape == (1, 4, 4, 5, 3)
+        assert made[0, :, 0, 0, 0].tolist() == [max(n - age * step, 0) for age in (3, 2, 1, 0)]
+
+
+def test_a_single_picture_is_no_clip() -> None:
+    image = picture(4, 5)
+    assert np.shares_memory(Clip(pixels(4, 5)).add(image), image)

@@ -396,7 +396,7 @@ def wrong_cuts(graph: Graph, rows: int, cols: int, image: np.ndarray | None = No
     whole = run(graph, [image])
     wrong = []
     for cut in partition.cuts:
-        if min(n for t in cut.tensors for n in graph.tensors[t].shape[1:3]) < max(rows, cols):
+        if min(n for t in cut.tensors for n in graph.tensors[t].shape[-3:-1]) < max(rows, cols):
             continue
         merged = merge(partition, cut, rows, cols, image)
         alone = run(Graph(graph.tensors, graph.ops, graph.inputs, cut.tensors).pruned(), [image])

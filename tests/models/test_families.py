@@ -20,7 +20,6 @@ from tests.paths import SHARED, shared
 GRAPHS = sorted((SHARED / "data" / "graphs").glob("*.tflite"))
 REFUSED = {  # by a part of the reason
     "batch2-f32": "batch of 1",
-    "c3d-f32": "a clip of several pictures",
     "conv3d_inside-f32": "cannot be tiled at all: operator 0 (RESHAPE)",
     "dyn_hw-f32": "'dt import fixed MODEL --size HxW",
     "flat_input-f32": "no image input",
@@ -33,8 +32,8 @@ WHOLE |= {"spp": 0.97, "rgba": 0.99, "gray": 0.99, "bn_unfused": 0.99, "deeplab_
 
 
 def pixels(bundle: Bundle) -> np.ndarray:
-    shape = bundle.plan.blocks[0].inputs[0].shape
-    y, x, c = np.meshgrid(*(np.arange(n) for n in shape[1:]), indexing="ij")
+    shape = bundle.plan.pixels.shape
+    y, x, c = np.meshgrid(*(np.arange(n) for n in shape[-3:]), indexing="ij")
     noise = np.random.default_rng(3).normal(0, 12, shape[1:])
     made = (np.sin(y / 17 + c) + np.cos(x / (11 + c))) * 50 + 120 + noise
     return np.ascontiguousarray(made.clip(0, 255).astype(np.uint8)[None])
@@ -45,7 +44,7 @@ def deepest(path: Path, grid: tuple[int, int]) -> Bundle:
     partition = Partition(load(path))
     partition.find("auto" if not partition.cuts else partition.cuts[-1].name)
     graph, least = partition.graph, max(grid)
-    fit = [cut for cut in partition.cuts if all(min(graph.tensors[t].shape[1:3]) >= least for t in cut.tensors)]
+    fit = [cut for cut in partition.cuts if all(min(graph.tensors[t].shape[-3:-1]) >= least for t in cut.tensors)]
     cut = max(fit, key=lambda cut: (partition.flops(cut.ops), len(cut.ops)))
     return make_bundle(path, grid, cut.name, partition=partition)
 

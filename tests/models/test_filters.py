@@ -130,13 +130,13 @@ def test_what_mixes_channels_is_computed_whole_and_cut() -> None:
 
 
 def test_a_planted_offset_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    right = filters._cut
+    right = filters.cut
 
     def shifted(tensor: Tensor, axis: int, out: tuple[int, int]) -> Tensor:
         by = min(out[0], 1)
         return right(tensor, axis, (out[0] - by, out[1] - by))
 
-    monkeypatch.setattr(filters, "_cut", shifted)
+    monkeypatch.setattr(filters, "cut", shifted)
     assert wrong_parts(build("mini", 64, layers=3), 2) != []
 
 

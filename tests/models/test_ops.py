@@ -546,7 +546,7 @@ def test_a_wrong_offset_is_found(
     assert wrong_cuts(graph, 3, 2) != []
 
 
-@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (9, 9, 3), (1, 9, 9, 6), (1, 4, 9, 9, 3)])
+@pytest.mark.parametrize("shape", [(2, 9, 9, 3), (9, 9, 3), (1, 9, 9, 6), (2, 4, 9, 9, 3)])
 def test_an_image_of_another_batch_rank_or_depth_is_refused_with_its_shape(shape: tuple[int, ...]) -> None:
     net = Sketch(shape)
     net.unary("RELU", 0)

@@ -7,7 +7,7 @@ from math import prod
 import numpy as np
 
 from models.graph.file import Graph, Op, Tensor
-from models.graph.ops.rule import DYNAMIC_RANGE, Emitter, Needs, Rule, two_pixels
+from models.graph.ops.rule import DYNAMIC_RANGE, Emitter, Needs, Rule, sides, two_pixels
 from models.graph.runtime import runtime
 from schemas.contract.plan import MAPS, Region
 
@@ -18,9 +18,11 @@ _ALONG_AXES = ("MEAN", "SUM", "REDUCE_MAX", "REDUCE_MIN", "REVERSE_V2", "GATHER"
 class ElementwiseRule(Rule):
     """Element by element; constant operands are broadcast, or cropped where they cover the map."""
 
+    ranks = (4, 5)
+
     def blocker(self, graph: Graph, op: Op) -> str | None:
         out = graph.tensors[op.outputs[0]].shape
-        if op.kind == "PRELU" and graph.tensors[op.inputs[-1]].shape[-1:] != out[3:]:
+        if op.kind == "PRELU" and graph.tensors[op.inputs[-1]].shape[-1:] != out[-1:]:
             return "its slopes are not one per channel: tflite-runtime reads past their end"
         if op.kind == "QUANTIZE" and _changes_sign_and_scale(graph.tensors[op.inputs[0]], graph.tensors[op.outputs[0]]):
             return "between int8 and uint8 of other scales ai-edge-litert rounds by where an element lies"
@@ -30,7 +32,7 @@ class ElementwiseRule(Rule):
             return "its scales are 128 times its output's: the kernel that takes over from XNNPACK is not exact"
         for t in op.inputs:
             shape = graph.tensors[t].shape if t >= 0 else ()
-            if t >= 0 and t not in graph.constant and shape[1:3] not in (out[1:3], (1, 1)):
+            if t >= 0 and t not in graph.constant and (len(shape) != len(out) or sides(shape) not in (sides(out), (1, 1))):
                 return "it broadcasts one map over another"
             if t in graph.constant and graph.tensors[t].data is None and max(_map_axes(shape)) > 1:
                 return "it joins the map with a constant that is computed"
@@ -41,7 +43,7 @@ class ElementwiseRule(Rule):
     def needs(self, graph: Graph, op: Op, out: Region) -> Needs:
         """A map of one pixel is for all of another: the weights of a squeeze-and-excitation, whole for each tile."""
         needs = super().needs(graph, op, out)
-        return {slot: ONE if graph.tensors[op.inputs[slot]].shape[1:3] == (1, 1) else out for slot in needs}
+        return {slot: ONE if sides(graph.tensors[op.inputs[slot]].shape) == (1, 1) else out for slot in needs}
 
     def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
         inputs = [given[s] if s in given else self._constant(emitter, t, out) for s, t in enumerate(op.inputs)]
@@ -103,7 +105,7 @@ class PositionRule(Rule):
     def flops(self, graph: Graph, op: Op) -> float:
         made = graph.tensors[op.outputs[0]].shape
         given = graph.tensors[op.inputs[0]].shape if op.inputs else ()
-        return max(prod(given), prod(made)) / max(made[1] * made[2], 1)
+        return max(prod(given), prod(made)) / max(prod(sides(made)), 1)
 
 
 class DenseRule(Rule):

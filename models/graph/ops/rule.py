@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,27 @@ from schemas.contract.plan import Region
 SAME, VALID = 0, 1
 DYNAMIC_RANGE = "dynamic-range quantization scales by the whole map's extremes"
 Needs = dict[int, Region]  # by position among the operator's inputs
+Shape = tuple[int, ...]
+
+
+def sides(shape: Shape) -> tuple[int, int]:
+    """Height and width of a map: NHWC, or frames before rows (NDHWC)."""
+    return shape[-3], shape[-2]
+
+
+def sized(shape: Shape, height: int, width: int) -> Shape:
+    """The shape of a map with another height and width."""
+    return (*shape[:-3], height, width, shape[-1])
+
+
+def depth(shape: Shape) -> int:
+    """Elements of a pixel: its channels, in all frames."""
+    return prod(shape[:-3]) * shape[-1]
 
 
 def whole(graph: Graph, tensor: int) -> Region:
-    """The region that covers all of a rank 4 tensor."""
-    _, height, width, _ = graph.tensors[tensor].shape
-    return Region(0, 0, height, width)
+    """The region that covers all of a map."""
+    return Region(0, 0, *sides(graph.tensors[tensor].shape))
 
 
 class Emitter:
@@ -37,7 +53,7 @@ class Emitter:
     def local(self, source: int, region: Region, note: str = "") -> int:
         """A new tensor like ``source``, of the size of ``region``."""
         like = self.source.tensors[source]
-        shape = (like.shape[0], region.height, region.width, like.shape[3])
+        shape = sized(like.shape, region.height, region.width)
         return self.tensor(replace(like, name=like.name + note, shape=shape, data=None))
 
     def constant(self, source: int) -> int:
@@ -64,8 +80,9 @@ class Emitter:
         """``inner`` of a local tensor that holds ``outer`` of ``source``: a new tensor, or ``into``."""
         if inner == outer:
             return tensor
-        begin = np.array([0, inner.y0 - outer.y0, inner.x0 - outer.x0, 0], np.int32)
-        size = np.array([-1, inner.height, inner.width, -1], np.int32)
+        frames = len(self.tensors[tensor].shape) - 3
+        begin = np.array([*[0] * frames, inner.y0 - outer.y0, inner.x0 - outer.x0, 0], np.int32)
+        size = np.array([*[-1] * frames, inner.height, inner.width, -1], np.int32)
         name = self.source.tensors[source].name
         given = [tensor, self.literal(name + "/begin", begin), self.literal(name + "/size", size)]
         made = self.local(source, inner, f"/crop{len(self.ops)}") if into < 0 else into
@@ -75,31 +92,33 @@ class Emitter:
         """The tensor for ``outer`` of ``source``, of which ``tensor`` gets ``inner``: see ``crop``."""
         return tensor if inner == outer else self.local(source, outer, "/larger")
 
-    def pad(self, data: int, rows: tuple[int, int], cols: tuple[int, int], lowest: bool = False) -> int:
-        """A local tensor with a border of zeros, or of the least number of its dtype."""
-        if rows == cols == (0, 0):
+    def pad(self, data: int, *widths: tuple[int, int], lowest: bool = False) -> int:
+        """A local tensor with a border of zeros, or of the least number of its dtype; ``widths`` of all axes between the
+        first and the last one.
+        """
+        if not any(map(any, widths)):
             return data
-        like = self.tensors[data]
-        shape = (like.shape[0], like.shape[1] + sum(rows), like.shape[2] + sum(cols), like.shape[3])
+        like, around = self.tensors[data], ((0, 0), *widths, (0, 0))
+        shape = tuple(size + sum(pads) for size, pads in zip(like.shape, around))
         padded = self.tensor(replace(like, name=f"{like.name}/pad{len(self.ops)}", shape=shape))
-        widths = self.literal(like.name + "/pads", np.array([(0, 0), rows, cols, (0, 0)], np.int32))
+        borders = self.literal(like.name + "/pads", np.array(around, np.int32))
         if not lowest:
-            return self.op("PAD", [data, widths], padded, "Pad")
+            return self.op("PAD", [data, borders], padded, "Pad")
         dtype = np.dtype(like.dtype)
         least = -np.inf if dtype.kind == "f" else np.iinfo(dtype).min
         value = self.literal(like.name + "/lowest", np.array([least], dtype), like.quantization)
-        return self.op("PADV2", [data, widths, value], padded, "PadV2")
+        return self.op("PADV2", [data, borders, value], padded, "PadV2")
 
 
 class Rule:
     """How one kind of operator is tiled. Regions are of the full maps; all outputs of an operator share one region.
 
     ``by_axis``: the rows that it computes and needs follow from rows alone, and columns from columns, line by line; but what
-    a single pixel grows to may be anything.
+    a single pixel grows to may be anything. ``ranks`` of the maps that it takes.
     """
 
     by_axis = True
-
+    ranks: tuple[int, ...] = (4,)
     map_slot: int | None = None  # the only input that may depend on the image, if it is only one
 
     def beyond(self, graph: Graph, op: Op) -> str | None:
@@ -123,8 +142,8 @@ class Rule:
         return out
 
     def flops(self, graph: Graph, op: Op) -> float:
-        """Floating point (or integer) operations for one element of the output map, over all channels."""
-        return float(graph.tensors[op.outputs[0]].shape[-1])
+        """Floating point (or integer) operations for one pixel of the output map, over all channels and frames."""
+        return float(depth(graph.tensors[op.outputs[0]].shape))
 
     def emit(self, emitter: Emitter, op: Op, out: Region, given: Mapping[int, int], outputs: Sequence[int]) -> None:
         """Adds the operator; ``given`` holds the local tensor of each data input, cropped to what it needs."""
@@ -134,7 +153,7 @@ class Rule:
 
 def two_pixels(graph: Graph, op: Op, out: Region) -> Region:
     """``out``, or two pixels around it where it is one of a larger map."""
-    _, height, width, _ = graph.tensors[op.outputs[0]].shape
+    height, width = sides(graph.tensors[op.outputs[0]].shape)
     if (out.height, out.width) != (1, 1) or (height, width) == (1, 1):
         return out
     if width > 1:

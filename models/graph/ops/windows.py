@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from models.graph.file import Graph, Op, Tensor
-from models.graph.ops.rule import DYNAMIC_RANGE, SAME, VALID, Emitter, Needs, Rule, two_pixels
+from models.graph.ops.rule import DYNAMIC_RANGE, SAME, VALID, Emitter, Needs, Rule, depth, two_pixels
 from schemas.contract.plan import Region
 
 
@@ -65,7 +65,8 @@ class Window(NamedTuple):
         return self.stride <= self.kernel and -(-size // self.stride) == out and padding == (total // 2, total - total // 2)
 
 
-def _window(kernel: int, stride: int, dilation: int, padding: int, size: int, out: int) -> Window:
+def window_of(kernel: int, stride: int, dilation: int, padding: int, size: int, out: int) -> Window:
+    """The window along an axis of an input of ``size`` and an output of ``out``."""
     total = max((out - 1) * stride + (kernel - 1) * dilation + 1 - size, 0) if padding == SAME else 0
     return Window(kernel, stride, dilation, total // 2, size)
 
@@ -85,12 +86,16 @@ class WindowRule(Rule):
         _, out_height, out_width, _ = graph.tensors[op.outputs[0]].shape
         kernel, padding = self.kernel(graph, op), int(op.option("padding"))
         return (
-            _window(kernel[0], op.option("stride_h"), op.option("dilation_h_factor") or 1, padding, height, out_height),
-            _window(kernel[1], op.option("stride_w"), op.option("dilation_w_factor") or 1, padding, width, out_width),
+            window_of(kernel[0], op.option("stride_h"), op.option("dilation_h_factor") or 1, padding, height, out_height),
+            window_of(kernel[1], op.option("stride_w"), op.option("dilation_w_factor") or 1, padding, width, out_width),
         )
 
+    def axes(self, graph: Graph, op: Op) -> tuple[Window, ...]:
+        """Those along which the kernel slides."""
+        return self.windows(graph, op)
+
     def blocker(self, graph: Graph, op: Op) -> str | None:
-        for window, out in zip(self.windows(graph, op), graph.tensors[op.outputs[0]].shape[1:3]):
+        for window, out in zip(self.axes(graph, op), graph.tensors[op.outputs[0]].shape[1:-1]):
             if min(window.kernel, window.stride, window.dilation, out) < 1:
                 return "its kernel, stride, dilation or output is empty"
             low, high = window.span(out - 1, out)
@@ -113,7 +118,7 @@ class WindowRule(Rule):
             if vertical.is_same(height, out.height, rows) and horizontal.is_same(width, out.width, cols):
                 padding = SAME
             else:
-                data = emitter.pad(data, rows, cols, self.pad_with_minimum)
+                data = emitter.pad(data, rows, cols, lowest=self.pad_with_minimum)
         inputs = (data, *(emitter.constant(t) for t in op.inputs[1:]))
         emitter.ops.append(
             replace(op, inputs=inputs, outputs=tuple(outputs), options={**op.options, "padding": padding})
@@ -155,9 +160,8 @@ class ConvRule(WindowRule):
         shape = graph.tensors[op.inputs[1]].shape if len(op.inputs) > 1 else ()
         if len(shape) != 4:  # one that no runtime takes
             return super().flops(graph, op)
-        _, height, width, depth = shape
-        channels = graph.tensors[op.outputs[0]].shape[3]
-        return 2.0 * height * width * channels * (depth if op.kind == "CONV_2D" else 1)
+        _, height, width, channels = shape
+        return 2.0 * height * width * depth(graph.tensors[op.outputs[0]].shape) * (channels if op.kind == "CONV_2D" else 1)
 
 
 class PoolRule(WindowRule):
@@ -211,7 +215,7 @@ class PoolRule(WindowRule):
 
     def flops(self, graph: Graph, op: Op) -> float:
         height, width = self.kernel(graph, op)
-        return float(height * width * graph.tensors[op.outputs[0]].shape[3])
+        return float(height * width * depth(graph.tensors[op.outputs[0]].shape))
 
 
 class TransposeConvRule(Rule):
@@ -228,7 +232,7 @@ class TransposeConvRule(Rule):
         _, *made, _ = graph.tensors[op.outputs[0]].shape
         strides, padding = (op.option("stride_h"), op.option("stride_w")), int(op.option("padding"))
         vertical, horizontal = (
-            _window(k, s, 1, padding, size, out) for k, s, size, out in zip(kernel, strides, made, given)
+            window_of(k, s, 1, padding, size, out) for k, s, size, out in zip(kernel, strides, made, given)
         )
         return vertical, horizontal
 

@@ -35,6 +35,7 @@ from edge_agent.sources.fit import fit
 from gateway_agent.tail import digests
 from models.bundle import Reference, make_bundle, save
 from models.graph.build import build
+from models.planning.planner import parse_block
 from models.tiling.tensor import to_input
 from schemas.contract.errors import DtError
 from schemas.contract.messages import frame_id, frame_source
@@ -101,6 +102,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--every", type=float, default=2.0, help="seconds between two faults")
     parser.add_argument("--faults", help="which, separated by commas, or none [default: all that are possible here]")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--blocks", help="how the network is divided, as in dt plan --blocks [default: 2x3 tiles]")
     parser.add_argument("--fps", type=float, default=2.0, help="frames a second of each source")
     parser.add_argument("--loopback", action="store_true", help="no emulated hosts")
     parser.add_argument("--logs", type=Path, help="keep logs, faults and outcomes in this new folder [default: none]")
@@ -132,7 +134,8 @@ class Run:
             raise DtError(f"--logs {room}: it is not empty; name a new folder")
         model = room / "mini.tflite"
         model.write_bytes(build("mini", size=160).to_bytes())
-        self._bundle = make_bundle(model, (2, 3))
+        blocks = options.blocks and [parse_block(text) for text in options.blocks.split(",")]
+        self._bundle = make_bundle(model, (2, 3), blocks=blocks or None)
         save(self._bundle, room / "plan")
         self._env = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent), "HOME": str(room), **ONE_CORE}
 

@@ -9,6 +9,11 @@ All numbers are growth in MB (10^6 bytes) after the last tile, over the process 
 (``ready``); the largest after any tile stands beside it. What the imports themselves cost is printed below, so that growth
 over the bare interpreter, or over numpy and the runtime alone, is the sum. The goal: at most 20 MB private with one class
 alive and the weight cache.
+
+``python -m bench.memory --plan DIR`` measures one place of a folder that ``dt plan`` wrote instead (``bench.memory_place``):
+growth over a process that has imported an edge and runs nothing, of its own memory and of every page of weights that it has
+touched, at most in three frames; at the first start, which packs weights, and at the next. Beside it stands what the plan
+says of the place.
 """
 
 import argparse
@@ -23,8 +28,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from models.bundle import make_bundle, save
+from models.bundle import make_bundle, open_bundle, save
 from models.graph.build import build
+from models.planning.planner import places
 
 GOAL_MB = 20.0
 KINDS = ("private", "uss", "resident")
@@ -36,7 +42,16 @@ def main() -> int:
     parser.add_argument("--runtime-python", type=Path, action="append", default=[], metavar="PATH",
                         help="another interpreter to measure, such as one with tflite-runtime; may be repeated")  # fmt: skip
     parser.add_argument("--json", type=Path, help="write the same as JSON")
+    parser.add_argument("--plan", type=Path, metavar="DIR", help="measure a place of this plan alone")
+    parser.add_argument("--place", type=int, metavar="LANE", help="which; default: the one that is to need the most")
+    parser.add_argument("--keep", type=int, default=1, help="of the place: engines alive at once")
     given = parser.parse_args()
+    if given.plan is not None:
+        result = measure_place(given.plan, given.place, given.keep)
+        print(json.dumps(result, indent=1))
+        if given.json:
+            given.json.write_text(json.dumps(result, indent=1) + "\n")
+        return 0
     with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
         room = Path(folder)
         graph = build("yolov2", layers=16)
@@ -54,6 +69,32 @@ def main() -> int:
         result = {"goal_mb": GOAL_MB, "met": met, "classes": classes, "rows": rows}
         given.json.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if met else 1
+
+
+def measure_place(folder: Path, place: int | None, keep: int) -> dict[str, Any]:
+    """What a place is predicted to need, and what it took at its first start and at its next, in MB."""
+    bundle = open_bundle(folder)
+    predicted = places(bundle.partition, bundle.plan)
+    if place is None:
+        place = max(range(len(predicted)), key=lambda lane: int(predicted[lane]["memory_bytes"]))
+    own = predicted[place]
+    told = {"model": folder.name, "place": place, "blocks": [bundle.plan.blocks[i].kind for i in own["tasks"]], "keep": keep}
+    told["predicted_mb"] = {name: round(own[f"{name}_bytes"] / 1e6, 1) for name in ("weight", "memory")}
+    with tempfile.TemporaryDirectory(prefix="dt-bench-") as room:
+        plan, cache = Path(room) / "plan", Path(room) / "cache"
+        plan.mkdir()
+        cache.mkdir()
+        (plan / "edge.tflite").write_bytes(bundle.edge_model)
+        (plan / "plan.json").write_text(bundle.plan.model_dump_json())
+        for start in ("first", "next"):
+            argv = [sys.executable, "-m", "bench.memory_place", str(plan), str(place), str(keep), str(cache)]
+            found = json.loads(subprocess.run(argv, cwd=ROOM, stdout=subprocess.PIPE, check=True).stdout)
+            grown = [(t["own"] - found["ready"], t["weights"]) for t in found["tasks"]]
+            most = max(grown, key=sum)
+            parts = zip(("memory", "own", "weights"), (sum(most), *most))
+            told[f"{start}_start_mb"] = {name: round(count / 1e6, 1) for name, count in parts}
+            told["ready_mb"], told["seconds_a_frame"] = round(found["ready"] / 1e6, 1), found["seconds_a_frame"]
+    return told
 
 
 def measure(python: Path, plan: Path, classes: int, room: Path) -> Iterator[dict[str, Any]]:

@@ -15,7 +15,7 @@ from dt_cli.planning import Shape
 from models.bundle import save
 from models.graph.build import build
 from models.graph.file import Graph, file_digest, load
-from models.planning.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, tile_costs
+from models.planning.planner import TileCost, cut_bytes, exchanged_bytes, parse_grid, places, tile_costs
 from models.running import engine
 from models.tiling.partition import Cut, Partition
 from models.trial import try_bundle
@@ -131,10 +131,10 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
     digests = {"model": plan.model, "edge_model": plan.edge_model, "plan": plan.digest()}
     grid = plan.blocks[0].kind
     cuts = [block.name for block in plan.blocks]
-    places = _places(plan, costs)
+    held = places(bundle.partition, plan)
     if len(plan.blocks) > 1:
         shown = table("Places", "lane", "weights", "memory", "tasks", left=("tasks",))
-        for lane, place in enumerate(places):
+        for lane, place in enumerate(held):
             tasks = short(", ".join(f"{i + 1}" for i in place["tasks"]), 60)
             shown.add_row(str(lane), size(place["weight_bytes"]), size(place["memory_bytes"]), tasks)
         console.print(shown)
@@ -148,21 +148,10 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
             "grid": grid,
             "approximate": False,
             "blocks": [{"cut": block.name, "split": block.kind} for block in plan.blocks],
-            "places": places,
+            "places": held,
             "tiles": [t for block in rows for t in block],
         },
     )
-
-
-def _places(plan: Plan, costs: Sequence[Sequence[TileCost]]) -> list[dict[str, Any]]:
-    """What each lane's node holds: bytes of its weights, these and the activations of its largest task, its blocks."""
-    found = []
-    for lane in range(plan.lanes):
-        tasks = {i: plan.blocks[i].by_home[lane] for i in plan.steps[lane]}
-        peaks = [costs[i][list(plan.blocks[i].by_home).index(lane)].peak_memory_bytes for i in tasks]
-        weights = sum(task.weight_bytes for task in tasks.values())
-        found.append({"weight_bytes": weights, "memory_bytes": weights + max(peaks), "tasks": list(tasks)})
-    return found
 
 
 def _tiles_table(model: Path, plan: Plan, index: int, costs: Sequence[TileCost]) -> list[dict[str, Any]]:

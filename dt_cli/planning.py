@@ -14,11 +14,11 @@ from models.graph.file import load
 from models.planning.cluster import Cluster
 from models.planning.cost import Prediction, predict
 from models.planning.devices import device
-from models.planning.planner import BlockChoices, parse_division, parse_grid
+from models.planning.planner import BlockChoices, parse_block, parse_grid, places
 from models.planning.search import Choice, Found, best_plan, fits_undivided
 from models.running.engine import threads
 from models.running.speed import measure_speed
-from models.tiling.division import Division, Tiler, Tiles, Whole
+from models.tiling.division import Tiler, Whole
 from models.tiling.partition import Partition
 from schemas.contract.errors import PlanError
 from schemas.wire.pace import measure_messages
@@ -81,7 +81,7 @@ class Shape(NamedTuple):
             raise PlanError("give --cut for one block or --blocks for several, not both")
         names = [self.cut] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
         whole = [] if self.whole is None else [name.strip() for name in self.whole.split(",")]
-        return [*(_divided(name, grid) for name in names), *((name, Whole()) for name in whole)]
+        return [*(parse_block(name, grid) for name in names), *((name, Whole()) for name in whole)]
 
     def bundle(self, model: Path) -> Bundle:
         """The model with this plan, or with the one that its folder holds."""
@@ -90,12 +90,6 @@ class Shape(NamedTuple):
         if model.is_dir():
             raise PlanError(f"{model} holds a plan already: give the model file to choose other blocks")
         return make_bundle(model, blocks=self.choices())
-
-
-def _divided(text: str, grid: Tiles) -> tuple[str, Division]:
-    """``CUT`` in tiles of the plan's grid, or ``CUT=DIVISION``."""
-    name, _, division = text.rpartition("=") if "=" in text else (text, "", "")
-    return name.strip(), parse_division(division) if division else grid
 
 
 def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, json_: Path | None) -> None:
@@ -123,7 +117,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     if out is not None:
         save(bundle, out)
         console.print(f"written to {out}: plan.json, card.json, model.tflite")
-    write_json(json_, asdict(expected))
+    write_json(json_, {**asdict(expected), "approximate": False, "places": places(bundle.partition, bundle.plan)})
 
 
 def _within(bundle: Bundle, cluster: Cluster) -> Bundle:

@@ -18,7 +18,7 @@ import numpy as np
 from models.tiling.tensor import assemble, crop, exchange
 from schemas.contract.errors import DecodeError
 from schemas.contract.keys import LaneKey, TaskKey
-from schemas.contract.plan import Plan
+from schemas.contract.plan import Box, Plan
 
 FRAMES = 8  # frames whose parts are remembered
 FIRST_WANT_S, LAST_WANT_S = 0.5, 4.0
@@ -147,10 +147,8 @@ class Lanes:
                 lane.picture, {}, now, now + FIRST_WANT_S, lane.step + 1, spent_s=lane.spent_s + seconds, request=lane.request
             )
         self._remember(frame)
-        here = self._parts[frame].setdefault(tile, {})
-        for maker in [m for m in here if self._last_use[tile].get(m, -1) <= layer]:
-            del here[maker]  # used; whoever takes this lane over asks their makers
-        made = [Part(frame, layer, to, tile, self._cut(layer, tile, to, outputs)) for to in self._gives[layer, tile]]
+        copies: dict[tuple[str, Box], np.ndarray] = {}
+        made = [Part(frame, layer, to, tile, self._cut(layer, tile, to, outputs, copies)) for to in self._gives[layer, tile]]
         for part in made:
             self._keep(part)
         return [part for part in made if (frame, part.tile) not in self._lanes and part.tile != tile]
@@ -248,13 +246,22 @@ class Lanes:
             for maker, tensors in here.items() if maker in makers
             for name, array in tensors.items()
         ]  # fmt: skip
+        for maker in [m for m in here if self._last_use[tile].get(m, -1) <= block]:
+            del here[maker]  # used; whoever takes this lane over asks their makers
         return assemble(self._plan.blocks[block].inputs, task.inputs, given)
 
-    def _cut(self, layer: int, maker: int, tile: int, outputs: Tensors) -> Tensors:
-        """Copies, so that a small part does not keep a large map alive; but the own part stays as it is."""
+    def _cut(
+        self, layer: int, maker: int, tile: int, outputs: Tensors, copies: dict[tuple[str, Box], np.ndarray]
+    ) -> Tensors:
+        """Copies, so that a small part does not keep a large map alive; but what is all of it stays as it is, and lanes that
+        need the same have it once.
+        """
         boxes, whole = self._gives[layer, maker][tile], self._plan.blocks[layer].by_home[maker].outputs
-        views = {name: crop(outputs[name], box.within(whole[name])) for name, box in boxes.items()}
-        return views if tile == maker else {name: view.copy() for name, view in views.items()}
+        for name, box in boxes.items():
+            if (name, box) not in copies:
+                view = crop(outputs[name], box.within(whole[name]))
+                copies[name, box] = view if tile == maker or box == whole[name] else view.copy()
+        return {name: copies[name, box] for name, box in boxes.items()}
 
     def _keep(self, part: Part) -> None:
         made = self._parts[part.frame].setdefault(part.tile, {})

@@ -175,6 +175,7 @@ def test_plan_verify_and_inspect_write_what_they_print(mini: Path, tmp_path: Pat
 
 
 KEYS = {"latency_s", "throughput_fps", "redundancy", "bytes_by_hop", "memory_bytes", "blocks", "bound_s", "tail_flops"}
+KEYS |= {"approximate", "places"}
 
 
 def test_several_blocks_are_planned_saved_and_verified(mini: Path, tmp_path: Path) -> None:

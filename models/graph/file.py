@@ -119,6 +119,12 @@ class Graph:
     ops: Sequence[Op]
     inputs: tuple[int, ...]
     outputs: tuple[int, ...]
+    file: mmap.mmap | None = None  # of which its constants are views
+
+    def release(self) -> None:
+        """Gives the pages of its file back, which come again when they are read."""
+        if self.file is not None:
+            self.file.madvise(mmap.MADV_DONTNEED)
 
     @functools.cached_property
     def producer(self) -> dict[int, int]:
@@ -205,7 +211,9 @@ def load(path: str | Path, is_open: bool = False) -> Graph:
         reason = error.strerror if isinstance(error, OSError) else "the file is empty"
         raise PlanError(f"cannot read the model {path}: {reason}") from error
     try:
-        return parse(memoryview(data), is_open)
+        graph = replace(parse(memoryview(data), is_open), file=data)
+        graph.release()
+        return graph
     except PlanError as error:
         raise PlanError(f"{path}: {error}") from error
 

@@ -12,6 +12,7 @@ ENDS = 2  # that pack and unpack
 PACKED_BYTES = 4096  # smaller tensors are not packed
 CORE_FLOPS_S = 220e9  # of the reference core, on which the seconds below were measured
 HEADER_BYTES = 300
+RUNTIME_BYTES = 15_000_000  # what an edge grows by beside weights and tensors once it runs (python -m bench.memory --plan)
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Cluster:
     gateway_message_speed: float = 0.0
     memory_bytes: int | None = None
     budgets: Mapping[str, int] = field(default_factory=dict)
-    runtime_bytes: int = 25_000_000
+    runtime_bytes: int = RUNTIME_BYTES
     sources: int = 1
     window: int = 1
     round_trip_s: float = 0.001

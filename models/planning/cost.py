@@ -188,12 +188,18 @@ def bound_s(
 
 
 def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) -> dict[str, int]:
-    """Bytes that each host needs: the constants of its tasks, the live data of its largest, the runtime.
+    """Bytes that each host needs: the constants of its tasks, the live data of its largest with its inputs as they came, what
+    it has given to others by filters (until the frame ends), the runtime.
 
     Lane ``i`` is host ``i``'s, or where there are more lanes than hosts, each host has any.
     """
     graph, names = tiler.partition.graph, tiler.partition.graph.by_name
     peaks, weights = [0] * cluster.nodes, [0] * cluster.nodes
+    specs = {spec.name: spec for block in blocks for spec in (*block.inputs, *block.cut)}
+
+    def size(boxes: Mapping[str, Box]) -> int:
+        return sum(box_bytes(specs[name], box) for name, box in boxes.items())
+
     for span, block in zip(tiler.planned(blocks), blocks):
         loaded = [0] * cluster.nodes  # tiles of a block share its weights
         for number, tile in enumerate(block.tiles):
@@ -204,7 +210,8 @@ def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) ->
             else:
                 work = tiler.work(span, {names[name]: box.region for name, box in tile.outputs.items()})
             edge = tile.home % cluster.nodes
-            peaks[edge] = max(peaks[edge], work.live_bytes)
+            peaks[edge] = max(peaks[edge], work.live_bytes + size(tile.inputs))
+            weights[edge] += size(tile.outputs) if block.split == "filters" and block is not blocks[-1] else 0
             loaded[edge] = loaded[edge] + work.weight_bytes if block.split == "filters" else work.weight_bytes
         weights = [own + more for own, more in zip(weights, loaded)]
     merged = sum(graph.tensors[t].nbytes for t in cut.tensors)

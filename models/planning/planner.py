@@ -7,6 +7,7 @@ from math import prod
 from typing import Any, TypeAlias
 
 from models.graph.file import Graph
+from models.planning.cluster import RUNTIME_BYTES
 from models.tiling import rewrite
 from models.tiling.division import Division, Filters, Piece, Span, Tiler, Tiles, Whole, Work, peak_memory, spec_of
 from models.tiling.partition import Cut, Partition
@@ -45,6 +46,16 @@ def parse_division(text: str) -> Division:
     if word in ("whole", "filters"):
         raise PlanError(f"division {text!r}: give tiles such as 3x3, filters with how many parts, or whole with a lane")
     return parse_grid(text)
+
+
+def parse_block(text: str, grid: Division | None = None) -> tuple[str, Division]:
+    """``CUT=DIVISION``, or ``CUT`` alone, which is divided by ``grid`` (3x3).
+
+    Raises:
+        PlanError: as ``parse_division``.
+    """
+    name, _, division = text.rpartition("=") if "=" in text else (text, "", "")
+    return name.strip(), parse_division(division) if division else grid or Tiles(3, 3)
 
 
 def make_plan(
@@ -280,6 +291,21 @@ def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCos
         bytes_out = sum(box_bytes(specs[name], box) for name, box in tile.outputs.items())
         costs.append(TileCost(tile.flops, bytes_in, bytes_out, peaks[tile.tile_class]))
     return costs
+
+
+def places(partition: Partition, plan: Plan) -> list[dict[str, Any]]:
+    """What each lane's node holds: bytes of its weights; these, its largest task's live data and inputs, what it has given to
+    others by filters, and the runtime; its blocks.
+    """
+    costs = [tile_costs(partition, plan, i) for i in range(len(plan.blocks))]
+    found: list[dict[str, Any]] = []
+    for lane in range(plan.lanes):
+        tasks = {i: costs[i][list(plan.blocks[i].by_home).index(lane)] for i in plan.steps[lane]}
+        weights = sum(plan.blocks[i].by_home[lane].weight_bytes for i in tasks)
+        most = max(c.peak_memory_bytes + c.bytes_in * (1 if i else plan.pixels.itemsize) for i, c in tasks.items())
+        given = sum(c.bytes_out for i, c in tasks.items() if plan.blocks[i].split == "filters" and i + 1 < len(costs))
+        found.append({"weight_bytes": weights, "memory_bytes": RUNTIME_BYTES + weights + most + given, "tasks": list(tasks)})
+    return found
 
 
 def exchanged_bytes(plan: Plan) -> int:

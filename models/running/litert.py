@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import importlib.metadata
+import mmap
 import os
 import re
 import tempfile
@@ -96,20 +97,30 @@ class CompiledGraph:
         self._buffers: list[c.c_void_p] = []
         environment = _environment()
         # Destroyed in the order of use: buffers, compiled model, model. The environment outlives them all.
-        weakref.finalize(self, _destroy, self._buffers, self._compiled, self._model)
+        self._files: list[mmap.mmap] = []
+        weakref.finalize(self, _destroy, self._buffers, self._compiled, self._model, self._files)
         try:
             with tempfile.TemporaryDirectory(dir=cache.parent, prefix="class-") as room:
                 file, weights = Path(room) / "class.tflite", Path(room) / "weights"
                 with file.open("wb") as model:
                     model.writelines(graph.pieces())
-                _call("LiteRtCreateModelFromFile", environment, os.fsencode(file), c.byref(self._model))
+                self._map(environment, file)
                 self._compile(_whole(cache) or weights, threads)
+                self._files[0].madvise(mmap.MADV_DONTNEED)  # what was packed is not read again
                 if weights.exists():
                     weights.replace(_named(cache, _digest(weights)))
         except OSError as error:
             raise PlanError(f"cannot write to the cache folder {cache.parent}: {error.strerror}") from error
         self._inputs = [self._buffer(graph, t, i, "Input") for i, t in enumerate(graph.inputs)]
         self._outputs = [self._buffer(graph, t, i, "Output") for i, t in enumerate(graph.outputs)]
+
+    def _map(self, environment: c.c_void_p, file: Path) -> None:
+        """The model over the file's pages: of weights that are packed already none is read. From a file it would be a copy."""
+        with file.open("rb") as handle:
+            mapped = mmap.mmap(handle.fileno(), 0, access=mmap.ACCESS_COPY)
+        self._files.append(mapped)
+        start = c.c_void_p(c.addressof(c.c_char.from_buffer(mapped)))
+        _call("LiteRtCreateModelFromBuffer", environment, start, c.c_size_t(len(mapped)), c.byref(self._model))
 
     def _compile(self, cache: Path, threads: int) -> None:
         """Kernel mode 0 is XNNPACK with the flags of the interpreter's default delegate."""
@@ -184,13 +195,17 @@ class _Locked:
         _call("LiteRtUnlockTensorBuffer", self._buffer)
 
 
-def _destroy(buffers: list[c.c_void_p], compiled: c.c_void_p, model: c.c_void_p) -> None:
+def _destroy(
+    buffers: list[c.c_void_p], compiled: c.c_void_p, model: c.c_void_p, files: list[mmap.mmap]
+) -> None:
+    """In this order; the model reads its file as long as it is there."""
     for buffer in buffers:
         _library().LiteRtDestroyTensorBuffer(buffer)
     if compiled:
         _library().LiteRtDestroyCompiledModel(compiled)
     if model:
         _library().LiteRtDestroyModel(model)
+    files.clear()
 
 
 def _whole(cache: Path) -> Path | None:

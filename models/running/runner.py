@@ -27,6 +27,7 @@ from models.tiling.rewrite import tile_graph
 from models.tiling.tensor import Boxes, crop, to_input
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import Block, Box, Plan, Region, Tile, digest
+from schemas.host.process import trim
 
 _WHOLE = (-1, "")  # in place of a block and a tile class: all blocks at once, undivided
 STRIP_BYTES = 16 << 20
@@ -68,7 +69,7 @@ class TileRunner:
         free: Callable[[], int | None] = lambda: None,
     ) -> None:
         self.plan = plan
-        self._partition = Partition(model)
+        self._partition, self._model = Partition(model), model
         self._cache = cache
         self._threads = threads
         self._stride = blocking.numbers(model)
@@ -345,6 +346,14 @@ class TileRunner:
         """
         most = blocking.part_bytes()
         graph = blocking.blocked(graph, most, self._stride)
+        trim()  # another engine may have gone for this one
+        try:
+            return self._engine_of(graph, blocks, which, most)
+        finally:
+            self._model.release()
+            trim()
+
+    def _engine_of(self, graph: Graph, blocks: Sequence[Block], which: str, most: int) -> engine.Engine:
         if self._cache is None:
             return engine.load(graph.to_bytes(), self._threads)
         ends = [t.name for t in (*blocks[0].inputs, *blocks[-1].cut)]

@@ -266,6 +266,11 @@ class Pixels(Record):
     fit: Literal["letterbox", "stretch"] = "letterbox"
 
     @property
+    def itemsize(self) -> int:
+        """Bytes of a value of the model's input."""
+        return 4 if self.dtype == "float32" else 1
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """Of the model's input."""
         return (1, *[self.frames][: self.frames], self.height, self.width, self.channels)

@@ -103,6 +103,12 @@ def return_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
+def trim() -> None:
+    """Has glibc give back what its heaps keep: to be called when much was freed, not for each message."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
 def give_way() -> None:
     """The calling thread computes for long: what else this process does, to send and to answer, goes first from now on.
 

@@ -211,3 +211,17 @@ def test_a_block_that_is_executed_whole_amounts_to_several_tiles() -> None:
     assert weights(WHOLE)[2] == pytest.approx(WHOLE.blocks[2].tiles[0].effort / (sum(tiles) / len(tiles)))
     small = WHOLE.blocks[3].model_copy(update={"tiles": (WHOLE.blocks[3].tiles[0].model_copy(update={"effort": 0}),)})
     assert weights(WHOLE.model_copy(update={"blocks": (*WHOLE.blocks[:3], small)}))[3] == 1.0
+
+
+def test_lanes_that_need_the_same_of_a_task_get_one_copy_of_it() -> None:
+    plan = lanes_plan(FILTERS)
+    lanes, other = Lanes(plan), Lanes(plan)
+    for tile, own in enumerate((lanes, other)):
+        own.start("f", tile, {}, 0.0)
+        assert own.take() is not None
+    for part in other.computed(("f", 0, 1), made(0, 1, plan), 1.0):
+        lanes.hear(part)
+    lanes.computed(("f", 0, 0), made(0, 0, plan), 1.0)
+    assert lanes.take() is not None
+    given = [part.tensors for part in lanes.computed(("f", 1, 0), made(1, 0, plan), 1.0) if part.tile != 0]
+    assert len(given) == 2 and all(one is same for one, same in zip(given[0].values(), given[1].values(), strict=True))

@@ -1,4 +1,4 @@
-"""The line to the broker: the adapter that both agents share; with ``client.py`` below it all I/O of this room.
+"""The line to the broker: the paho adapter that both agents share, and the only file of this room that does I/O.
 
 It keeps three laws. The network thread never blocks and never dies: callbacks only put frozen events into a bounded
 inbox, and what does not fit is dropped and counted. Every subscription is made again on every connection (sessions are
@@ -11,20 +11,23 @@ not at all. Leases, echoes and resends stand on top of this.
 import contextlib
 import queue
 import secrets
+import socket
 import ssl
+import sys
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from random import uniform
 from typing import Any
+
+import paho.mqtt.client as paho
+from paho.mqtt.enums import CallbackAPIVersion
 
 from schemas.contract.address import Address as Address
 from schemas.contract.errors import DecodeError, UnreachableError
 from schemas.contract.messages import Message
 from schemas.contract.topics import MODEL, Publish, Topic, find
-from schemas.wire import mqtt
-from schemas.wire.client import Client, cut
 from schemas.wire.codec import Tensor, encode
 from schemas.wire.guard import OpenGuard
 from schemas.wire.packing import Pace
@@ -58,7 +61,7 @@ class Arrived:
     """A message as it came, unchecked: ``codec.decode`` is next."""
 
     topic: str
-    payload: bytes | bytearray
+    payload: bytes
 
 
 Event = Connected | Disconnected | Arrived
@@ -157,12 +160,12 @@ class Link:
     @property
     def connected(self) -> bool:
         """Whether the broker accepted this client and all its subscriptions. An echo proves more."""
-        return self._ready.is_set() and self._client.is_connected
+        return self._ready.is_set() and bool(self._client.is_connected())
 
     @property
     def local(self) -> tuple[str, int]:
         """This machine's address on the interface that reaches the broker, and its IPv6 scope; empty: not connected."""
-        line = self._client.line
+        line = self._client.socket()
         with contextlib.suppress(OSError):
             host, _port, *more = line.getsockname() if line is not None else ("", 0)
             return host.partition("%")[0], more[1] if more else 0
@@ -181,14 +184,14 @@ class Link:
     def set_will(self, said: Publish) -> None:
         """Before ``connect``: what the broker is to say when this process is lost."""
         path = said.topic.path(self.root, **said.levels)
-        self._client.will = mqtt.Will(path, encode(said.topic, said.message), said.topic.qos, said.topic.retained)
+        self._client.will_set(path, encode(said.topic, said.message), said.topic.qos, said.topic.retained)
 
     def subscribe(self, topic: Topic, **levels: str | int) -> None:
         """Subscribe to ``topic`` at the table's QoS, now and after every reconnect; levels not given match any."""
         pattern = topic.filter(self.root, **levels)
         with self._lock:
             self._filters[pattern] = topic.qos
-        if self._client.is_connected:
+        if self._client.is_connected():
             self._send_subscribe([(pattern, topic.qos)])
 
     def unsubscribe(self, topic: Topic, **levels: str | int) -> None:
@@ -196,7 +199,7 @@ class Link:
         pattern = topic.filter(self.root, **levels)
         with self._lock:
             self._filters.pop(pattern, None)
-        self._client.unsubscribe([pattern])
+        self._client.unsubscribe(pattern)
 
     def publish(
         self, topic: Topic, message: Message, tensors: Mapping[str, Tensor] | None = None, **levels: str | int
@@ -208,10 +211,11 @@ class Link:
             return self._count_unsent()
         if self._publishes and self._publishes.bytes + len(payload) > self._backlog_bytes:
             return self._count_unsent()
-        number = self._client.publish(path, payload, topic.qos, topic.retained)
-        if number is None:
+        info = self._client.publish(path, payload, topic.qos, topic.retained)
+        offline = info.rc == paho.MQTT_ERR_NO_CONN and topic.qos > 0  # paho keeps it for the next connection
+        if info.rc != paho.MQTT_ERR_SUCCESS and not offline:
             return self._count_unsent()
-        self._publishes.sent(number, topic.qos, len(payload))
+        self._publishes.sent(info.mid, topic.qos, len(payload))
         with self._lock:
             self.messages_out += 1
             self.bytes_out += len(payload)
@@ -236,7 +240,7 @@ class Link:
             self._send_subscribe(new)
 
     def _covers(self, path: str) -> bool:
-        return any(mqtt.matches(pattern, path) for pattern in self._filters)
+        return any(paho.topic_matches_sub(pattern, path) for pattern in self._filters)
 
     def unhear(self, paths: Iterable[tuple[str, int]]) -> None:
         """Undo ``hear``."""
@@ -249,9 +253,9 @@ class Link:
         """Send what is no message and comes back, for which it is subscribed to before."""
         for probe in probes:
             self.hear([(probe.path, probe.qos)])
-            number = self._client.publish(probe.path, probe.payload, probe.qos)
-            if number is not None:
-                self._publishes.sent(number, probe.qos, len(probe.payload))
+            info = self._client.publish(probe.path, probe.payload, probe.qos)
+            if info.rc == paho.MQTT_ERR_SUCCESS:
+                self._publishes.sent(info.mid, probe.qos, len(probe.payload))
 
     def clear(self, topic: Topic, **levels: str | int) -> None:
         """Remove what the broker retains on a topic."""
@@ -274,13 +278,13 @@ class Link:
             UnreachableError: it has not within ``timeout_s``; the link is closed then.
         """
         deadline = time.monotonic() + timeout_s
-        self._client.connect_s = max(timeout_s, 0.1)
+        self._client.connect_timeout = max(timeout_s, 0.1)
         try:
-            self._client.connect()
+            self._client.connect(self.address.host, self.address.port, KEEPALIVE_S)
         except OSError as error:
             remedy = "" if isinstance(error, ssl.SSLError) else f": {_REMEDY}"
             raise UnreachableError(f"no broker at {self.address}: {self._why(error)}{remedy}") from None
-        self._client.begin()
+        self._client.loop_start()
         patient_until = min(deadline, time.monotonic() + NEW_USER_S)
         answered = self._ready.wait(max(deadline - time.monotonic(), 0.0))
         while answered and self.unknown and time.monotonic() < patient_until:
@@ -294,17 +298,24 @@ class Link:
 
     def start(self) -> None:
         """Connect in the background, and again for ever; the inbox tells."""
-        self._client.begin()
+        self._client.connect_async(self.address.host, self.address.port, KEEPALIVE_S)
+        self._client.loop_start()
 
     def renew(self) -> None:
         """Cut the connection; it is made again, with every subscription. What waits to be sent is kept."""
-        cut(self._client.line)
+        _cut(self._client.socket())
 
     def close(self, flush_s: float = 1.0) -> None:
         """Wait at most ``flush_s`` for what was published, then disconnect and end the network thread."""
-        if self._client.is_connected:
+        if self._client.is_connected():
             self.flush(flush_s)
-        self._client.end(1.0)
+        line = self._client.socket()
+        self._client.disconnect()
+        cut = threading.Timer(1.0, _cut, [line])  # a broker that reads no more must not hold us here
+        cut.start()
+        self._client.loop_stop()
+        cut.cancel()
+        cut.join()
 
     def __enter__(self) -> "Link":
         return self
@@ -312,18 +323,22 @@ class Link:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _build(self) -> Client:
-        address = self.address
-        client = Client(
-            client_id(self.node), (address.host, address.port), address.user, address.password,
-            tls(address.authority) if address.tls else None, KEEPALIVE_S,
-            (RECONNECT_S / 4, RECONNECT_S * uniform(0.8, 1.2)),  # a gateway that restarts is missed
-            MAX_QUEUED,
-        )  # fmt: skip
-        client.on_fail = lambda error: self._fail(self._why(error))
+    def _build(self) -> Any:
+        client = paho.Client(
+            CallbackAPIVersion.VERSION2, client_id(self.node), clean_session=True, protocol=paho.MQTTv311
+        )
+        if self.address.user is not None:
+            client.username_pw_set(self.address.user, self.address.password)
+        if self.address.tls:
+            client.tls_set_context(tls(self.address.authority))
+        client.max_queued_messages_set(MAX_QUEUED)
+        client.reconnect_delay_set(RECONNECT_S / 4, RECONNECT_S * uniform(0.8, 1.2))  # a gateway that restarts is missed
+        client.on_connect_fail = lambda *_: self._fail(self._why(sys.exc_info()[1]))  # paho is handling the error
         client.on_connect, client.on_disconnect = self._on_connect, self._on_disconnect
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
-        client.on_publish = self._publishes.done
+        client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)
+        client.on_pre_connect = lambda *_: self._publishes.lose(0)
+        client.on_socket_open = lambda _client, _data, line: line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return client
 
     def _count_unsent(self) -> bool:
@@ -332,19 +347,17 @@ class Link:
         return False
 
     def _send_subscribe(self, filters: list[tuple[str, int]]) -> None:
-        with self._client.lock:  # before its answer is read
-            number = self._client.subscribe(filters)
-            if number is not None:
-                self._asked[number] = [pattern for pattern, _ in filters]
-                self._subscribes.sent(number, 1, 0)
+        code, mid = self._client.subscribe(filters)
+        if code == paho.MQTT_ERR_SUCCESS:
+            self._asked[mid] = [pattern for pattern, _ in filters]
+            self._subscribes.sent(mid, 1, 0)
 
-    # What follows must not block, and whoever called must not meet an exception of it.
+    # What follows runs on the network thread, where an exception would end it unheard.
 
-    def _on_connect(self, code: int) -> None:
-        self._answered, self._entered = True, code == 0
-        if code:
-            why = f"the broker refused this client ({mqtt.REFUSED.get(code, code)})"
-            self._refuse(_STRANGER if code in mqtt.STRANGER else why)
+    def _on_connect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
+        self._answered, self._entered = True, not reason.is_failure
+        if reason.is_failure:
+            self._refuse(_STRANGER if reason.getName() in _UNKNOWN else f"the broker refused this client ({reason})")
             return
         with self._lock:
             filters = list(self._filters.items())
@@ -353,10 +366,11 @@ class Link:
         else:
             self._become_ready()
 
-    def _on_subscribe(self, number: int, codes: Sequence[int]) -> None:
-        self._subscribes.done(number)
-        refused = [pattern for pattern, code in zip(self._asked.pop(number, []), codes) if code == mqtt.FAILURE]
-        if mqtt.FAILURE in codes:
+    def _on_subscribe(self, _client: Any, _data: Any, mid: int, reasons: Any, _properties: Any) -> None:
+        self._subscribes.done(mid)
+        asked = self._asked.pop(mid, [])
+        refused = [pattern for pattern, reason in zip(asked, reasons) if reason.is_failure]
+        if any(reason.is_failure for reason in reasons):
             what = ", ".join(refused[:3]) or "what it was asked for"
             self._refuse(f"the broker refused to subscribe this client to {what}: its rules must let it read {self.root}/#")
         elif not self._subscribes:
@@ -380,17 +394,17 @@ class Link:
             self._tell(Connected())
             self._ready.set()
 
-    def _on_disconnect(self, reason: str) -> None:
+    def _on_disconnect(self, _client: Any, _data: Any, _flags: Any, reason: Any, _properties: Any) -> None:
         self._ready.clear()
         self._publishes.lose(0)
         self._subscribes.lose(1)
         if self._entered:
-            self._tell(Disconnected(reason))
+            self._tell(Disconnected(_LOST.get(reason.getName(), str(reason))))
         elif not self._answered:
             self._fail(_SILENT)
         self._answered = self._entered = False
 
-    def _why(self, error: BaseException) -> str:
+    def _why(self, error: BaseException | None) -> str:
         """The reason why there is no connection, for people."""
         if said := outside_time(error):
             return f"{said}; if the clock is right, restart the gateway, which renews its certificate"
@@ -400,25 +414,24 @@ class Link:
             return f"it does not speak TLS as we do ({error.reason or error})"
         return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
-    def _on_message(self, raw: bytes, payload: bytes | bytearray, retained: bool) -> None:
+    def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         self.messages_in += 1
-        self.bytes_in += len(payload)
-        if not payload:  # something that was retained has been cleared
+        self.bytes_in += len(message.payload)
+        if not message.payload:  # something that was retained has been cleared
+            return
+        if message.retain and not self._is_kept(message):
+            self.stale += 1
             return
         try:
-            topic = raw.decode()
-            if retained and not self._is_kept(topic):
-                self.stale += 1
-            else:
-                self._inbox.put_nowait(Arrived(topic, payload))
-        except (queue.Full, UnicodeDecodeError):
+            self._inbox.put_nowait(Arrived(message.topic, message.payload))
+        except (queue.Full, UnicodeDecodeError):  # paho decodes the topic when it is asked for
             self.dropped += 1
 
-    def _is_kept(self, topic: str) -> bool:
+    def _is_kept(self, message: Any) -> bool:
         """Whether the table lets the broker keep messages of this topic; what else it kept was meant for another day."""
         try:
-            return find(self.root, topic)[0].retained
-        except DecodeError:
+            return find(self.root, message.topic)[0].retained
+        except (DecodeError, UnicodeDecodeError):
             return False
 
     def _tell(self, event: Event) -> None:
@@ -454,8 +467,16 @@ def outside_time(error: object) -> str:
 
 
 _STRANGER = "the broker knows no such user and password"
+_UNKNOWN = ("Not authorized", "Bad user name or password")
+_LOST = {"Unspecified error": "the connection has ended"}
 _SILENT = "it ended the connection without an answer: if it does so again, it wants TLS (mqtts://) or a line (dt edge --join)"
 _OTHER = "its certificate is not the one that this node joined under"
 _NOBODY = "its certificate is of no authority that this machine knows"
 _JOIN = "if its cluster is sealed, or was set up anew, join it by the line that 'dt enroll' prints there: dt edge --join LINE"
 _REMEDY = "is the gateway running? start `dt gateway`, or name its address with --gateway HOST:PORT"
+
+
+def _cut(line: Any) -> None:
+    if line is not None:
+        with contextlib.suppress(OSError):
+            line.shutdown(socket.SHUT_RDWR)

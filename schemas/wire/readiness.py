@@ -128,7 +128,7 @@ class Readiness:
         self._connected, self._at = True, 0
         return [] if now < self._again_at < float("inf") else self._begin(now)
 
-    def came(self, path: str, payload: bytes | bytearray, now: float) -> list[Probe]:
+    def came(self, path: str, payload: bytes, now: float) -> list[Probe]:
         """Something that begins with ``MARK`` has come."""
         if self.ready or self._said_at == float("inf") or (path, payload) != self._sent():
             return []

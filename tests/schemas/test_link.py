@@ -21,7 +21,6 @@ from schemas.contract import topics
 from schemas.contract.errors import PlanError, UnreachableError
 from schemas.contract.messages import BridgeState, Register, ResultHeader, Status, Steal
 from schemas.contract.topics import Publish, Topic
-from schemas.wire.client import cut
 from schemas.wire.codec import decode
 from schemas.wire.link import PACED_BYTES, Address, Arrived, Connected, Disconnected, Link, _Outstanding, client_id
 
@@ -141,7 +140,7 @@ def test_what_a_broker_kept_of_a_topic_of_which_it_is_to_keep_nothing_is_ignored
     inbox: queue.Queue[Any] = queue.Queue()
     with Link(broker.url, root, "person", queue.Queue()) as person, Link(broker.url, root, "gw", inbox) as gateway:
         person.connect()
-        person._client.publish(row.path(root, **levels), b"{}", 1, retained=True)
+        assert person._client.publish(row.path(root, **levels), b"{}", 1, retain=True).wait_for_publish(5) is None
         person.publish(topics.BRIDGE_STATE, BridgeState(node="gw", epoch="01234567", state="online"))
         assert person.flush(5)
         gateway.subscribe(row)
@@ -220,8 +219,9 @@ def test_the_will_of_a_lost_link_is_said_and_stays(station: Make, root: str) -> 
     for one in (watch, late):
         one.link.subscribe(topics.BRIDGE_STATE)
     watch.link.connect()
-    lost.link._client.pauses_s = (1000.0, 1000.0)  # so that it does not come back
-    cut(lost.link._client.line)
+    line = lost.link._client.socket()
+    lost.link._client.loop_stop()  # so that it does not come back
+    line.shutdown(socket.SHUT_RDWR)
     heard = watch.expect(Arrived)
     late.link.connect()
     assert late.expect(Arrived) == heard
@@ -270,7 +270,7 @@ def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told(
     inbox: queue.Queue[Any] = queue.Queue()
     with socket.create_server(("127.0.0.1", 0)) as server:
         link = Link(f"mqtt://127.0.0.1:{server.getsockname()[1]}", "dt", "e1", inbox)
-        link._client.pauses_s = (0.0, 0.0)
+        link._client.reconnect_delay_set(0, 0)
         link.start()
         for answer in answers:
             line, _ = server.accept()
@@ -287,8 +287,8 @@ def test_a_refusal_is_told_once_however_often_it_comes_and_what_follows_is_told(
 
 
 def served(link: Link, server: socket.socket, answers: list[bytes]) -> None:
-    """Lets a link connect once for each answer, and keeps the last connection until the other side ends it."""
-    link._client.pauses_s = (0.0, 0.0)
+    """Lets paho connect once for each answer, and keeps the last connection until the other side ends it."""
+    link._client.reconnect_delay_set(0, 0)
     for answer in answers:
         line, _ = server.accept()
         with line:

@@ -98,6 +98,13 @@ class Cluster:
                     return time.monotonic(), event.topic, decode(ROOT, event.topic, bare(event.payload)).message
         return None
 
+    def processor_s(self) -> dict[str, float]:
+        """Seconds of processor time that each process has had so far, by its name; ``broker``: what the gateway has started."""
+        spent = {name: _processor_s(child.pid) for name, child in self._children.items()}
+        gateway = self._children["gateway"].pid
+        children = Path(f"/proc/{gateway}/task/{gateway}/children").read_text().split()
+        return {**spent, "broker": sum(_processor_s(int(pid)) for pid in children)}
+
     def said(self, name: str) -> str:
         """What a process has said so far."""
         return self._log(name).read_text(errors="replace")
@@ -142,6 +149,12 @@ class Cluster:
     def _stop_all(self) -> None:
         for name in reversed(list(self._children)):  # edges say good-bye to a gateway that is still there
             self.stop(name)
+
+
+def _processor_s(pid: int) -> float:
+    """Of a process that runs; its children are not in it."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 EVERYTHING = Topic("#", Message, 0, False, "all", "bench")

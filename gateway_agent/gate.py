@@ -8,7 +8,7 @@ becomes of the disk ends a gateway that runs: it goes on with what it knows, and
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from gateway_agent.registry import Enrolled, Members, Registry
 from schemas.contract import messages as m
@@ -23,6 +23,8 @@ from schemas.wire.codec import Incoming, Rejected, check_plan
 from schemas.wire.guard import Guard
 
 DAY_S = 86400.0
+NEWS_S = 1.0  # newcomers are let in so often at most: one write for all, and the broker reads all members anew
+ROUND = 32  # so many at a time
 AGAIN_S = 10.0  # what could not be told of the members is tried again so soon
 REMEMBERED = 64  # answers, for newcomers that did not hear theirs
 _log = logging.getLogger(__name__)
@@ -42,7 +44,9 @@ class GatewayGuard(Guard):
         self._edition = 0
         self._answers: dict[str, m.JoinAnswer] = {}  # by the newcomer's public key
         self._due: list[Publish] = []
-        self._told_at, self._every_s, self._trouble = 0.0, DAY_S, ""
+        self._asked: dict[str, _Asked] = {}  # by the newcomer's public key
+        self._seen = 0  # of the keys' news
+        self._told_at, self._every_s, self._trouble = clock() - NEWS_S, DAY_S, ""
         self._load(registry.read())
         on_change(self._members)
 
@@ -60,19 +64,31 @@ class GatewayGuard(Guard):
     def tick(self) -> list[Incoming | Publish]:
         """What follows from the file and from what was heard: the last words of those who were revoked, answers, rings."""
         said: list[Incoming | Publish] = []
+        if self._asked and not 0 <= self._clock() - self._told_at < NEWS_S:  # clocks go back, too
+            self._decide()
         members = self._registry.current()
-        if members is not self._members or not 0 <= self._clock() - self._told_at < self._every_s:  # clocks go back, too
+        if members is not self._members:
+            before = self._members
             said += self._load(members)
+            stay = before.nodes.items() <= members.nodes.items() and before.permissions.keys() <= members.permissions.keys()
+            self._every_s = min(self._every_s, NEWS_S) if stay else 0.0
+        if not 0 <= self._clock() - self._told_at < self._every_s:
             self._change()
         said += self._due
         self._due = []
+        if self.keys.news != self._seen:
+            self._seen = self.keys.news
+            said += self._rings()
+        return said
+
+    def _rings(self) -> list[Publish]:
         here = {name: self.keys.epoch_of(name) for name in self.keys.peers}
         news = any(epoch and epoch != self._rung.get(name) for name, epoch in here.items())  # who has not come yet is none
         before, self._rung = self._rung, here
-        if news or not before.keys() <= here.keys():
-            self._edition += 1
-            said += [self._ring(name, epoch) for name, epoch in here.items() if epoch]
-        return said
+        if not news and before.keys() <= here.keys():
+            return []
+        self._edition += 1
+        return [self._ring(name, epoch) for name, epoch in here.items() if epoch]
 
     def _load(self, members: Members) -> list[Incoming | Publish]:
         before, self._members = self._members, members
@@ -85,12 +101,13 @@ class GatewayGuard(Guard):
                 self.keys.dismiss(name)
         for name, node in self._edges().items():
             secret = bytes.fromhex(node.secret)
-            self.keys.admit(name, speaking(GATEWAY, "", secret), keyring.reporting(secret))
-        self._told_at = self._clock()
+            if before.nodes.get(name) != node:
+                self.keys.admit(name, speaking(GATEWAY, "", secret), keyring.reporting(secret))
         return gone
 
     def _change(self) -> None:
         """Tell of the members; if that fails, soon again."""
+        self._told_at = self._clock()
         try:
             self._on_change(self._members)
             self._every_s, self._trouble = DAY_S, ""
@@ -123,37 +140,50 @@ class GatewayGuard(Guard):
         if permission is None or not keyring.asks_rightly(request, bytes.fromhex(permission.secret)):
             raise Rejected("join", f"somebody wants to join as {request.node} without a permission that is known here")
         answer = self._answers.get(request.public)
-        if answer is None:
-            answer = self._decide(request, bytes.fromhex(permission.secret))
-            if answer.box:
-                self._answers[request.public] = answer
-            for old in list(self._answers)[:-REMEMBERED]:
-                del self._answers[old]
-        self._due.append(Publish(topics.JOINED, answer, {"permission": request.permission}))
-
-    def _decide(self, request: m.JoinRequest, secret: bytes) -> m.JoinAnswer:
-        attempt = Attempt()
-        key = attempt.shared(request.public, secret)
-        refused, node = self._join(request)
-        box = ""
-        if node is None:
-            _log.warning("refused a request to join as %s: %s", request.node, refused)
+        if answer is not None:
+            self._due.append(Publish(topics.JOINED, answer, {"permission": request.permission}))
+        elif len(self._asked) < ROUND:
+            attempt, secret = Attempt(), bytes.fromhex(permission.secret)
+            self._asked[request.public] = _Asked(request, secret, attempt, attempt.shared(request.public, secret))
         else:
-            _log.info("%s has joined", request.node)
-            box = keyring.close_box(key, bytes.fromhex(node.secret), request.node)
-        proof = keyring.answer_proof(secret, request.public, attempt.public, box, refused)
-        return m.JoinAnswer(
-            node=GATEWAY, epoch=self.keys.epoch, permission=request.permission, to=request.public, public=attempt.public,
-            box=box, refused=refused, proof=proof,
-        )  # fmt: skip
+            raise Rejected("join", f"more than {ROUND} want to join in {NEWS_S:g} s")
 
-    def _join(self, request: m.JoinRequest) -> tuple[str, Enrolled | None]:
-        """Enter who asks, or say why not; a gateway that cannot write lets nobody in."""
+    def _decide(self) -> None:
+        """Enter those who ask, or say why not; a gateway that cannot write lets nobody in."""
+        asked, self._asked = list(self._asked.values()), {}
         try:
-            return self._registry.join(request.permission, request.node, self._clock())
+            decided = self._registry.join([(a.request.permission, a.request.node) for a in asked], self._clock())
         except DtError as error:
-            _log.error("%s cannot be enrolled: %s", request.node, error)
-            return "the gateway cannot write down who joins (its log says why): mend that, and use this line again", None
+            _log.error("%s cannot be enrolled: %s", ", ".join(a.request.node for a in asked), error)
+            decided = [("the gateway cannot write down who joins (its log says why): mend that, and use this line again", None)]
+            decided *= len(asked)
+        for a, (refused, node) in zip(asked, decided):
+            box = ""
+            if node is None:
+                _log.warning("refused a request to join as %s: %s", a.request.node, refused)
+            else:
+                _log.info("%s has joined", a.request.node)
+                box = keyring.close_box(a.key, bytes.fromhex(node.secret), a.request.node)
+            proof = keyring.answer_proof(a.secret, a.request.public, a.attempt.public, box, refused)
+            answer = m.JoinAnswer(
+                node=GATEWAY, epoch=self.keys.epoch, permission=a.request.permission, to=a.request.public,
+                public=a.attempt.public, box=box, refused=refused, proof=proof,
+            )  # fmt: skip
+            if box:
+                self._answers[a.request.public] = answer
+            self._due.append(Publish(topics.JOINED, answer, {"permission": a.request.permission}))
+        for old in list(self._answers)[:-REMEMBERED]:
+            del self._answers[old]
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Somebody who knows a permission's ``secret`` wants to join; ``key``: of this attempt."""
+
+    request: m.JoinRequest
+    secret: bytes
+    attempt: Attempt
+    key: bytes
 
 
 def _farewell(name: str, epoch: str) -> Incoming:

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -172,18 +172,17 @@ class Registry:
             self._save(members.model_copy(update={"permissions": {**kept, permission: new}}))
         return permission, new
 
-    def join(self, permission: str, node: str, now: float) -> tuple[str, Enrolled | None]:
-        """Use a permission: the node is enrolled, or the reason why not."""
+    def join(self, asked: Sequence[tuple[str, str]], now: float) -> list[tuple[str, Enrolled | None]]:
+        """Use permissions, each for a name: the node is enrolled, or the reason why not. One lock and one write for all, and
+        none where nobody is let in."""
+        if self._members is not None:
+            refused = _entered(self.current(), asked, now)[1]
+            if not any(node for _, node in refused):
+                return refused
         with self._changing() as members:
-            reason = _objection(members.permissions.get(permission), members, node, now)
-            if reason:
-                return reason, None
-            used = members.permissions[permission]
-            used = used.model_copy(update={"used": (*used.used, node)})
-            new = Enrolled(secret=secrets.token_hex(32), serial=new_epoch(), since=now)
-            nodes, permissions = {**members.nodes, node: new}, {**members.permissions, permission: used}
-            self._save(members.model_copy(update={"nodes": nodes, "permissions": permissions}))
-        return "", new
+            members, answers = _entered(members, asked, now)
+            self._save(members)
+        return answers
 
     def revoke(self, name: str) -> None:
         """The node is out, and so is who has a permission for its name.
@@ -262,6 +261,23 @@ def _require_new(name: str | None, members: Members) -> None:
 
 
 _FULL = f"{MEMBERS} members are enrolled, which is the most: 'dt revoke' one of them on the gateway first"
+
+
+def _entered(
+    members: Members, asked: Sequence[tuple[str, str]], now: float
+) -> tuple[Members, list[tuple[str, Enrolled | None]]]:
+    """The members with those who may join, and an answer for each."""
+    answers: list[tuple[str, Enrolled | None]] = []
+    for permission, node in asked:
+        reason, new = _objection(members.permissions.get(permission), members, node, now), None
+        if not reason:
+            used = members.permissions[permission]
+            used = used.model_copy(update={"used": (*used.used, node)})
+            new = Enrolled(secret=secrets.token_hex(32), serial=new_epoch(), since=now)
+            nodes, permissions = {**members.nodes, node: new}, {**members.permissions, permission: used}
+            members = members.model_copy(update={"nodes": nodes, "permissions": permissions})
+        answers.append((reason, new))
+    return members, answers
 
 
 def _objection(permission: Permission | None, members: Members, node: str, now: float) -> str:

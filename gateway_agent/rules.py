@@ -9,12 +9,14 @@ import base64
 import hashlib
 import secrets
 from collections.abc import Iterator
+from functools import lru_cache
 
 from gateway_agent.homeassistant.cluster import COMMANDS
 from gateway_agent.homeassistant.discovery import PREFIX, Tree, cluster_id
-from gateway_agent.registry import Enrolled, Members
+from gateway_agent.registry import Members
 from schemas.contract import topics
 from schemas.security import keyring
+from schemas.security.keyring import MEMBERS
 from schemas.security.permission import joiner, joiner_password
 from schemas.security.rights import GATEWAY, RIGHTS
 from schemas.security.seal import derive
@@ -48,7 +50,7 @@ def access_file(root: str, members: Members, prefix: str = PREFIX) -> str:
     lines = [f"user {GATEWAY}", "topic readwrite #", f"user {HOME}", *_own_home(tree, prefix)]
     lines += [f"user {LOOKER}", *_reader(root)]
     for name, node in members.nodes.items():
-        lines += [f"user {name}", *_enrolled(name, node, root, tree, prefix)]
+        lines += _enrolled(name, node.reads, node.controls, root, tree, prefix)
     for permission in members.permissions:
         lines += [
             f"user {joiner(permission)}",
@@ -58,10 +60,10 @@ def access_file(root: str, members: Members, prefix: str = PREFIX) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _enrolled(name: str, node: Enrolled, root: str, tree: Tree, prefix: str) -> Iterator[str]:
-    if node.controls:
-        yield from _home(root, tree, prefix)
-    yield from _reader(root) if node.reads else _edge(root, name)
+@lru_cache(MEMBERS)
+def _enrolled(name: str, reads: bool, controls: bool, root: str, tree: Tree, prefix: str) -> tuple[str, ...]:
+    home = _home(root, tree, prefix) if controls else ()
+    return (f"user {name}", *home, *(_reader(root) if reads else _edge(root, name)))
 
 
 def _edge(root: str, name: str) -> Iterator[str]:
@@ -104,6 +106,7 @@ def _own_home(tree: Tree, prefix: str) -> Iterator[str]:
     yield f"topic readwrite {tree.base}/#"
 
 
+@lru_cache(2 * MEMBERS)
 def _hashed(password: str) -> str:
     salt = secrets.token_bytes(12)
     digest = hashlib.pbkdf2_hmac("sha512", password.encode(), salt, ROUNDS)

@@ -100,6 +100,7 @@ class Seal:
 
     def __init__(self, name: str, epoch: str) -> None:
         self.name = name
+        self.news = 0  # grows when a peer comes or goes or has another epoch
         self.restart(epoch)
         self._peers: dict[str, _Peer] = {}
 
@@ -113,10 +114,11 @@ class Seal:
         known = self._peers.get(name)
         if known is None or (known.send, known.receive) != (send, receive):
             self._peers[name] = _Peer(send, receive)
+            self.news += 1
 
     def dismiss(self, name: str) -> None:
         """Nothing of this peer is believed any more, and nothing is sealed for it."""
-        self._peers.pop(name, None)
+        self.news += self._peers.pop(name, None) is not None
 
     @property
     def peers(self) -> tuple[str, ...]:
@@ -148,6 +150,7 @@ class Seal:
         if peer is None or not epoch or epoch == peer.window.epoch or epoch in peer.replaced:
             return False
         peer.renew(epoch)
+        self.news += 1
         return True
 
     def seal(self, topic: str, payload: bytes, receivers: Iterable[tuple[str, str]]) -> bytes:
@@ -190,6 +193,7 @@ class Seal:
     def _note(self, peer: _Peer, epoch: str, counter: int) -> None:
         if epoch != peer.window.epoch:
             peer.renew(epoch)
+            self.news += 1
         peer.window.add(counter)
 
 

@@ -16,7 +16,7 @@ import pytest
 from edge_agent.membership import EdgeGuard, Membership, load, only_name, save
 from gateway_agent import registry as registry_file
 from gateway_agent import rules
-from gateway_agent.gate import GatewayGuard
+from gateway_agent.gate import NEWS_S, GatewayGuard
 from gateway_agent.registry import DAMAGED, FILE, LOCK, PERMISSIONS, USES, Enrolled, Members, Registry
 from schemas.contract import messages as m
 from schemas.contract import topics
@@ -76,6 +76,7 @@ class World:
     def settle(self) -> list[Incoming]:
         """The gate's own words reach their readers; returns what it wants decided."""
         decided = []
+        self.now += NEWS_S
         for item in self.gate.tick():
             if isinstance(item, Publish):
                 self.say(self.gate, item.topic, item.message, **item.levels)
@@ -253,6 +254,7 @@ def ask(world: World, permission: str, secret: str, name: str, attempt: keyring.
         world.gate.admit("dt", f"dt/join/{permission}/ask", encode(topics.JOIN, request), D)
     except DecodeError as error:
         world.refused.append(str(error))
+    world.now += NEWS_S
     said = [item for item in world.gate.tick() if isinstance(item, Publish) and item.topic is topics.JOINED]
     answer = said[0].message if said else None
     if isinstance(answer, m.JoinAnswer):
@@ -295,6 +297,27 @@ def test_an_open_permission_lets_in_anybody_whose_name_is_new(world: World) -> N
     for name in ("e0", "e1", "gateway"):
         answer = ask(world, key, permission.secret, name)
         assert answer is not None and not answer.box and "enrolled already" in answer.refused
+
+
+def test_of_newcomers_the_broker_hears_once_a_second_and_of_who_leaves_at_once(world: World) -> None:
+    """It reads all members anew each time. Nobody is answered before it knows who may connect."""
+    key, permission = world.registry.permit(None, NOW + 600, NOW)
+    world.settle()
+    world.settle()
+    world.changes.clear()
+    answered = []
+    for n in range(10):
+        world.now += NEWS_S / 5
+        attempt, name = keyring.Attempt(), f"e{n}"
+        proof = keyring.ask_proof(bytes.fromhex(permission.secret), name, "0000000a", key, attempt.public)
+        request = m.JoinRequest(node=name, epoch="0000000a", permission=key, public=attempt.public, proof=proof)
+        world.gate.admit("dt", f"dt/join/{key}/ask", encode(topics.JOIN, request), D)
+        answered += [item for item in world.gate.tick() if isinstance(item, Publish) and item.topic is topics.JOINED]
+        assert len(answered) == (len(world.changes[-1].nodes) if world.changes else 0), "the broker knows who is answered"
+    assert len(world.changes) == 2
+    world.registry.revoke("e0")
+    world.gate.tick()
+    assert len(world.changes) == 3 and "e0" not in world.changes[-1].nodes
 
 
 def test_who_does_not_know_the_secret_gets_no_word(world: World) -> None:
@@ -361,9 +384,9 @@ def test_a_line_is_used_and_lines_are_open_so_often_at_most(tmp_path: Path, monk
     registry = Registry(tmp_path)
     key, _ = registry.permit(None, NOW + 60, NOW)
     for i in range(USES):
-        assert registry.join(key, f"e{i}", NOW)[0] == ""
+        assert registry.join([(key, f"e{i}")], NOW)[0][0] == ""
         registry.revoke(f"e{i}")
-    assert f"used {USES} times" in registry.join(key, "e", NOW)[0]
+    assert f"used {USES} times" in registry.join([(key, "e")], NOW)[0][0]
     for i in range(PERMISSIONS - 1):
         registry.permit(f"e{i}", NOW + 60, NOW)
     with pytest.raises(PlanError, match=rf"{PERMISSIONS} join lines are open"):

@@ -123,10 +123,11 @@ class VictimRing:
             del self._paid[old]
 
     def _gives(self, node: str, now: float) -> bool:
-        """Whether to believe that it lends what it says is waiting. So many forwards may be under way: two for each node; one,
-        as long as it has never lent any."""
+        """Whether to believe that it lends what it says is waiting. So many forwards may be under way: two for each node; as
+        long as it has never lent any one for each, or one where others have, for the thief that gets nothing waits."""
         owes, since = self._owes.get(node, (0, now))
-        return owes < (2 if node in self._paid else 1) * len(self._nodes) or now >= since + DOUBT_S
+        most = 2 * len(self._nodes) if node in self._paid else 1 if self._paid else len(self._nodes)
+        return owes < most or now >= since + DOUBT_S
 
     def replaced(self, node: str, epoch: str) -> bool:
         """Whether ``epoch`` is one that another has taken the place of: two live under one name, or it is late."""

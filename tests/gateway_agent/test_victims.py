@@ -44,6 +44,17 @@ def test_who_says_that_tiles_wait_and_lends_none_is_not_believed_for_a_while(rin
     assert pairs(ring.request("c", "ec", "u", False, 6.0 + DOUBT_S)) == [("c", "b")]
 
 
+def test_who_has_never_lent_gets_one_thief_where_others_have_lent(ring: VictimRing) -> None:
+    """For that thief waits, perhaps in vain."""
+    ring.paid("a")
+    for n in range(5):
+        ring.register("b", "eb", 999, float(n), priority=100)
+        given = pairs(ring.request("c", "ec", f"r{n}", False, float(n)))
+        assert given == ([("c", "b")] if n == 0 else [])
+    ring.paid("b")
+    assert pairs(ring.request("c", "ec", "r9", False, 9.0)) == [("c", "b")], "one that lends is believed"
+
+
 def test_a_forward_names_both_ends_with_their_epochs(ring: VictimRing) -> None:
     ring.register("a", "ea", 1, 0.0)
     assert ring.request("c", "ec", "r1", False, 0.0) == [Forward("a", "ea", "c", "ec", "r1", False)]

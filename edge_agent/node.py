@@ -176,8 +176,8 @@ class EdgeNode:
         if self._exchanges:
             self.proofs.open(frame)
         self.tiles.add(frame, [(frame, lane) for lane in self.plan.order])
-        said = self._deal(now) + self._settle(now)
-        return sorted(said, key=lambda action: not _registers(action))  # the frame's time runs from it
+        actions = self._deal(now) + self._settle(now)
+        return sorted(actions, key=lambda action: not _registers(action))  # the frame's time runs from it
 
     def hear(self, incoming: Incoming, now: float) -> list[Action]:
         """A message for this node.
@@ -185,11 +185,11 @@ class EdgeNode:
         Raises:
             EngineError: the gateway refuses this node.
         """
-        message, said = incoming.message, list[Action]()
+        message, actions = incoming.message, list[Action]()
         if isinstance(message, m.Echo):
-            said += self._echo(message, now)
+            actions += self._echo(message, now)
         elif isinstance(message, m.Steal):
-            said += self._steal(message, now)
+            actions += self._steal(message, now)
         elif isinstance(message, m.TileHeader):
             self._tile(message, incoming.tensors, now)
         elif isinstance(message, m.OverlapHeader):
@@ -199,9 +199,9 @@ class EdgeNode:
                 self.lanes.hear(part)
         elif isinstance(message, m.OverlapRequest):
             if message.node != self.name:
-                said += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
+                actions += [self._overlap(s) for s in self.lanes.again(Want(message.frame, message.layer, message.tile))]
         elif isinstance(message, m.Accepted):
-            said += self._accept(message, now)
+            actions += self._accept(message, now)
         elif isinstance(message, m.Return):
             for tile in message.tiles:
                 self.tiles.hand_back((message.frame, tile), message.node)
@@ -209,7 +209,7 @@ class EdgeNode:
                 self.lending.suspect(message.node, now)
         else:
             self.counts["unexpected message"] += 1
-        return said + self._settle(now)
+        return actions + self._settle(now)
 
     def computed(self, key: TaskKey, outputs: Tensors, seconds: float, now: float, error: str = "") -> list[Action]:
         """The engine is through with ``key``; ``error``: it failed, and so will the frame, if it is an own one."""
@@ -217,16 +217,16 @@ class EdgeNode:
         checks = self._computing is not None and self._computing.check
         self._computing = None
         self.compute_s += seconds
-        said: list[Action] = []
+        actions: list[Action] = []
         if checks:
-            said += self._judged(self.sampler.computed(key, outputs, seconds, now, error), now)
+            actions += self._judged(self.sampler.computed(key, outputs, seconds, now, error), now)
         elif whole:
             self._whole_computed(key[0], outputs, seconds, now, error)
         else:
             tile_s = seconds / self._weights[key[1]]
             self._tile_s = tile_s if self._tile_s is None else 0.7 * self._tile_s + 0.3 * tile_s
-            said += self._task_computed(key, outputs, seconds, now, error)
-        return said + self._settle(now)
+            actions += self._task_computed(key, outputs, seconds, now, error)
+        return actions + self._settle(now)
 
     def _judged(self, liars: list[str], now: float) -> list[Action]:
         """Bits of these nodes were wrong: the gateway is told at once, which fails what is open and may hold more of them."""
@@ -243,21 +243,21 @@ class EdgeNode:
         frame, block, tile = key
         lane = self.lanes.drop(frame, tile) if error else self.lanes.get(frame, tile)
         ends = bool(error) or self.lanes.ends(tile, block)
-        said: list[Action] = [] if error else [self._overlap(p) for p in self.lanes.computed(key, outputs, now, seconds)]
+        actions: list[Action] = [] if error else [self._overlap(p) for p in self.lanes.computed(key, outputs, now, seconds)]
         stolen = m.frame_source(frame)[:2] != (self.name, self.epoch)
         if stolen and error:
             return [self._return(frame, (tile,), error)]
         if ends:
             passed = not error and all(other != tile for _, other in self._answering)
             if not stolen and not self.tiles.computed((frame, tile), passed):
-                return said
+                return actions
             self.counts["stolen" if stolen else "computed"] += 1
         if error or (block, tile) in self._answering:
             picture, spent_s, request = (lane.picture, lane.spent_s, lane.request) if lane else ((0, 0), 0.0, None)
             answer = {} if error else {name: outputs[name] for name in answer_of(self.plan, block, tile)}
             about: dict[str, Any] = {"stolen": stolen, "picture": picture, "request": request}
             self._put(key, answer, now, error, compute_s=spent_s + seconds, **about)
-        return said
+        return actions
 
     def _whole_computed(self, frame: str, outputs: Tensors, seconds: float, now: float, error: str) -> None:
         if self.tiles.computed_whole(frame):
@@ -291,8 +291,8 @@ class EdgeNode:
             self.counts["lane stuck"] += 1
             if frame in self.tiles.frames:
                 self.tiles.restart(frame)
-        said = self._deal(now) + self._settle(now)
-        return [*said, Reconnect()] if self.heartbeat.missed(now) else said
+        actions = self._deal(now) + self._settle(now)
+        return [*actions, Reconnect()] if self.heartbeat.missed(now) else actions
 
     def connected(self, now: float) -> list[Action]:
         """The broker is there (again): what was said before may be lost."""
@@ -309,8 +309,8 @@ class EdgeNode:
         for frame, tile in sorted(lent):
             if m.frame_source(frame)[0] != self.name:
                 back.setdefault(frame, []).append(tile)
-        said = [self._return(frame, tuple(tiles)) for frame, tiles in back.items()]
-        return [*said, self._register(now, leaving=True)]
+        actions = [self._return(frame, tuple(tiles)) for frame, tiles in back.items()]
+        return [*actions, self._register(now, leaving=True)]
 
     def _return(self, frame: str, tiles: tuple[int, ...], error: str = "") -> Publish:
         message = m.Return(**self._head(), plan=self.digest, frame=frame, tiles=tiles, error=error[:300])
@@ -419,14 +419,14 @@ class EdgeNode:
         if accepted.epoch != self.heartbeat.gateway:  # what one accepts that has not answered yet, a later one may not know
             self.counts["accepted by another gateway"] += 1
             return []
-        said: list[Action] = []
+        actions: list[Action] = []
         self.lending.came_back(accepted, now)
         if accepted.worker and accepted.fingerprint and accepted.worker != self.name:
             for tile in accepted.tiles[:1]:  # whose it is; others may stand behind it
                 self.sampler.answered((accepted.frame, accepted.block, tile), accepted.worker, accepted.fingerprint)
         if accepted.ended:
             if ticket := self._tickets.pop(accepted.frame, 0):
-                said.append(Answer(ticket, accepted.result))
+                actions.append(Answer(ticket, accepted.result))
             if accepted.frame in self._images:
                 self.sampler.ended(accepted.frame, self._images.pop(accepted.frame)[0], now)
             self._expired.discard(accepted.frame)
@@ -440,41 +440,41 @@ class EdgeNode:
             del self._results[done]
         if accepted.frame in self.tiles.frames:
             self.tiles.accept(accepted.frame, accepted.block, accepted.tiles, accepted.ended)
-        return said
+        return actions
 
     def _settle(self, now: float) -> list[Action]:
         """What follows from the new state: compute first, for the engine must not wait for the network."""
-        said: list[Action] = []
+        actions: list[Action] = []
         if self._computing is None and not self.outbox.full:
-            said += self._next(now)
+            actions += self._next(now)
         free = not self.tiles.waiting and not self._stolen and not self.outbox.full
         hungry = bool(self.heartbeat.gateway) and free and not (self._alone and self.camera) and not self._shares
         busy = (self._computing is not None and not self._computing.check) or len(self.lanes) > 0
         if ask := self.thief.poll(hungry, busy, now):
             # Before a result that may end the frame: of the next one this node gets its tile in the first round.
             request = m.VictimRequest(**self._head(), plan=self.digest, request=ask.request, ahead=ask.ahead)
-            said.append(Publish(topics.VICTIM_REQ, request))
+            actions.append(Publish(topics.VICTIM_REQ, request))
         for key in self.outbox.due(now):
             header, tensors = self._results[key]
-            said.append(Publish(topics.RESULT, header, {"frame": key[0]}, tensors))
+            actions.append(Publish(topics.RESULT, header, {"frame": key[0]}, tensors))
         for want in self.lanes.wants(now):
             lacks = m.OverlapRequest(**self._head(), plan=self.digest, **want._asdict())
-            said.append(Publish(topics.OVERLAP_REQ, lacks))
+            actions.append(Publish(topics.OVERLAP_REQ, lacks))
         was_waiting, was_open = self._registered
         waiting, frames = self.tiles.waiting, self.tiles.frames
         news = waiting > was_waiting or (waiting == 0 and was_waiting != 0) or not set(frames) <= set(was_open)
         if news or now >= self.heartbeat.deadline():
-            said.append(self._register(now))
+            actions.append(self._register(now))
         else:
             self._registered = (waiting, was_open)
-        return said
+        return actions
 
     def _next(self, now: float) -> list[Action]:
         """The next tile for the engine: of a lane that is open, or a stolen one, since somebody waits for it under a
         lease; then the own."""
         if (checked := self.sampler.take(False, now)) is not None:
             return [self._checks(checked)]
-        said: list[Action] = []
+        actions: list[Action] = []
         work = self.lanes.take()
         if work is None:
             if not self._stolen and self._alone and (frame := self.tiles.take_whole()):
@@ -483,14 +483,14 @@ class EdgeNode:
                 )
                 return [self._computing]
             while work is None and (self._stolen or self.tiles.waiting):  # a lane that is here already may lack parts
-                said += self._open(now)
+                actions += self._open(now)
                 work = self.lanes.take()
         if work is not None:
             self._computing = Compute(*work, reuse=self._reuses(work[0]))
-            said.insert(0, self._computing)
+            actions.insert(0, self._computing)
         elif (checked := self.sampler.take(True, now)) is not None:
-            said.append(self._checks(checked))
-        return said
+            actions.append(self._checks(checked))
+        return actions
 
     def _checks(self, work: tuple[TaskKey, Tensors]) -> Compute:
         self._computing = Compute(*work, check=True)

@@ -173,22 +173,22 @@ class GatewayNode:
 
     def tick(self, now: float) -> list[Action]:
         """The deadline has come: dead nodes, frames that took too long."""
-        said: list[Action] = []
+        actions: list[Action] = []
         dead = self.ring.expire(now)
         for node in dead:
             self._speeds.pop(node, None)
-            said += self._failures(self.assembly.source_lost(node, now))
+            actions += self._failures(self.assembly.source_lost(node, now))
         if (dead and not self.ring.nodes) or now >= self._alone_at:
             self._alone_s = min(2 * self._alone_s, LONGEST_ALONE_S)
-            said.append(Reconnect())
+            actions.append(Reconnect())
             self._alone_at = now + self._alone_s
-        said += self._failures(self.assembly.expire(now))
+        actions += self._failures(self.assembly.expire(now))
         for header in self.early.expire(now):
             self.counts["result of a frame that was not announced"] += 1
-            said += self._released(header)
+            actions += self._released(header)
         for frame in set(self._pictures).difference(self.assembly.frames):  # forgotten without an outcome
             del self._pictures[frame]
-        return said
+        return actions
 
     def deadline(self) -> float | None:
         """When ``tick`` is due."""
@@ -202,11 +202,11 @@ class GatewayNode:
         refused = "" if register.leaving else self._refusal(register)[:500]
         self._alone_s, self._alone_at = ALONE_S, float("inf")
         steals: list[Action] = []
-        said: list[Action] = []
+        actions: list[Action] = []
         if not refused and not register.leaving and not stranger:
             self._meet(register)
             self._speeds[register.node] = register.flops_s
-            said += self._distrusted(register, now)
+            actions += self._distrusted(register, now)
             about = (register.camera, register.priority, register.distrusts)
             steals = self._steals(self.ring.register(register.node, register.epoch, register.waiting, now, *about))
         cameras = len(self.ring.cameras)
@@ -215,20 +215,20 @@ class GatewayNode:
             cameras=cameras, helpers=len(self.ring.nodes) - cameras, paused=self.paused, pictures_s=self.pictures_s,
             roster=self._roster, peers=self._peers if register.roster != self._roster and not stranger else {},
         )  # fmt: skip
-        said += [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
+        actions += [*steals, Publish(topics.ECHO, echo, {"node": register.node})]
         if refused:
             self.counts["refused"] += 1
         if refused or stranger:
-            return said
+            return actions
         (self._asking.add if register.answers and not register.leaving else self._asking.discard)(register.node)
         if register.leaving:
             if self.ring.leave(register.node, register.epoch):
                 if register.frames:  # it may have opened one since
-                    said += self._announced(register, now)
-                said += self._failures(self.assembly.source_lost(register.node, now, "source left"))
-            return said
+                    actions += self._announced(register, now)
+                actions += self._failures(self.assembly.source_lost(register.node, now, "source left"))
+            return actions
         self._machines[register.node] = register.machine
-        return said + self._announced(register, now)
+        return actions + self._announced(register, now)
 
     def _meet(self, register: m.Register) -> None:
         """Where nodes that are here take straight connections, and the name of that list."""
@@ -250,21 +250,21 @@ class GatewayNode:
 
     def _announced(self, register: m.Register, now: float) -> list[Action]:
         """A source's list of open frames: what has ended it hears again, and the others, if they never have."""
-        source, said = register.node, list[Action]()
+        source, actions = register.node, list[Action]()
         announced = self.assembly.announce(source, register.epoch, register.frames, now, register.deadline_s)
         for frame in announced.ended:
             if outcome := self._unheard.pop(frame, None):
                 again = outcome.model_copy(update=self._head())
-                said.append(Publish(topics.OUTCOME, again, {"source": source}))
-            said.append(self._accepted(source, frame, ended=True))
+                actions.append(Publish(topics.OUTCOME, again, {"source": source}))
+            actions.append(self._accepted(source, frame, ended=True))
         for frame in [f for f in self._unheard if _passed(f, register)]:
             del self._unheard[frame]
-        said += self._failures(announced.failed)
+        actions += self._failures(announced.failed)
         if self._ordered:
-            said += self._follow(register, now)
+            actions += self._follow(register, now)
         for header, tensors in self.early.take(register.frames):
-            said += self._result(header, tensors, now)
-        return said + self._dealt()
+            actions += self._result(header, tensors, now)
+        return actions + self._dealt()
 
     def _dealt(self) -> list[Action]:
         """By the baseline's schedule: the next frame's tiles for everybody."""
@@ -274,19 +274,19 @@ class GatewayNode:
 
     def _follow(self, register: m.Register, now: float) -> list[Action]:
         """The first frames of a source whose state this gateway does not have fail, unless they are its very first."""
-        stream, said = (register.node, register.epoch), list[Action]()
+        stream, actions = (register.node, register.epoch), list[Action]()
         frames = [frame for frame in register.frames if not self.assembly.has_ended(frame)]
         if not frames:
             return []
         if stream not in self._streams and min(m.frame_source(frame)[2] for frame in frames) > 0:
             reason = f"gateway restarted: what the model remembers of {register.node} begins anew with its next frame"
             for frame in frames:
-                said += self.failed(frame, reason, now)
+                actions += self.failed(frame, reason, now)
         told = max(m.frame_source(frame)[2] for frame in frames)
         self._streams[stream] = max(told, self._streams.pop(stream, -1))
         for old in list(self._streams)[:-STATES]:
             del self._streams[old]
-        return said + self._release(register.node)
+        return actions + self._release(register.node)
 
     def _refusal(self, register: m.Register) -> str:
         """Why a node may not be here; one that has restarted on its machine may, at once."""
@@ -337,19 +337,19 @@ class GatewayNode:
             return []
         ended = verdicts[-1].ended
         answered = self._answered(header)
-        said: list[Action] = [self._accepted(header.node, frame, ended, header.block, answered)]
+        actions: list[Action] = [self._accepted(header.node, frame, ended, header.block, answered)]
         if not is_own:
             self.ring.paid(source)
             whose = (header.node, fingerprint(tensors))
-            said.append(self._accepted(source, frame, ended, header.block, answered, *whose))
+            actions.append(self._accepted(source, frame, ended, header.block, answered, *whose))
         if not ended:
             self._pictures[frame] = header.picture
-            said.append(Counted(header))
+            actions.append(Counted(header))
         for complete in [verdict.complete for verdict in verdicts if verdict.complete]:  # not of the last tile, perhaps
             picture = self._pictures.pop(frame, (0, 0))
             self._held[frame] = Finish(complete, picture, self.ring.priority(source))
-            said += self._release(source)
-        return said
+            actions += self._release(source)
+        return actions
 
     def _lent(self, header: m.ResultHeader) -> bool:
         if header.node in self.ring.distrusts(m.frame_source(header.frame)[0]):
@@ -371,12 +371,12 @@ class GatewayNode:
 
     def _fault(self, header: m.ResultHeader, now: float) -> list[Action]:
         """The source's engine failed, and so does the frame, unless other nodes' results for this lane are here."""
-        frame, said = header.frame, list[Action]()
+        frame, actions = header.frame, list[Action]()
         answers = [a for a in self.plan.answers if header.whole or a == (header.block, header.tile)]
         if any(self.assembly.lacks(frame, *answer) for answer in answers) or (not answers and self.assembly.is_open(frame)):
-            said += self.failed(frame, f"model error on {header.node}: {header.error}", now)
+            actions += self.failed(frame, f"model error on {header.node}: {header.error}", now)
         ended = self.assembly.has_ended(frame)
-        return [*said, self._accepted(header.node, frame, ended, header.block, self._answered(header))]
+        return [*actions, self._accepted(header.node, frame, ended, header.block, self._answered(header))]
 
     def _tiles(self, header: m.ResultHeader, tensors: Tensors) -> dict[tuple[int, int], Tensors]:
         """The outputs of each task, by block and lane, that a result answers for."""
@@ -419,14 +419,14 @@ class GatewayNode:
         return Publish(topics.ACCEPTED, message, {"node": node})
 
     def _failures(self, failures: Iterable[Failed]) -> list[Action]:
-        said: list[Action] = []
+        actions: list[Action] = []
         for f in failures:
             self.counts["failed"] += 1
             outcome = m.Outcome(
                 **self._head(), frame=f.frame, status="failed", reason=f.reason[:500], latency_s=f.latency_s
             )
-            said += self._end(outcome)
-        return said
+            actions += self._end(outcome)
+        return actions
 
     def _end(self, outcome: m.Outcome) -> list[Action]:
         source = m.frame_source(outcome.frame)[0]

@@ -53,7 +53,7 @@ BUGS = {
     "how a frame ended is forgotten": (
         "gateway_agent/node.py", "self.assembly.remember(before.ended, before.forgotten)", "pass"
     ),
-    "a state that begins anew is not named": ("gateway_agent/node.py", "said += self.failed(frame, reason, now)", "pass"),
+    "a state that begins anew is not named": ("gateway_agent/node.py", "actions += self.failed(frame, reason, now)", "pass"),
 }  # fmt: skip
 
 

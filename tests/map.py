@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-FLOORS = {"schemas": 0, "models": 1, "edge_agent": 2, "gateway_agent": 2, "dt_cli": 3, "bench": 3, "training": 3}
+FLOORS = {"schemas": 0, "models": 1, "edge_agent": 2, "gateway_agent": 2, "dt_cli": 3, "bench": 3, "training": 3,
+          "deepthings": 4}  # fmt: skip
 
 
 @functools.cache

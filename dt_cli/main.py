@@ -11,12 +11,11 @@ from dt_cli import streams
 from dt_cli.options import ConfigFile, takes
 from schemas.contract.errors import FULL, DtError, PlanError
 from schemas.contract.redact import redact
-from schemas.host.process import blank_arguments, complain
+from schemas.host.process import blank_arguments, complain, version
 from schemas.host.settings import Loaded
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="Run one CNN on a cluster of cheap machines, over MQTT, bit for bit.",
@@ -79,6 +78,29 @@ Threads = Annotated[
     int | None,
     typer.Option(help="Threads of the TFLite runtime. [default: those of a node here]", min=1, max=64, show_default=False),
 ]
+
+
+def _say_version(wanted: bool) -> None:
+    if wanted:
+        print(f"dt {version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_say_version, is_eager=True, help="Print the version, and end.")
+    ] = False,
+) -> None:
+    """What stands before a command."""
+
+
+@app.command()
+def manual() -> None:
+    """Print the manual page: dt manual > /usr/local/share/man/man1/dt.1."""
+    from dt_cli import manual as command
+
+    print(command.page(typer.main.get_command(app)), end="")
 
 
 @app.command()

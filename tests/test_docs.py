@@ -231,7 +231,7 @@ def test_a_straight_connection_that_is_made_as_the_protocol_says_brings_a_tile()
             )  # fmt: skip
             send(ours.encrypt(bytes(12), b"\x02[3]", None))
             assert theirs.decrypt(bytes(12), read(), None) == b"\x02[]"
-            send(ours.encrypt((1).to_bytes(12, "little"), b"\x01\x0fdt/tile/kitchen" + b"payload", None))
+            send(ours.encrypt((1).to_bytes(12, "little"), b"\x04\x0fdt/tile/kitchen" + b"payload", None))
             event = inbox.get(timeout=10)
             assert (event.topic, bytes(event.payload), event.opened.sender) == ("dt/tile/kitchen", b"payload", "attic")
             assert theirs.decrypt((1).to_bytes(12, "little"), read(), None) == b"\x03" + struct.pack("<Q", 1)

@@ -38,8 +38,9 @@ if TYPE_CHECKING:  # a cluster without seals loads no cryptography
 STRAIGHT = (topics.TILE, topics.OVERLAP)
 HELLO_BYTES = 1024
 FRAME_BYTES = max(limit(row) for row in STRAIGHT) + 1024
-ACK_BYTES = 64 * 1024  # acknowledged at once; less, with the next tick
-MESSAGE, TAKES, ACKNOWLEDGE = 1, 2, 3  # a frame's kind: topic and payload; lanes that the sender takes; messages received
+ACK_BYTES = 2**20  # acknowledged at once; less, with the next tick
+TIMED_BYTES, TIMED_S = 64 * 1024, 0.5  # a message of so many bytes on an idle connection is timed, so often at most
+MESSAGE, TAKES, ACKNOWLEDGE, TIMED = 1, 2, 3, 4  # a frame begins with one: docs/PROTOCOL.md, Straight connections
 
 _LENGTH = struct.Struct("<I")
 _READS = 8  # before the next connection's turn
@@ -83,8 +84,8 @@ class Connection:
         self._out: deque[memoryview] = deque()
         self._received = self._told = self._untold_bytes = self._acknowledged = 0
         self._left = -1  # in the socket's buffer, when that was looked at last
-        self._moved_at = self._busy_since = now
-        self._busy_bytes = 0
+        self._moved_at, self._sent_at = now, now - TIMED_S
+        self._timed = 0  # bytes of a message that is timed
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -173,13 +174,15 @@ class Connection:
 
     def send(self, said: Publish, path: str, payload: bytes, now: float) -> None:
         """A message; ``said`` is kept until the peer has acknowledged it."""
+        kind = MESSAGE
         if not self.waiting:
-            self._moved_at = self._busy_since = now
-            self._busy_bytes = 0
+            self._moved_at = now
+            if len(payload) >= TIMED_BYTES and now >= self._sent_at + TIMED_S:
+                kind, self._timed, self._sent_at = TIMED, len(payload), now
         self.waiting.append((said, len(payload)))
         self.waiting_bytes += len(payload)
         name = path.encode()
-        self.put(MESSAGE, bytes((len(name),)), name, payload)
+        self.put(kind, bytes((len(name),)), name, payload)
 
     def put(self, kind: int, *parts: bytes) -> None:
         """A frame, closed if there are keys."""
@@ -209,11 +212,11 @@ class Connection:
                     self._out.appendleft(first[sent:])
                 sent -= min(sent, len(first))
 
-    def took(self, count: int) -> None:
-        """A message of so many bytes has come: a large one is acknowledged at once."""
+    def took(self, count: int, is_timed: bool) -> None:
+        """A message of so many bytes has come: it is acknowledged at once if the peer times it, or much has come since."""
         self._received += 1
         self._untold_bytes += count
-        if self._untold_bytes >= ACK_BYTES:
+        if is_timed or self._untold_bytes >= ACK_BYTES:
             self.acknowledge()
 
     def acknowledge(self) -> None:
@@ -228,12 +231,11 @@ class Connection:
         if len(said) != 8 or not 0 <= total - self._acknowledged <= len(self.waiting):
             raise Broken("it acknowledges what it was not sent")
         for _ in range(total - self._acknowledged):
-            size = self.waiting.popleft()[1]
-            self.waiting_bytes -= size
-            self._busy_bytes += size
+            self.waiting_bytes -= self.waiting.popleft()[1]
+        if self._timed and total > self._acknowledged:  # it was the first of those that waited
+            self.pace.moved(self._timed, now - self._sent_at)
+            self._timed = 0
         self._acknowledged, self._moved_at = total, now
-        if not self.waiting and self._busy_bytes >= ACK_BYTES:
-            self.pace.moved(self._busy_bytes, now - self._busy_since)
 
     def silent_s(self, now: float) -> float:
         """How long nothing has moved of what is under way: into this machine's buffer, out of it, or by the peer's word."""

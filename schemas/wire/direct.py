@@ -30,7 +30,7 @@ from schemas.contract.messages import PEERS, Peer
 from schemas.contract.topics import Publish
 from schemas.security.seal import Opened, Seal
 from schemas.wire.codec import TENSOR_BYTES, Payload, encode
-from schemas.wire.connection import ACKNOWLEDGE, MESSAGE, STRAIGHT, TAKES, Broken, Connection, Identity
+from schemas.wire.connection import ACKNOWLEDGE, MESSAGE, STRAIGHT, TAKES, TIMED, Broken, Connection, Identity
 from schemas.wire.packing import Pace
 
 STRAIGHT_BYTES = 4096  # of tensors; smaller messages go by the broker
@@ -227,6 +227,7 @@ class Direct:
         return 0.0 if self._own.node < peer else REVERSE_S
 
     def _run(self) -> None:
+        tick_at = 0.0
         while True:
             events = self._selector.select(_TICK_S if self._all else 4 * _TICK_S)
             with self._lock:
@@ -238,7 +239,9 @@ class Direct:
                         self._accept(now)
                     elif key.data in self._all:
                         self._guarded(key.data, self._turn, key.data, mask, now)
-                self._tick(now)
+                if now >= tick_at:
+                    tick_at = now + _TICK_S
+                    self._tick(now)
 
     def _guarded(self, one: Connection, act: Callable[..., None], *about: Any) -> None:
         """Whatever a connection does ends that connection at most."""
@@ -274,8 +277,8 @@ class Direct:
         if not len(frame):
             raise Broken("an empty frame")
         kind, rest = frame[0], memoryview(frame)[1:]
-        if kind == MESSAGE:
-            self._message(one, rest)
+        if kind in (MESSAGE, TIMED):
+            self._message(one, rest, kind == TIMED)
         elif kind == ACKNOWLEDGE:
             one.heard(rest, now)
         elif kind == TAKES:
@@ -297,16 +300,16 @@ class Direct:
     def _tell_lanes(self, one: Connection) -> None:
         one.put(TAKES, json.dumps(sorted(self._lanes)).encode())
 
-    def _message(self, one: Connection, rest: memoryview) -> None:
+    def _message(self, one: Connection, rest: memoryview, is_timed: bool) -> None:
         start = 1 + (rest[0] if len(rest) else 0)
         topic, payload = bytes(rest[1:start]).decode("ascii", "replace"), rest[start:]
         row, levels = topics.find(self.root, topic)
         if row not in STRAIGHT or levels.get("node", self._own.node) != self._own.node:
             raise Broken(f"{topic[:100]!r} does not come this way")
         self.messages_in += 1
-        one.took(len(payload))
         opened = Opened(payload, one.peer, one.epoch, True) if self._own.keys is not None else None
         self._tell(Straight(topic, payload, opened), 1)
+        one.took(len(payload), is_timed)
 
     def _tell(self, event: Straight | Undelivered, count: int) -> None:
         try:

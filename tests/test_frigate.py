@@ -67,6 +67,30 @@ def test_no_answer_is_false_while_nodes_die_and_freeze(tmp_path: Path) -> None:
     assert counts["right"] > 10 and not counts["false"], counts
 
 
+def test_an_edge_of_the_gateways_own_that_dies_is_started_again(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/d"
+    context: zmq.Context[Any] = zmq.Context()
+    with Detected(DIGITS, tmp_path, endpoint, TIMEOUT_S) as cluster:
+        gateway = cluster._children["gateway"].pid
+        bundle = make_bundle(DIGITS, (3, 3))
+        (image,), direct = pictures(bundle, 1), Direct(bundle)
+        client = Client(context, endpoint, "digits.tflite", TIMEOUT_S)
+        assert client.detect(image[None]) == direct.look(image)
+        (child,) = [pid for pid in _children(gateway) if "frigate" in Path(f"/proc/{pid}/cmdline").read_text().split("\0")]
+        os.kill(child, signal.SIGKILL)
+        assert client.detect(image[None]) is None, "no answer is none"
+        deadline = time.monotonic() + 60.0
+        while (answer := client.detect(image[None])) is None:
+            assert time.monotonic() < deadline
+        assert answer == direct.look(image)
+        client.close()
+    context.destroy(0)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(one) for task in Path(f"/proc/{pid}/task").iterdir() for one in (task / "children").read_text().split()]
+
+
 def test_a_model_that_a_client_sends_runs_where_that_is_allowed_and_no_other_stays(tmp_path: Path) -> None:
     endpoint, folder = f"ipc://{tmp_path}/d", tmp_path / "models"
     folder.mkdir()

@@ -68,7 +68,7 @@ class _Collector:
 
 _SOURCES = (  # name, what it is, key of the view; counters first
     ("dt_frames", "Frames that ended with a result.", "frames"),
-    ("dt_frames_dropped", "Frames of a camera for which there was no room.", "dropped"),
+    ("dt_frames_dropped", "Frames of a camera for which there was no room, or requests without an answer in time.", "dropped"),
     ("dt_frames_still", "Frames that were left out, for nothing moved.", "still"),
 )
 

@@ -25,6 +25,7 @@ ONE = Tiles(1, 1)
 FINE = (Tiles(4, 4), Tiles(5, 5))  # small tiles, for nodes with little memory
 _BEAM = 4  # plans of each grid that are divided once more
 _CUTS = 20  # cuts that are tried at most
+_IN_VAIN = 2  # so often in a row one block more may gain nothing before no more are tried
 _SHIFTED = 6  # plans that are tried with uneven tiles
 _WEIGHTS = (0.5, 1.0, 1.5, 2.0)  # how much of what a source does beside computing is taken off its tile
 _SLOWER = 1.25  # what "traffic" may cost in latency
@@ -217,10 +218,14 @@ class _Search:
         """Plans of this grid with one block, then of two that hold a good cut of the first, and so on."""
         beam = self._tried([(cut, grid)] for cut in self.cuts)
         if len(grid.homes) in range(2, self.cluster.nodes + 1):
+            best, in_vain = min(map(self._price, beam), default=0.0), 0
             for _ in range(MAX_BLOCKS - 1):
                 seeds = self._seeds(beam)
                 beam = self._tried([(cut, grid) for cut in chain] for seed in seeds for chain in self._divided(seed.cuts))
-                if not beam or min(map(self._price, beam)) > 1.5 * min(map(self._price, seeds)):
+                price = min(map(self._price, beam), default=float("inf"))
+                in_vain = in_vain + 1 if price >= best else 0
+                best = min(best, price)
+                if in_vain == _IN_VAIN or price > 1.5 * best:
                     break
 
     def finish(self) -> None:

@@ -6,24 +6,28 @@ password, a wrong one, another's client id, a forged result, a replayed one, a r
 plan, a newcomer by an open line until no more fit and then as often; a packet of 60 MB and a spoilt registry every 5 s; 50
 connections that never get done. The goal: at least 0.9 of the rate.
 
-They share the processors with the cluster, while real ones bring their own: ``--apart`` gives them the lowest priority, so that
-they have what the cluster leaves. Told is the processor time of a frame, too, of the gateway, its broker and the edges, in ms.
+They share the processors with the cluster, while real ones bring their own: with ``--apart`` they have the lowest priority, and
+beside the quiet turns a process of that priority spends as much processor time as they do, so that what differs is what they do
+to the cluster. Told is the processor time of a frame, too, of the gateway, its broker and the edges, in ms, and how many
+processors the intruders kept busy.
 """
 
 import argparse
 import contextlib
 import json
+import multiprocessing
 import os
 import queue
 import socket
 import ssl
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,7 @@ from schemas.contract import messages as m
 from schemas.contract import topics
 from schemas.contract.errors import DtError
 from schemas.contract.messages import frame_id, frame_source, new_epoch
+from schemas.contract.plan import Block
 from schemas.security import keyring
 from schemas.security.permission import JoinToken, joiner, joiner_password
 from schemas.wire.codec import encode
@@ -49,18 +54,19 @@ from schemas.wire.link import Address, Arrived, Link
 
 GOAL = 0.9
 LOWEST = 19
+WARM_S = 5.0
+FRAME_BYTES = 100  # of its id
+SPAWN = multiprocessing.get_context("spawn")
 BIG = 60_000_000
 
 
 class SealedCluster(Cluster):
-    """The processes of ``bench.processes``, sealed. ``latest``: the last frame that ended."""
-
-    latest = frame_id("camera", "0" * 8, 0)
+    """The processes of ``bench.processes``, sealed."""
 
     def __init__(self, model: Path, room: Path) -> None:
         super().__init__(model, "3x3", "auto", room, OUTCOMES)
         self.registry, self.plan = Registry(room / "gateway"), make_bundle(model, (3, 3)).plan
-        self.room = room
+        self.room, self.latest = room, SPAWN.Array("c", frame_id("camera", "0" * 8, 0).encode().ljust(FRAME_BYTES))
 
     @cached_property
     def open_line(self) -> tuple[str, Permission]:
@@ -95,7 +101,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=10.0, help="of a turn [10]")
     parser.add_argument("--turns", type=int, default=5, help="turns without and with intruders [5]")
     parser.add_argument("--every", type=float, default=0.2, help="seconds between an intruder's attempts [0.2]")
-    parser.add_argument("--apart", action="store_true", help="intruders have the lowest priority, as if on other machines")
+    parser.add_argument("--apart", action="store_true", help="as if intruders had machines of their own")
     parser.add_argument("--json", type=Path, help="write the same as JSON")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder:
@@ -119,12 +125,13 @@ def compare(cluster: SealedCluster, seconds: float, turns: int, every: float, ap
     _count(cluster, 8.0)
     rates: dict[str, list[float]] = {"quiet": [], "attacked": []}
     spent: dict[str, dict[str, list[float]]] = {kind: {"gateway": [], "broker": [], "edges": []} for kind in rates}
-    failed, deeds, lies = 0, 0, 0
+    failed, deeds, lies, busy = 0, 0, 0, [_processors(cluster, every, apart)]
     for _ in range(turns):
         for kind in rates:
-            intruders = _let_in(cluster, every, apart) if kind == "attacked" else None
+            intruders = Intruding(cluster, every, apart) if kind == "attacked" else None
             before = cluster.processor_s()
-            frames, bad = _count(cluster, seconds)
+            with _burning(statistics.median(busy) if apart and intruders is None else 0.0):
+                frames, bad = _count(cluster, seconds)
             used = {name: 1000 * (s - before[name]) / max(frames, 1) for name, s in cluster.processor_s().items()}
             for name in ("gateway", "broker"):
                 spent[kind][name].append(used.pop(name))
@@ -132,42 +139,103 @@ def compare(cluster: SealedCluster, seconds: float, turns: int, every: float, ap
             rates[kind].append(frames / seconds)
             failed += bad
             if intruders is not None:
-                deeds += intruders.stop()
-                lies += intruders.insider.lies
+                tried, told, share = intruders.stop()
+                busy.append(share)
+                deeds, lies = deeds + tried, lies + told
     medians = {kind: round(statistics.median(found), 2) for kind, found in rates.items()}
-    frame_ms = {
-        kind: {name: round(statistics.median(ms), 1) for name, ms in of.items()} for kind, of in spent.items()
-    }
-    own = [sum(frame_ms[kind].values()) for kind in rates]
+    frame_ms = {kind: {name: round(statistics.median(ms), 1) for name, ms in of.items()} for kind, of in spent.items()}
+    quiet, attacked = (sum(frame_ms[kind].values()) for kind in rates)
     return {
         "frames_s": medians, "ratio": round(medians["attacked"] / medians["quiet"], 3), "apart": apart,
-        "frame_ms": frame_ms, "processor_ratio": round(own[0] / own[1], 3),
-        "failed": failed, "attempts": deeds, "lies": lies, "goal": GOAL,
+        "frame_ms": frame_ms, "processor_ratio": round(quiet / attacked, 3),
+        "intruders_processors": round(statistics.median(busy), 2), "failed": failed, "attempts": deeds, "lies": lies,
+        "goal": GOAL,
     }  # fmt: skip
 
 
-def _let_in(cluster: SealedCluster, every: float, apart: bool) -> "Intruders":
-    """Threads have the priority of the one that made them."""
-    made: list[Intruders] = []
+def _processors(cluster: SealedCluster, every: float, apart: bool) -> float:
+    """How many the intruders keep busy."""
+    intruders = Intruding(cluster, every, apart)
+    _count(cluster, WARM_S)
+    return intruders.stop()[2]
 
-    def make() -> None:
-        if apart:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOWEST)
-        made.append(Intruders(cluster, every))
 
-    maker = threading.Thread(target=make)
-    maker.start()
-    maker.join()
-    return made[0]
+@dataclass(frozen=True)
+class Target:
+    """What intruders know: the login of an enrolled node, the gateway's folder, an open line, and the plan's first block."""
+
+    mole: Address
+    secret: str
+    registry: Path
+    permission: str
+    line_secret: str
+    block: Block
+
+
+class Intruding:
+    """Intruders in a process of their own, so that nothing of them delays who counts."""
+
+    def __init__(self, cluster: SealedCluster, every: float, apart: bool) -> None:
+        permission, granted = cluster.open_line
+        mole = cluster.registry.read().nodes["mole"]
+        registry = cluster.room / "gateway" / FILE
+        block = cluster.plan.blocks[0]
+        target = Target(cluster.address("mole"), mole.secret, registry, permission, granted.secret, block)
+        self._end, self._told = SPAWN.Event(), SPAWN.Queue()
+        given = (target, cluster.latest, every, apart, self._end, self._told)
+        self._process = SPAWN.Process(target=_intrude, args=given, daemon=True)
+        self._process.start()
+        self._told.get()  # they have begun
+
+    def stop(self) -> tuple[int, int, float]:
+        """How often they tried, how often the insider lied, and how many processors they kept busy."""
+        self._end.set()
+        found: tuple[int, int, float] = self._told.get()
+        self._process.join()
+        return found
+
+
+def _intrude(target: Target, latest: Any, every: float, apart: bool, end: Any, told: Any) -> None:
+    if apart:
+        os.nice(LOWEST)
+    intruders = Intruders(target, latest, every)
+    told.put(None)
+    begun, own = time.monotonic(), time.process_time()
+    end.wait()
+    share = (time.process_time() - own) / (time.monotonic() - begun)
+    told.put((intruders.stop(), intruders.insider.lies, share))
+
+
+@contextlib.contextmanager
+def _burning(share: float) -> Iterator[None]:
+    """A process of the lowest priority that spends this share of a processor meanwhile."""
+    burner = subprocess.Popen([sys.executable, "-c", _BURN, str(share)], stdin=subprocess.DEVNULL) if share else None
+    try:
+        yield
+    finally:
+        if burner is not None:
+            burner.kill()
+            burner.wait()
+
+
+_BURN = f"""
+import os, sys, time
+os.nice({LOWEST})
+while True:
+    begun, end = time.monotonic(), time.thread_time() + 0.01 * float(sys.argv[1])
+    while time.thread_time() < end: pass
+    time.sleep(max(begun + 0.01 - time.monotonic(), 0.0))
+"""
 
 
 def _count(cluster: SealedCluster, seconds: float) -> tuple[int, int]:
     """Frames that end within so many seconds, and how many of them fail."""
+    cluster.forget()
     deadline, frames, failed = time.monotonic() + seconds, 0, 0
     while (left := deadline - time.monotonic()) > 0:
         heard = cluster.next(left)
         if heard is not None and isinstance(heard[2], m.Outcome):
-            cluster.latest = heard[2].frame
+            cluster.latest[:] = heard[2].frame.encode().ljust(FRAME_BYTES)
             frames += 1
             failed += heard[2].status != "ok"
     return frames, failed
@@ -176,19 +244,19 @@ def _count(cluster: SealedCluster, seconds: float) -> tuple[int, int]:
 class Intruders:
     """Threads that try; ``stop`` tells how often they did."""
 
-    def __init__(self, cluster: SealedCluster, every: float) -> None:
-        mole = cluster.address("mole")
-        self._mole, self._every, self._registry = mole, every, cluster.room / "gateway" / FILE
-        self._permission, granted = cluster.open_line
-        self._secret, user = bytes.fromhex(granted.secret), joiner(self._permission)
-        newcomer = replace(mole, user=user, password=joiner_password(granted.secret))
+    def __init__(self, target: Target, latest: Any, every: float) -> None:
+        mole = target.mole
+        self._mole, self._every, self._registry = mole, every, target.registry
+        self._permission = target.permission
+        self._secret, user = bytes.fromhex(target.line_secret), joiner(self._permission)
+        newcomer = replace(mole, user=user, password=joiner_password(target.line_secret))
         self._newcomer = Link(newcomer, "dt", "newcomer", queue.Queue(1000), guard=OpenGuard())
         self._newcomer.start()
         self._done, self._counts = threading.Event(), 0
         self._link = Link(mole, "dt", "mole", queue.Queue(1000), guard=OpenGuard())
         self._link.start()
         self._half = [socket.create_connection((mole.host, mole.port)) for _ in range(50)]
-        self.insider = Insider(cluster, mole)
+        self.insider = Insider(target, latest)
         often = (self.insider.lie, self._strangers, self._forge, self._join)
         deeds = [*((deed, every) for deed in often), (self._big, 5.0), (self._spoil, 5.0)]
         self._threads = [threading.Thread(target=self._again, args=deed, daemon=True) for deed in deeds]
@@ -253,13 +321,12 @@ class Intruders:
 class Insider:
     """An enrolled node with its keys, which says everything about the camera's frames."""
 
-    def __init__(self, cluster: SealedCluster, address: Address) -> None:
-        secret = cluster.registry.read().nodes["mole"].secret
-        place = Membership(name="mole", root="dt", gateway="-", secret=secret, permission="0" * 8)
-        self._cluster, self._inbox, self._seq = cluster, queue.Queue[Any](1000), 0
+    def __init__(self, target: Target, latest: Any) -> None:
+        place = Membership(name="mole", root="dt", gateway="-", secret=target.secret, permission="0" * 8)
+        self._block, self._latest, self._inbox, self._seq = target.block, latest, queue.Queue[Any](1000), 0
         self.lies = 0  # rounds of them, once it knew the plan
         self._guard, self._runtime, self._plan = EdgeGuard(place, m.new_epoch()), kernels(), ""
-        self._link = Link(address, "dt", "mole", self._inbox, guard=self._guard)
+        self._link = Link(target.mole, "dt", "mole", self._inbox, guard=self._guard)
         for topic in (topics.ECHO, topics.KEYS, topics.STEAL):
             self._link.subscribe(topic, node="mole")
         self._link.start()
@@ -278,9 +345,9 @@ class Insider:
             return
         head |= plan
         self.lies += 1
-        source, epoch, number = frame_source(self._cluster.latest)
+        source, epoch, number = frame_source(bytes(self._latest[:]).decode().strip())
         for n in (number + 1, number + 2, 10**12 - 1):
-            frame, tile, shape = frame_id(source, epoch, n), self._seq % self._cluster.plan.lanes, self._cluster.plan.blocks[0]
+            frame, tile, shape = frame_id(source, epoch, n), self._seq % len(self._block.tiles), self._block
             zeros = {s.name: np.zeros(shape.tiles[tile].outputs[s.name].shape, s.dtype) for s in shape.cut}
             answer = m.ResultHeader(**head, frame=frame, block=0, tile=tile, request="0000000a", stolen=True)
             self._link.publish(topics.RESULT, answer, zeros, frame=frame)

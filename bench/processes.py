@@ -98,6 +98,12 @@ class Cluster:
                     return time.monotonic(), event.topic, decode(ROOT, event.topic, bare(event.payload)).message
         return None
 
+    def forget(self) -> None:
+        """What has come so far is no news: a measurement begins."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._inbox.get_nowait()
+
     def processor_s(self) -> dict[str, float]:
         """Seconds of processor time that each process has had so far, by its name; ``broker``: what the gateway has started."""
         spent = {name: _processor_s(child.pid) for name, child in self._children.items()}

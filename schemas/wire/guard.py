@@ -98,10 +98,10 @@ class Guard(OpenGuard):
         """Name and epoch of all who are to believe it: those whose epoch we know, as far as it takes one."""
         reader = RIGHTS[topic].reader
         one = GATEWAY if reader == "gateway" else str(levels.get("node"))
-        names = self.keys.peers if reader == "others" else (one,)
+        peers = self.keys.peers
+        names = peers if reader == "others" else (one,) if one in peers else ()
         to_epoch = getattr(message, "to_epoch", "")
-        known = [(name, to_epoch or self.keys.epoch_of(name)) for name in names if name in self.keys.peers]
-        receivers = [(name, epoch) for name, epoch in known if epoch]
+        receivers = [(name, epoch) for name in names if (epoch := to_epoch or self.keys.epoch_of(name))]
         if topic is topics.REGISTER:
             receivers.append((GATEWAY, ""))  # for a gateway that has restarted: its echo tells its epoch
         return receivers

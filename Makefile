@@ -19,7 +19,7 @@ OLD_PYTHON = $(shell for python in python3.11 python3.10 $(PYTHON); do \
 PYTEST = -m pytest -n "$$(nproc)" --dist loadfile --no-loadscope-reorder
 
 # What the runtime decides is tested in both: all of tests/models but what only plans, reads and draws.
-SAME_IN_BOTH = $(foreach name,card cost division draw files partition planner readings search simulation tensor,\
+SAME_IN_BOTH = $(foreach name,card cost devices division draw extents files flatbuffer guess metadata partition planner readings search simulation tensor,\
 	--ignore tests/models/test_$(name).py)
 
 demo: $(VENV)/.installed  ## a whole cluster on this machine, and the address of its dashboard

@@ -43,9 +43,9 @@ from schemas.contract.messages import frame_id, frame_source
 PORT = 1883
 PATIENCE_S = 60.0
 PROCESSES = ("kill edge", "freeze edge", "kill gateway", "kill broker")
-LINKS = ("unplug edge", "slow link", "slow core")
+LINKS = ("unplug edge", "unplug pair", "slow link", "slow core")
 LASTS_S = {"kill edge": 3.0, "freeze edge": 5.0, "kill gateway": 1.0, "kill broker": 0.0, "unplug edge": 6.0,
-           "slow link": 8.0, "slow core": 8.0}  # fmt: skip
+           "unplug pair": 6.0, "slow link": 8.0, "slow core": 8.0}  # fmt: skip
 
 
 @dataclass
@@ -205,6 +205,10 @@ class Run:
         elif kind == "unplug edge":
             self._hosts.plug(name, False)
             self._later.append((until, lambda: self._hosts.plug(name, True)))
+        elif kind == "unplug pair":
+            other = self._chance.choice([edge for edge in self._edges if edge != name])
+            self._hosts.part(name, other, True)
+            self._later.append((until, lambda: self._hosts.part(name, other, False)))
         elif kind == "slow link":
             self._hosts.rate(name, 1.0)
             self._later.append((until, lambda: self._hosts.rate(name, 100.0)))

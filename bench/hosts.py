@@ -26,6 +26,7 @@ NAMESPACES = Path("/var/run/netns")
 BUCKET_KB = 16
 # Segments that a bucket holds. Of larger ones the kernel makes packets, for which hosts pay with processor time what
 # network cards do for nothing: 11 ms a MB of the sender at 1 Gbit/s, 20 of the receiver at 60 Mbit/s, against 1 and 7.
+NOBODY = "02:00:00:00:00:01"  # a hardware address that no host has
 SEGMENT_BYTES = 15_000
 ONE_CORE = {"DT_EDGE_THREADS": "1", "DT_GATEWAY_THREADS": "1"}  # a host has a share of one
 _CLONE_NEWNET = 0x40000000
@@ -175,6 +176,14 @@ class Hosts:
     def plug(self, name: str, up: bool) -> None:
         """The host's cable in or out."""
         _run("ip", "link", "set", self._veth(name), "up" if up else "down")
+
+    def part(self, name: str, other: str, apart: bool) -> None:
+        """What a host sends another is lost from now on, or no longer; both hear everybody else."""
+        near = ("ip", "-n", self._namespace(name), "neigh")
+        if apart:
+            _run(*near, "replace", self.address(other), "lladdr", NOBODY, "nud", "permanent", "dev", "eth0")
+        else:
+            _run(*near, "del", self.address(other), "dev", "eth0", check=False)
 
     def rate(self, name: str, mbit: float) -> None:
         """Another bandwidth, up and down."""

@@ -44,6 +44,9 @@ class Loopback:
     def plug(self, name: str, up: bool) -> None:
         raise NotImplementedError
 
+    def part(self, name: str, other: str, apart: bool) -> None:
+        raise NotImplementedError
+
     def rate(self, name: str, mbit: float) -> None:
         raise NotImplementedError
 

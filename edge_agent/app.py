@@ -200,9 +200,9 @@ class Edge:
                 assert self._worker is not None
                 self._worker.submit(action)
             elif isinstance(action, Listen):
-                self._link.subscribe(topics.OVERLAP, tile=action.tile)
+                (self._link.subscribe if action.wanted else self._link.unsubscribe)(topics.OVERLAP, tile=action.tile)
                 if self._direct is not None:
-                    self._direct.take(action.tile)
+                    self._direct.take(action.tile, action.wanted)
             elif isinstance(action, Meet):
                 if self._direct is not None:
                     self._direct.know(action.peers)

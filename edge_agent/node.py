@@ -33,6 +33,8 @@ from schemas.wire.codec import Incoming
 
 FIRST_LEASE_S, SHORTEST_LEASE_S, LEASE_TILES = 10.0, 3.0, 10.0  # a lease is ten measured times of a lane
 
+LISTEN_S = 30.0  # a lane that was not begun here for so long is somebody else's
+
 Tensors = Mapping[str, np.ndarray]
 NOTHING: Mapping[Any, Any] = MappingProxyType({})
 
@@ -54,9 +56,10 @@ class Compute:
 
 @dataclass(frozen=True)
 class Listen:
-    """To subscribe to now: parts for this tile."""
+    """Parts for this lane are wanted from now on, or no longer."""
 
     tile: int
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ class EdgeNode:
         first = plan.blocks[0]
         self._shares = plan.schedule == "sharing"  # tiles come unasked
         self._takers = frozenset(t.home for t in first.tiles if first.reuse and not is_first(*divmod(t.home, first.cols)))
-        self._listening: set[int] = set()
+        self._listening: dict[int, float] = {}  # lanes whose parts are wanted, and when they were begun last
         self._expired: set[str] = set()  # frames of which a lease has ended unanswered
         self.lending = Lending(self.tiles, self._takers, self._exchanges or self._shares, self.sampler.may_lend)
         self._only_camera = self._alone = self._paused = False
@@ -514,10 +517,17 @@ class EdgeNode:
                 return []
             key, inputs, picture, request = own, self._inputs(own), self._images[own[0]][1], None
         self.lanes.start(*key, inputs, now, picture, request)
-        if not self._exchanges or key[1] in self._listening:
-            return []
-        self._listening.add(key[1])
-        return [Listen(key[1])]
+        return self._listen(key[1], now) if self._exchanges else []
+
+    def _listen(self, begun: int, now: float) -> list[Action]:
+        """What the lanes that this node computes need of others; parts for those that others have for good go there alone."""
+        actions: list[Action] = [] if begun in self._listening else [Listen(begun)]
+        self._listening[begun] = now
+        here = {lane for _, lane in self.lanes}
+        for lane in [lane for lane, at in self._listening.items() if now > at + LISTEN_S and lane not in here]:
+            del self._listening[lane]
+            actions.append(Listen(lane, wanted=False))
+        return actions
 
     def _register(self, now: float, leaving: bool = False) -> Publish:
         self._registered = (self.tiles.waiting, self.tiles.frames)

@@ -42,6 +42,7 @@ REVERSE_S = 3.0  # so long the node with the later name waits to be dialled
 STEADY_S = 10.0  # a connection that has lasted so long was no mistake
 BACKLOG_BYTES = 32 * 2**20  # that wait for one peer
 CLAIMED_BYTES = 3 * TENSOR_BYTES  # of all frames that are coming in
+ELSEWHERE_S = 600.0  # so long parts go by the broker, too, for a node that it alone reaches and that has asked for them
 LANES = 4096
 _TICK_S = 0.25
 _log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ class Direct:
         self._roster: dict[str, Peer] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to dial a peer, and how long to wait after that
         self._lanes: set[int] = set()
-        self._elsewhere: dict[str, set[int]] = {}  # lanes of peers that only the broker reaches, as far as they have said
+        self._elsewhere: dict[str, dict[int, float]] = {}  # lanes of peers that only the broker reaches, and when they said so
         self._troubles: dict[str, str] = {}
         self._closed = False
         self._thread = threading.Thread(target=self._run, name="direct", daemon=True)
@@ -160,19 +161,18 @@ class Direct:
             self._roster, self._due, self._elsewhere = {}, {}, {}
             self._lanes.clear()
 
-    def take(self, lane: int) -> None:
-        """From now on parts for this lane are wanted here."""
+    def take(self, lane: int, wanted: bool = True) -> None:
+        """From now on parts for this lane are wanted here, or no longer."""
         with self._lock:
-            if lane not in self._lanes:
-                self._lanes.add(lane)
-                for one in list(self._open.values()):
-                    self._guarded(one, self._tell_lanes, one)
+            (self._lanes.add if wanted else self._lanes.discard)(lane)
+            for one in list(self._open.values()):
+                self._guarded(one, self._tell_lanes, one)
 
     def asked(self, node: str, lane: int) -> None:
         """By the broker, ``node`` has asked for parts for this lane."""
         with self._lock:
             if node in self._roster and node not in self._open and lane < LANES:
-                self._elsewhere.setdefault(node, set()).add(lane)
+                self._elsewhere.setdefault(node, {})[lane] = time.monotonic()
 
     def send(self, said: Publish) -> bool:
         """Send it straight to all who take it; False: it has (also) to go by the broker."""
@@ -213,7 +213,8 @@ class Direct:
             return ([one] if one else []), True
         lane = int(said.levels["tile"])
         takers = [one for one in self._open.values() if lane in one.lanes]
-        return takers, not any(lane in lanes for lanes in self._elsewhere.values())
+        since = time.monotonic() - ELSEWHERE_S
+        return takers, not any(lanes.get(lane, since) > since for lanes in self._elsewhere.values())
 
     def _is_here(self, node: str, epoch: str) -> bool:
         """Whether it may speak to us: by its keys, or, where there are none, unless the roster knows better."""
@@ -362,6 +363,8 @@ class Direct:
     def _dial(self, name: str, peer: Peer, now: float) -> None:
         host, _, port = peer.address.rpartition(":")
         at = ipaddress.ip_address(host.strip("[]"))
+        if at.is_loopback and not ipaddress.ip_address(self._here[0]).is_loopback:
+            raise ValueError("it takes connections of its own machine alone")
         sock = socket.socket(_family(at))
         try:
             sock.setblocking(False)
@@ -410,7 +413,7 @@ class Direct:
     def _dial_later(self, lost: Connection, now: float) -> None:
         name = lost.peer
         if name in self._roster:
-            self._elsewhere[name] = set(lost.lanes)
+            self._elsewhere[name] = dict.fromkeys(lost.lanes, now)
             wait_s = FIRST_RETRY_S if now > lost.since + STEADY_S else self._due[name][1]
             self._due[name] = (now + self._patience_s(name) + wait_s * uniform(0.5, 1.0), min(2 * wait_s, LAST_RETRY_S))
 

@@ -513,6 +513,31 @@ def test_a_lane_publishes_its_parts_and_listens_for_those_of_others() -> None:
     assert listen.tile not in {s.message.tile for s in strips}
 
 
+def test_parts_of_a_lane_that_others_have_for_good_are_no_longer_wanted() -> None:
+    node = EdgeNode("edge2", "22222222", BLOCKS, "test kernels")
+    node.connected(0.0)
+    said = published(echoed(node, 1, 0.0), topics.VICTIM_REQ)
+
+    def lend(lane: int, number: int, now: float) -> list[Listen]:
+        """edge1 lends it a lane of its next frame, as answer to a request."""
+        request = next(p.message.request for p in reversed(said) if p.topic is topics.VICTIM_REQ)
+        frame = m.frame_id("edge1", "11111111", number)
+        header = m.TileHeader(node="edge1", epoch="11111111", plan=node.digest, to_epoch="22222222", request=request,
+                              frame=frame, tile=lane, lease_s=5.0, token="0" * 32)  # fmt: skip
+        pixels = {name: np.zeros(box.shape, np.uint8) for name, box in BLOCKS.task(0, lane).inputs.items()}  # type: ignore[union-attr]
+        actions = node.hear(heard(topics.TILE, header, pixels), now)
+        ended = m.Accepted(**GATEWAY, frame=frame, tiles=tuple(range(6)), ended=True)
+        (work,) = [a for a in actions if isinstance(a, Compute)]
+        actions += node.hear(heard(topics.ACCEPTED, ended), now) + node.computed(work.key, block_outputs(work.key), 0.1, now)
+        said.extend(published(actions, topics.VICTIM_REQ))
+        return [a for a in actions if isinstance(a, Listen)]
+
+    assert lend(3, 0, 1.0) == [Listen(3)]
+    assert lend(4, 1, 2.0) == [Listen(4)] and lend(4, 2, 30.0) == []
+    assert lend(4, 3, 40.0) == [Listen(3, wanted=False)]
+    assert lend(3, 4, 41.0) == [Listen(3)]
+
+
 def test_what_another_lane_lacks_is_published_again() -> None:
     node = camera(1, 1, BLOCKS)
     (work,) = [a for a in node.frame(BIG, 1.0) if isinstance(a, Compute)]

@@ -229,7 +229,7 @@ class EdgeProcess(Process):
                 seconds = self.tile_s * self.slow * (sum(weights) if action.whole else weights[action.key[1]])
                 self.world.after(seconds * self.world.chance.uniform(0.8, 1.2), self._computed, action, seconds)
             elif isinstance(action, edge.Listen):
-                self.client.listening.add(action.tile)
+                (self.client.listening.add if action.wanted else self.client.listening.discard)(action.tile)
             else:
                 self.client.drop()
 

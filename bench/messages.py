@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bench import messages_direct
 from bench.seal import brokers, ends
 from schemas.contract.errors import DtError
 
@@ -24,7 +25,6 @@ WAYS = {
     "broker_200k_ms": ("plain", 200_000),
     "broker_200k_sealed_ms": ("TLS + seal", 200_000),
 }
-DIRECT = ("direct_1k_ms", "direct_200k_ms", "direct_200k_sealed_ms")
 WARM = 20
 
 
@@ -36,21 +36,23 @@ def main() -> int:
     given = parser.parse_args()
     found = measure(given.messages, given.turns)
     for key, value in found.items():
-        print(f"{key:28} {'-' if value is None else f'{value:.3f}'}")
+        print(f"{key:28} {value:.3f}")
     if given.json:
         given.json.write_text(json.dumps(found, indent=1) + "\n")
     return 0
 
 
-def measure(messages: int, turns: int) -> dict[str, float | None]:
-    """Milliseconds by key; None: there is no such way yet."""
-    costs: dict[str, list[float]] = {way: [] for way in WAYS}
+def measure(messages: int, turns: int) -> dict[str, float]:
+    """Milliseconds by key."""
+    costs: dict[str, list[float]] = {way: [] for way in (*WAYS, *messages_direct.ROWS)}
     with tempfile.TemporaryDirectory(prefix="dt-bench-") as folder, brokers(Path(folder)) as address:
         for _ in range(turns):
             for key, (way, size) in WAYS.items():
                 with ends(way, address, size) as (send, admit):
                     costs[key].append(cost(send, admit, messages))
-    return {**{key: round(statistics.median(ms), 3) for key, ms in costs.items()}, **direct(messages, turns)}
+            for key, row in messages_direct.ROWS.items():
+                costs[key].append(messages_direct.cost_ms(*row, messages))
+    return {key: round(statistics.median(ms), 3) for key, ms in costs.items()}
 
 
 def cost(send: Callable[[], Any], admit: Callable[[], Any], messages: int) -> float:
@@ -63,10 +65,6 @@ def cost(send: Callable[[], Any], admit: Callable[[], Any], messages: int) -> fl
         send()
         admit()
     return 1000 * (time.process_time() - begun) / messages
-
-
-def direct(messages: int, turns: int) -> dict[str, float | None]:
-    return dict.fromkeys(DIRECT)
 
 
 if __name__ == "__main__":

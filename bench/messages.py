@@ -1,9 +1,9 @@
 """What a message costs: ``python -m bench.messages [--json FILE]``, in ms of processor time, both ends together.
 
 Tiles of 1 KB and of 200 KB from one edge to another, one at a time, QoS 1: from a machine's action (``Link.send``) to what the
-other machine hears (``admit``), in one process, which has both ends and nothing else. Through mosquitto on loopback, plain and
-by TLS with seals; and straight from node to node, as ``bench.messages_direct`` measures it. Medians of turns that take turns;
-mosquitto's own time is told apart, for it grows with what the ends make it do.
+other machine hears (``admit``), in one process, which has both ends and nothing else; mosquitto's own time is not in it. By
+the broker, on loopback, plain and by TLS with seals; and straight from node to node (``bench.messages_direct``). Medians of
+turns that take turns.
 """
 
 import argparse

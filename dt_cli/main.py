@@ -44,6 +44,9 @@ Blocks = Annotated[
     str | None,
     typer.Option(help="Blocks: CUT, or CUT=2x3, 'CUT=filters 6', CUT=whole; joined by commas.", show_default=False),
 ]
+Approximate = Annotated[
+    bool, typer.Option("--approximate", help="Layers may be summed in parts (channels 6, pair 6): not the model's own bits.")
+]
 Whole = Annotated[
     str | None,
     typer.Option(
@@ -188,6 +191,7 @@ def plan(
     cut: CutName = "auto",
     blocks: Blocks = None,
     whole: Whole = None,
+    approximate: Approximate = False,
     nodes: Annotated[int | None, typer.Option(help="Plan for so many edges.", min=1, max=64, show_default=False)] = None,
     rate: Annotated[
         float | None, typer.Option(help="Mbit/s of every host's link, up and down.", min=0.01, show_default=False)
@@ -236,7 +240,7 @@ def plan(
     """Divide a model into tiles and show what they cost; with --nodes and --rate, the plan that is best there."""
     from dt_cli import offline, planning
 
-    shape = planning.Shape(grid, cut, blocks, whole)
+    shape = planning.Shape(grid, cut, blocks, whole, approximate)
     wishes = planning.Wishes(
         nodes, rate, speed, message_speed, device, gateway_speed, memory, window, objective, force_split, explain, compare,
         direct, radio,
@@ -254,6 +258,7 @@ def verify(
     cut: CutName = "auto",
     blocks: Blocks = None,
     whole: Whole = None,
+    approximate: Approximate = False,
     image: Annotated[Path | None, typer.Option(help="A picture; random pixels otherwise.", show_default=False)] = None,
     threads: Threads = None,
     json: Json = None,
@@ -261,7 +266,7 @@ def verify(
     """Run tiles and tail in one process and compare them with the unpartitioned model; exit 1 if a bit differs."""
     from dt_cli import offline, planning
 
-    raise typer.Exit(offline.verify_model(model, planning.Shape(grid, cut, blocks, whole), image, threads, json))
+    raise typer.Exit(offline.verify_model(model, planning.Shape(grid, cut, blocks, whole, approximate), image, threads, json))
 
 
 @app.command()
@@ -374,6 +379,7 @@ def demo(
     cut: CutName = "auto",
     blocks: Blocks = None,
     whole: Whole = None,
+    approximate: Approximate = False,
     model: Annotated[
         Path | None,
         typer.Option(help="A .tflite file or plan folder. [default: the digit reader]", show_default=False),
@@ -398,7 +404,7 @@ def demo(
 
     sources = source or ["synthetic://?scene=digits"]
     more = gateway or []
-    shape = Shape(grid, cut, blocks, whole)
+    shape = Shape(grid, cut, blocks, whole, approximate)
     raise typer.Exit(command.run(edges, frames, shape, model, sources, json, broker, pictures, serve, http, more))
 
 

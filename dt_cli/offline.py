@@ -1,7 +1,7 @@
 """The offline commands: build, inspect, plan, verify. No broker, no agent."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import islice
 from math import prod
 from pathlib import Path
@@ -146,7 +146,7 @@ def plan_model(model: Path, shape: Shape, out: Path | None, json: Path | None) -
             "cut": cuts[-1],
             "cuts": cuts,
             "grid": grid,
-            "approximate": False,
+            "approximate": bool(plan.approximate),
             "blocks": [{"cut": block.name, "split": block.kind} for block in plan.blocks],
             "places": held,
             "tiles": [t for block in rows for t in block],
@@ -188,7 +188,8 @@ def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | N
         picture = read_picture(image, pixels)
     grid, tiles = plan.blocks[0].kind, sum(len(block.tiles) for block in plan.blocks)
     with console.status(f"running {tiles} tiles, the tail and the unpartitioned model"):
-        cut_differences, output_differences = Verifier(bundle, own).check(picture)
+        verifier = Verifier(bundle, own)
+        cut_differences, output_differences = verifier.check(picture)
     title = f"{model.name}, {grid} tiles against the unpartitioned model"
     shown = table(title, "tensor", "of", "elements", "differing", "largest difference", left=("tensor", "of"))
     kinds = [
@@ -200,10 +201,20 @@ def verify_model(model: Path, shape: Shape, image: Path | None, threads: int | N
     console.print(shown)
     exact = not any(d.differing for d in both)
     console.print("equal bit for bit" if exact else "NOT EQUAL: these answers are not the one-machine model's")
+    difference = None
+    if plan.approximate:
+        difference = verifier.difference(picture)
+        console.print(
+            f"approximate: equal to one machine that sums {len(plan.approximate)} layers in parts, too; outputs differ from "
+            f"the model's own by {difference:g} at most"
+        )
+        if model.is_dir():
+            save(replace(bundle, plan=plan.model_copy(update={"difference": difference})), model)
     write_json(
         json,
         {
-            "exact": exact,
+            "exact": exact and not plan.approximate,
+            "difference": difference,
             "blocks": len(plan.blocks),
             "differing": sum(d.differing for d in both),
             "largest": max((d.largest for d in both), default=0.0),

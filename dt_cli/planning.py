@@ -15,10 +15,10 @@ from models.planning.cluster import Cluster
 from models.planning.cost import Prediction, predict
 from models.planning.devices import device
 from models.planning.planner import BlockChoices, parse_block, parse_grid, places
-from models.planning.search import Choice, Found, best_plan, fits_undivided
+from models.planning.search import Choice, Found, approximate_plan, best_plan, fits_undivided
 from models.running.engine import threads
 from models.running.speed import measure_speed
-from models.tiling.division import Tiler, Whole
+from models.tiling.division import Channels, Tiler, Whole
 from models.tiling.partition import Partition
 from schemas.contract.errors import PlanError
 from schemas.wire.pace import measure_messages
@@ -64,6 +64,7 @@ class Shape(NamedTuple):
     cut: str
     blocks: str | None
     whole: str | None = None
+    approximate: bool = False
 
     @property
     def is_said(self) -> bool:
@@ -81,7 +82,10 @@ class Shape(NamedTuple):
             raise PlanError("give --cut for one block or --blocks for several, not both")
         names = [self.cut] if self.blocks is None else [name.strip() for name in self.blocks.split(",")]
         whole = [] if self.whole is None else [name.strip() for name in self.whole.split(",")]
-        return [*(parse_block(name, grid) for name in names), *((name, Whole()) for name in whole)]
+        chosen = [*(parse_block(name, grid) for name in names), *((name, Whole()) for name in whole)]
+        if not self.approximate and any(isinstance(division, Channels) for _, division in chosen):
+            raise PlanError("channels and pairs sum in another order than one machine, which is not exact: add --approximate")
+        return chosen
 
     def bundle(self, model: Path) -> Bundle:
         """The model with this plan, or with the one that its folder holds."""
@@ -97,6 +101,7 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     run = {} if wishes.compare is None else read_run(wishes.compare)
     partition = Partition(load(model))
     cluster = _cluster(wishes, run, arithmetic(partition.graph))
+    parts: dict[str, int] = {}
     if not shape.is_said and run:
         shape = Shape(run.get("grid"), run.get("cut", "auto"), run.get("blocks"))
     if shape.is_said:
@@ -106,8 +111,12 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     else:
         with console.status("looking for the best plan"):
             found = best_plan(partition, cluster, wishes.objective, wishes.force_split)
+            if shape.approximate:
+                found, partition, parts = approximate_plan(partition, cluster, wishes.objective, found)
         chosen, shares = found.best.pieces, found.best.shares
-    bundle = _within(make_bundle(model, blocks=chosen, partition=partition, shares=shares), cluster)
+    own = None if shape.is_said and parts == {} else partition
+    made = make_bundle(model, blocks=chosen, partition=own, shares=shares, approximate=parts)
+    bundle = _within(made, cluster)
     expected = predict(bundle.partition, bundle.plan, cluster)
     _show(model, bundle.cut.name, expected, cluster, found)
     if wishes.explain:
@@ -117,7 +126,8 @@ def plan_cluster(model: Path, shape: Shape, wishes: Wishes, out: Path | None, js
     if out is not None:
         save(bundle, out)
         console.print(f"written to {out}: plan.json, card.json, model.tflite")
-    write_json(json_, {**asdict(expected), "approximate": False, "places": places(bundle.partition, bundle.plan)})
+    held, is_approximate = places(bundle.partition, bundle.plan), bool(bundle.plan.approximate)
+    write_json(json_, {**asdict(expected), "approximate": is_approximate, "places": held})
 
 
 def _within(bundle: Bundle, cluster: Cluster) -> Bundle:

@@ -57,6 +57,7 @@ class View:
     connected: bool = True
     nodes: dict[str, Node] = field(default_factory=dict)
     last: deque[m.Outcome] = field(default_factory=lambda: deque(maxlen=8))
+    exactness: str = ""  # of answers, as the gateway says
     failed: int = 0
     ended: int = 0
     _ended_at: deque[float] = field(default_factory=deque)
@@ -76,6 +77,8 @@ class View:
                 node.register = message
             else:
                 node.status = message
+        elif isinstance(message, m.BridgeInfo):
+            self.exactness = message.exactness
         elif isinstance(message, m.Outcome):
             self.last.append(message)
             self.ended += 1
@@ -102,7 +105,7 @@ class View:
     def table(self, now: float, width: int) -> Table:
         """One row a node; on a narrow terminal without what is the same for most."""
         shown = [i for i, name in enumerate(COLUMNS) if width >= WIDE or name not in WORDY]
-        made = table("", *(COLUMNS[i] for i in shown), left=LEFT)
+        made = table(f"answers are {self.exactness}" if self.exactness else "", *(COLUMNS[i] for i in shown), left=LEFT)
         rows = self.rows(now)
         others = sum(row["role"] != GATEWAY and row["state"] in HERE for row in rows) - 1
         for row in rows:
@@ -115,7 +118,7 @@ class View:
         online = sum(row["state"] in HERE for row in self.rows(now) if row["role"] != GATEWAY)
         latency = "-" if self.latency_s is None else f"{self.latency_s * 1000:.0f} ms"
         line = f"cluster {self.root} at {self.url}: {online} nodes, {self.fps(now):.1f} frames/s, latency {latency}"
-        line += f", {self.ended} frames, {self.failed} failed"
+        line += f", {self.ended} frames, {self.failed} failed" + (f"; {self.exactness}" if self.exactness else "")
         return line if self.connected else f"{line}; the broker is gone, trying again"
 
     def render(self, now: float, width: int) -> RenderableType:

@@ -39,7 +39,7 @@ class Station:
         self.view = View(root, str(address))
 
     def __enter__(self) -> "Station":
-        for topic in (topics.REGISTER, topics.STATUS, topics.OUTCOME):
+        for topic in (topics.REGISTER, topics.STATUS, topics.OUTCOME, topics.BRIDGE_INFO):
             self._link.subscribe(topic)
         try:
             self._link.connect()

@@ -114,7 +114,9 @@ class Gateway:
         has_threshold = card.task == "detect"
         threshold = self._tail.threshold if self._tail.threshold is not None else card.threshold
         grid = f"{block.rows}x{block.cols}"
-        return State(self._detection, threshold if has_threshold else None, grid, self._bundle.name, self.plans.automatic)
+        least = threshold if has_threshold else None
+        exactness = self._bundle.plan.exactness
+        return State(self._detection, least, grid, self._bundle.name, self.plans.automatic, exactness)
 
     @property
     def connected(self) -> bool:
@@ -350,6 +352,7 @@ class Gateway:
             "models": tuple(self.models)[:LABELS], "verbs": VERBS,
             "labels": tuple(label[:LONGEST] for label in self._bundle.card.labels[:LABELS]),
             "model": now.model, "grid": now.grid, "detection": now.detection, "threshold": now.threshold,
+            "exactness": now.exactness,
         }  # fmt: skip
 
     def _remove(self, node: str) -> str:

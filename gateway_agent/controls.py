@@ -30,7 +30,7 @@ class Request:
 @dataclass(frozen=True)
 class State:
     """What the controls are set to. ``threshold`` is None if the model's decoder has none; ``automatic``: the gateway
-    chose ``grid``, and will again.
+    chose ``grid``, and will again; ``exactness``: whether answers have the model's own bits.
     """
 
     detection: bool
@@ -38,3 +38,4 @@ class State:
     grid: str
     model: str
     automatic: bool = False
+    exactness: str = "exact"

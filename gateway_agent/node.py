@@ -149,7 +149,7 @@ class GatewayNode:
             computed=complete.computed, stolen=complete.stolen, digests=dict(digests),
             workers=tuple(node for node, _ in work),
             stolen_tiles=tuple(i for i, (_, stolen) in enumerate(work) if stolen),
-            picture=finish.picture, result=result,
+            picture=finish.picture, result=result, exactness=self.plan.exactness,
         )  # fmt: skip
         if (length := len(outcome.model_dump_json().encode())) > LONG_BYTES:
             reason = f"its result is too long for a message ({length} bytes): see max_detections and labels in the model's card"

@@ -14,10 +14,12 @@ from pydantic import ValidationError
 
 from models.graph.file import Graph, Tensor, file_digest, load
 from models.graph.prepare import folded
-from models.planning.planner import BlockChoices, make_plan
+from models.planning.planner import BlockChoices, in_parts, make_plan
 from models.results.card import Card, check_card, load_card
 from models.running import blocking, engine
 from models.tiling import rewrite
+from models.tiling.division import Channels
+from models.tiling.partials import with_partials
 from models.tiling.partition import Cut, Partition
 from schemas.contract.errors import PlanError, unwritable
 from schemas.contract.plan import Plan, Record, digest
@@ -59,19 +61,26 @@ def make_bundle(
     partition: Partition | None = None,
     shares: Sequence[float] = (),
     card: Card | None = None,
+    approximate: Mapping[str, int] | None = None,
 ) -> Bundle:
     """Plans a model file: one block of ``cut`` and ``grid``, or several (``models.planning.planner.make_plan``).
 
-    ``partition`` and ``card`` are those of the file, where they are known already.
+    ``partition`` and ``card`` are those of the file, where they are known already; ``approximate``: the layers that
+    ``partition`` sums in parts.
 
     Raises:
         PlanError: the file, the grid or a cut is at fault.
     """
+    if blocks is not None and any(isinstance(division, Channels) for _, division in blocks) and not approximate:
+        graph = load(path)
+        blocks, approximate = in_parts(graph, blocks)
+        partition = Partition(with_partials(graph, approximate))
     partition = partition or Partition(load(path))
     card, guessed = (card, False) if card is not None else load_card(path, partition.graph)
     plan, chosen, edge_model = make_plan(
-        partition, file_digest(path), grid, cut, blocks=blocks, reuse=reuse, shares=shares, **card.pixels()
-    )
+        partition, file_digest(path), grid, cut,
+        blocks=blocks, reuse=reuse, shares=shares, approximate=approximate, **card.pixels(),
+    )  # fmt: skip
     return Bundle(path, partition, plan, chosen, edge_model, card, guessed)
 
 
@@ -104,7 +113,7 @@ def with_plan(model: Path, plan: Plan, card: Card, where: str) -> Bundle:
     Raises:
         PlanError: they do not belong together.
     """
-    partition = Partition(load(model))
+    partition = Partition(with_partials(load(model), plan.approximate))
     if file_digest(model) != plan.model:
         raise PlanError(f"{model} is not the model of {where} (digests differ): plan it again")
     chosen = partition.find("+".join(spec.name for spec in plan.ends))
@@ -205,12 +214,15 @@ def _blocked(graph: Graph) -> Graph:
 class Reference:
     """The unpartitioned model on one node: what every answer of a cluster is compared with.
 
-    ``cuts`` names the tensors that are given besides the outputs; the deepest cut's unless told otherwise. A file that works
-    with shapes (its batch may be open) gives the runtime tensors of unknown sizes, which other kernels compute: compared is
-    the model with its shapes fixed.
+    ``cuts`` names the tensors that are given besides the outputs; the deepest cut's unless told otherwise. Of an approximate
+    plan it is the model with its layers summed in parts, as every node sums them; ``own``: the file's, nevertheless. A file
+    that works with shapes (its batch may be open) gives the runtime tensors of unknown sizes, which other kernels compute:
+    compared is the model with its shapes fixed.
     """
 
-    def __init__(self, bundle: Bundle, threads: int = 1, cuts: Iterable[str] | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, threads: int = 1, cuts: Iterable[str] | None = None, own: bool = False
+    ) -> None:
         graph = bundle.graph
         self._image, self._card = bundle.partition.image, bundle.card
         self._inputs = [graph.tensors[t] for t in graph.inputs]
@@ -218,7 +230,7 @@ class Reference:
         names = [graph.tensors[t].name for t in bundle.cut.tensors]
         self._cut_names = names if cuts is None else list(dict.fromkeys(cuts))
         file = load(bundle.path)
-        is_open = folded(file) is not file
+        is_open = folded(file) is not file or bool(bundle.plan.approximate and not own)
         self._whole = engine.load(bundle.graph.to_bytes() if is_open else bundle.path.read_bytes(), threads)
         self._prefix = engine.load(self._prefix_model(bundle, names), threads)
         self._image_name = graph.tensors[self._image].name

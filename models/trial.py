@@ -26,6 +26,7 @@ from models.graph.file import Graph, load, parse
 from models.running import engine
 from models.running.runner import TileRunner
 from models.tiling import rewrite
+from models.tiling.partials import with_partials
 from models.tiling.partition import Cut, Partition
 from models.tiling.tensor import check_whole
 from schemas.contract.errors import DecodeError, DtError, EngineError
@@ -167,6 +168,7 @@ def child() -> None:
     signal.setitimer(signal.ITIMER_REAL, float(limit_s))  # whose signal ends the process, wherever it is
     try:
         plan, graph = Plan.model_validate_json(sys.stdin.buffer.read()), load(model)
+        graph = graph if weights else with_partials(graph, plan.approximate)
         _limit_memory(graph)
         edges = graph if weights else _edges(plan, graph)
         if not knows:

@@ -51,7 +51,7 @@ class Verifier:
     """Runs every block's tiles, merge and tail as a cluster would, in this process, and compares with the whole model."""
 
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
-        self.bundle = bundle
+        self.bundle, self._threads = bundle, threads
         self._runner = TileRunner(bundle.plan, graph.parse(bundle.edge_model), threads=threads)
         self._tail = Tail(bundle, threads)
         self._reference = Reference(bundle, threads, [s.name for block in bundle.plan.blocks for s in block.cut])
@@ -70,6 +70,13 @@ class Verifier:
         found = compare_all(merged, {name: cuts[name] for name in merged})
         ends = {spec.name: merged.pop(spec.name) for spec in plan.ends}
         return found, compare_all(self._tail.run(ends), outputs)
+
+    def difference(self, image: np.ndarray) -> float:
+        """The largest distance of the outputs of an approximate plan from those of the model itself."""
+        values = to_input(image, self.bundle.plan.pixels)
+        _, near = self._reference.run(values)
+        _, own = Reference(self.bundle, self._threads, own=True).run(values)
+        return max(d.largest for d in compare_all(near, own))
 
     def _block(
         self, block: int, image: np.ndarray, before: Mapping[str, Sequence[tuple[Box, np.ndarray]]]

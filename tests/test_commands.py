@@ -178,6 +178,22 @@ KEYS = {"latency_s", "throughput_fps", "redundancy", "bytes_by_hop", "memory_byt
 KEYS |= {"approximate", "places"}
 
 
+def test_an_approximate_plan_is_asked_for_and_says_everywhere_that_it_is_one(mini: Path, tmp_path: Path) -> None:
+    report, folder, blocks = tmp_path / "report.json", tmp_path / "plan", "max3=2x2,conv5=channels 2,conv6=filters 2"
+    assert "add --approximate" in refusal("plan", mini, "--blocks", blocks)
+    done = dt("plan", mini, "--blocks", blocks, "--approximate", "--out", folder, "--json", report)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(report.read_text())["approximate"] is True
+    done = dt("verify", folder, "--json", report)
+    said = json.loads(report.read_text())
+    assert done.returncode == 0 and said["exact"] is False and said["differing"] == 0 and 0 < said["difference"] < 1e-3
+    within = f"within {said['difference']:.3g} of the model's own"
+    done = dt("demo", "--edges", 2, "--frames", 3, "--model", folder, "--json", report)
+    said = json.loads(report.read_text())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said["same"] and not said["exact"] and within in said["exactness"] and "bit for bit" not in done.stdout
+
+
 def test_several_blocks_are_planned_saved_and_verified(mini: Path, tmp_path: Path) -> None:
     report, folder = tmp_path / "report.json", tmp_path / "plan"
     done = dt("plan", mini, "--grid", "2x2", "--blocks", "max3, conv5,max7", "--out", folder, "--json", report)

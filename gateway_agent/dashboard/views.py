@@ -125,6 +125,7 @@ def plan_view(bundle: Bundle, sizes: Iterable[Picture]) -> dict[str, Any]:
     last = plan.blocks[plan.answers[-1][0]]
     return {
         "digest": plan.digest(), "model": bundle.name, "task": bundle.card.task, "undivided": plan.undivided,
+        "exactness": plan.exactness,
         "rows": last.rows, "cols": last.cols, "width": plan.pixels.width, "height": plan.pixels.height,
         "blocks": [
             {"cut": block.name, "split": block.kind, "reuse": block.reuse,

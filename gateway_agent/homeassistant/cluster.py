@@ -27,6 +27,7 @@ def state(board: ClusterView, facts: Facts, now: float) -> dict[str, Any]:
         "tiles_stolen": board.stolen,
         "broker": "ON" if facts.connected else "OFF",
         "tiles": facts.controls.grid,
+        "exactness": facts.controls.exactness,
     }
 
 
@@ -79,6 +80,7 @@ def device(facts: Facts, tree: Tree) -> Device:
         }),
         _select(set_to, tree, "grid", "Plan", grids),
         _sensor(states, "tiles", "Tiles of a frame", icon="mdi:grid", **_DIAGNOSTIC),
+        _sensor(states, "exactness", "Answers", icon="mdi:equal", **_DIAGNOSTIC),
         Component("restart", "button", "Restart", {
             "command_topic": tree.set("restart"), "device_class": "restart", **_CONFIG,
         }),

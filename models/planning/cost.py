@@ -205,14 +205,14 @@ def memory(tiler: Tiler, blocks: Sequence[Block], cut: Cut, cluster: Cluster) ->
         for number, tile in enumerate(block.tiles):
             if block.split == "whole":
                 work = tiler.whole(span)
-            elif block.split == "filters":
+            elif block.divides_weights:
                 work = tiler.filters(span, (number, len(block.tiles)))
             else:
                 work = tiler.work(span, {names[name]: box.region for name, box in tile.outputs.items()})
             edge = tile.home % cluster.nodes
             peaks[edge] = max(peaks[edge], work.live_bytes + size(tile.inputs))
-            weights[edge] += size(tile.outputs) if block.split == "filters" and block is not blocks[-1] else 0
-            loaded[edge] = loaded[edge] + work.weight_bytes if block.split == "filters" else work.weight_bytes
+            weights[edge] += size(tile.outputs) if block.divides_weights and block is not blocks[-1] else 0
+            loaded[edge] = loaded[edge] + work.weight_bytes if block.divides_weights else work.weight_bytes
         weights = [own + more for own, more in zip(weights, loaded)]
     merged = sum(graph.tensors[t].nbytes for t in cut.tensors)
     tail = tiler.sums(cut)[1].constant_bytes + 2 * merged

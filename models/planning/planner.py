@@ -9,12 +9,26 @@ from typing import Any, TypeAlias
 from models.graph.file import Graph
 from models.planning.cluster import RUNTIME_BYTES
 from models.tiling import rewrite
-from models.tiling.division import Division, Filters, Piece, Span, Tiler, Tiles, Whole, Work, peak_memory, spec_of
+from models.tiling.division import (
+    Channels,
+    Division,
+    Filters,
+    Piece,
+    Span,
+    Tiler,
+    Tiles,
+    Whole,
+    Work,
+    peak_memory,
+    spec_of,
+)  # fmt: skip
+from models.tiling.filters import PARTIALS, has_filters
+from models.tiling.partials import layer_of
 from models.tiling.partition import Cut, Partition
 from models.tiling.reuse import order as reuse_order
 from models.tiling.tensor import box_bytes, exchange
 from schemas.contract.errors import PlanError
-from schemas.contract.plan import MAX_BLOCKS, Block, Pixels, Plan, Region, Tile, digest
+from schemas.contract.plan import MAX_BLOCKS, Block, Pixels, Plan, Region, Split, Tile, digest
 
 _AUTO_NODES, _AUTO_BYTES_S, _AUTO_FLOPS_S = 6, 60e6 / 8, 10e9  # what "auto" assumes of a cluster: six Pis on Wi-Fi
 BlockChoices: TypeAlias = Sequence[tuple[str | Cut, Division]]
@@ -33,7 +47,7 @@ def parse_grid(text: str) -> Tiles:
 
 
 def parse_division(text: str) -> Division:
-    """``3x4``, ``filters 6``, ``whole`` or ``whole 2`` (in lane 2).
+    """``3x4``, ``filters 6``, ``channels 6``, ``pair 6``, ``whole`` or ``whole 2`` (in lane 2).
 
     Raises:
         PlanError: anything else.
@@ -41,10 +55,11 @@ def parse_division(text: str) -> Division:
     word, _, number = text.strip().partition(" ")
     if word == "whole" and (not number or (number.isdecimal() and int(number) < 64)):
         return Whole(int(number or 0))
-    if word == "filters" and number.isdecimal() and 1 <= int(number) <= 64:
-        return Filters(int(number))
-    if word in ("whole", "filters"):
-        raise PlanError(f"division {text!r}: give tiles such as 3x3, filters with how many parts, or whole with a lane")
+    if word in ("filters", "channels", "pair") and number.isdecimal() and 1 <= int(number) <= 64:
+        return Filters(int(number)) if word == "filters" else Channels(int(number))
+    if word in ("whole", "filters", "channels", "pair"):
+        told = "give tiles such as 3x3, filters (channels, pair) with how many parts, or whole with a lane"
+        raise PlanError(f"division {text!r}: {told}")
     return parse_grid(text)
 
 
@@ -58,6 +73,25 @@ def parse_block(text: str, grid: Division | None = None) -> tuple[str, Division]
     return name.strip(), parse_division(division) if division else grid or Tiles(3, 3)
 
 
+def in_parts(graph: Graph, blocks: BlockChoices) -> tuple[BlockChoices, dict[str, int]]:
+    """The blocks with each one of channels as two, partial sums and then the rest whole, and the layers that they sum in parts.
+
+    Raises:
+        PlanError: a layer cannot be summed in parts.
+    """
+    found: list[tuple[str | Cut, Division]] = []
+    parts: dict[str, int] = {}
+    for cut, division in blocks:
+        if isinstance(division, Channels):
+            name = cut if isinstance(cut, str) else cut.name
+            layer = graph.tensors[graph.ops[layer_of(graph, name)].outputs[0]].name
+            parts[layer] = division.parts
+            found += [(layer + PARTIALS, division), (name, Whole())]
+        else:
+            found.append((cut, division))
+    return found, parts
+
+
 def make_plan(
     partition: Partition,
     model_digest: str,
@@ -67,6 +101,7 @@ def make_plan(
     blocks: BlockChoices | None = None,
     reuse: bool = True,
     shares: Sequence[float] = (),
+    approximate: Mapping[str, int] | None = None,
     **pixels: Any,
 ) -> tuple[Plan, Cut, bytes]:
     """A plan, its deepest cut, and the edges' model that it is for.
@@ -102,6 +137,7 @@ def make_plan(
             dtype=graph.tensors[partition.image].dtype,  # type: ignore[arg-type]
             **pixels,
         ),
+        approximate=dict(approximate or {}),
         blocks=tuple(reusing(b) if reuse and len(b.tiles) > 1 else b for b in divided),
         ends=tuple(spec_of(graph, t) for t in cut.tensors),
         tail_inputs=() if tail is None else tuple(spec_of(tail, t) for t in tail.inputs),
@@ -213,12 +249,19 @@ def _block(
     return Block(
         inputs=tuple(spec_of(graph, t) for t in works[0].inputs),
         cut=tuple(spec_of(graph, t) for t in span.made),
-        split="tiles" if isinstance(division, Tiles) else "filters" if isinstance(division, Filters) else "whole",
+        split=_split(graph, span, division),
         rows=rows,
         cols=cols,
         tiles=tuple(made),
         order=tuple(made[i].home for i in order),
     )
+
+
+def _split(graph: Graph, span: Span, division: Division) -> Split:
+    if isinstance(division, Channels):  # of a pair the first layer is in the block, too
+        layers = [i for i in span.ops if has_filters(graph, [i])]
+        return "pair" if any("/part" not in graph.tensors[graph.ops[i].outputs[0]].name for i in layers) else "channels"
+    return "tiles" if isinstance(division, Tiles) else "filters" if isinstance(division, Filters) else "whole"
 
 
 def tile_graph_of(partition: Partition, span: Span, outputs: Mapping[int, Region]) -> Graph:
@@ -280,7 +323,7 @@ def tile_costs(partition: Partition, plan: Plan, block: int = 0) -> list[TileCos
             if spec.split == "tiles":
                 outputs = {partition.graph.by_name[name]: box.region for name, box in tile.outputs.items()}
                 peaks[tile.tile_class] = peak_memory(tile_graph_of(partition, span, outputs))
-            elif spec.split == "filters":
+            elif spec.divides_weights:
                 peaks[tile.tile_class] = peak_memory(tiler.filter_task(span, (number, len(spec.tiles))).graph)
             else:
                 peaks[tile.tile_class] = peak_memory(rewrite.whole_graph(partition, span.given, span.made))
@@ -303,7 +346,7 @@ def places(partition: Partition, plan: Plan) -> list[dict[str, Any]]:
         tasks = {i: costs[i][list(plan.blocks[i].by_home).index(lane)] for i in plan.steps[lane]}
         weights = sum(plan.blocks[i].by_home[lane].weight_bytes for i in tasks)
         most = max(c.peak_memory_bytes + c.bytes_in * (1 if i else plan.pixels.itemsize) for i, c in tasks.items())
-        given = sum(c.bytes_out for i, c in tasks.items() if plan.blocks[i].split == "filters" and i + 1 < len(costs))
+        given = sum(c.bytes_out for i, c in tasks.items() if plan.blocks[i].divides_weights and i + 1 < len(costs))
         found.append({"weight_bytes": weights, "memory_bytes": RUNTIME_BYTES + weights + most + given, "tasks": list(tasks)})
     return found
 

@@ -8,13 +8,17 @@ the earlier one is never better.
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from math import prod
 
 from models.planning.cluster import Cluster
 from models.planning.cost import Prediction, memory, predict_blocks, workload
-from models.planning.planner import cut_bytes, fused_blocks, reusing
+from models.planning.deeperthings import Layer, Way
+from models.planning.deeperthings import best as best_ways
+from models.planning.planner import BlockChoices, cut_bytes, fused_blocks, in_parts, reusing
 from models.planning.shares import shares
-from models.tiling.division import Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
+from models.tiling.division import Channels, Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
 from models.tiling.filters import LEAST, has_filters, keeps_channels
+from models.tiling.partials import is_summable, with_partials
 from models.tiling.partition import Cut, Partition
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import Block, Region
@@ -118,6 +122,34 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     best = ranked[0]
     other = next((c for c in ranked[1:] if not c.is_alone and (c.whole > 0) != (best.whole > 0)), None)
     return Found(best, tuple(ranked[1:6]), _why(best, ranked, objective) if best.is_alone else "", other)
+
+
+def approximate_plan(
+    partition: Partition, cluster: Cluster, objective: str, exact: Found
+) -> tuple[Found, Partition, dict[str, int]]:
+    """The best plan where layers may be summed in parts, its partition and those layers; ``exact`` if none is better.
+
+    Behind tiles, or from the image on, each layer with weights is divided in the way that moves the fewest elements by
+    DeeperThings' formula; the simulation judges what comes of it.
+    """
+    search = _Search(partition, cluster, objective)
+    found, least = (exact, partition, dict[str, int]()), exact.best.prediction.price(objective)
+    heads = [tuple(itertools.takewhile(lambda piece: isinstance(piece[1], Tiles), choice.pieces))
+             for choice in (exact.best, *exact.rivals)]  # fmt: skip
+    for head in dict.fromkeys([(), *heads]):
+        pieces, parts = search.in_ways(head)
+        if not parts:
+            continue
+        divided = Partition(with_partials(partition.graph, parts))
+        own = _Search(divided, cluster, objective)
+        choice = own.named(pieces)
+        if choice is None or choice.prediction.excess(cluster) > 0:
+            continue
+        slow = objective == "traffic" and choice.prediction.latency_s > _SLOWER * exact.best.prediction.latency_s
+        if not slow and choice.prediction.price(objective) < least:
+            found = Found(choice, (exact.best, *exact.rivals)), divided, parts
+            least = choice.prediction.price(objective)
+    return found
 
 
 def fits_undivided(tiler: Tiler, cut: Cut, cluster: Cluster) -> bool:
@@ -320,6 +352,40 @@ class _Search:
                 found.append(cut)
             done = set(cut.ops)
         return found
+
+    def in_ways(self, head: tuple[Piece, ...]) -> tuple[BlockChoices, dict[str, int]]:
+        """Behind ``head`` each layer in the way that moves the fewest elements: blocks, and the layers summed in parts."""
+        nodes, graph = self.cluster.nodes, self.partition.graph
+        if nodes < 2 or self.end is None:
+            return [], {}
+        done = set(head[-1][0].ops) if head else set()
+        cuts = [cut for cut in self._layers() if done < set(cut.ops)]
+        spans = self.tiler.spans([*(cut for cut, _ in head), *cuts])[len(head) :]
+        layers, before = list[Layer](), tuple[int, ...]()
+        for cut, span in zip(cuts, spans):
+            divided = isinstance(self._by_filters(cut, nodes), Filters) and has_filters(graph, span.ops)
+            given, made = (sum(prod(graph.tensors[t].shape) for t in tensors) for tensors in (span.given, span.made))
+            alone = divided and len(span.made) == len(span.given) == 1
+            ways: list[Way] = ["LOP", *(["FUSE1"] if alone else [])]  # type: ignore[list-item]
+            if alone and is_summable(graph, graph.tensors[span.made[0]].name, nodes):
+                ways += ["LIP", "FUSE2"]
+            layers.append(Layer(given, made, span.given == before, tuple(ways)))
+            before = span.made
+        _, chosen = best_ways(layers, nodes) if layers else (0.0, [])
+        pieces: list[tuple[str, Division]] = [(cut.name, division) for cut, division in head]
+        for cut, way in zip(cuts, chosen):
+            if way == "LOP":
+                pieces.append((cut.name, self._by_filters(cut, nodes)))
+            elif way != "FUSE1":
+                pieces.append((cut.name, Channels(nodes)))
+        return in_parts(graph, pieces) if any(isinstance(d, Channels) for _, d in pieces) else ([], {})
+
+    def named(self, pieces: BlockChoices) -> Choice | None:
+        """The plan of these blocks; None: they cannot be had."""
+        try:
+            return self._try(tuple((self.partition.find(cut) if isinstance(cut, str) else cut, d) for cut, d in pieces))
+        except PlanError:
+            return None
 
     def pipe(self) -> None:
         """Consecutive stages of about equal effort on different nodes; the slowest of them bounds the frames a second."""

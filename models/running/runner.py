@@ -122,7 +122,7 @@ class TileRunner:
     @property
     def _divided(self) -> set[tuple[int, Range]]:
         """The operators whose filters tasks divide, with those of each."""
-        blocks = [(spec, self._spans[i]) for i, spec in enumerate(self.plan.blocks) if spec.split == "filters"]
+        blocks = [(spec, self._spans[i]) for i, spec in enumerate(self.plan.blocks) if spec.divides_weights]
         graph = self._partition.graph
         return {each for spec, span in blocks for each in divided(graph, span.ops, span.made, len(spec.tiles))}
 
@@ -241,7 +241,7 @@ class TileRunner:
             part = [tile.home for tile in spec.tiles].index(home), len(spec.tiles)
             return filter_task(self._partition.graph, span.ops, span.given, span.made, part).graph
 
-        which = f"-{home}" if spec.split == "filters" else ""
+        which = f"-{home}" if spec.divides_weights else ""
         given = [self._given(tensors[t].name, inputs[tensors[t].name]) for t in span.given]
         found = self._whole((block, str(home)), make, [spec], which).run(given)
         return {tensors[t].name: array for t, array in zip(span.made, found, strict=True)}

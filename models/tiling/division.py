@@ -46,6 +46,19 @@ class Filters(NamedTuple):
         return f"filters {self.parts}"
 
 
+class Channels(NamedTuple):
+    """``parts`` tasks, each of which sums over some of the input channels (``models.tiling.partials``), in lanes from 0 on."""
+
+    parts: int
+
+    @property
+    def homes(self) -> range:
+        return range(self.parts)
+
+    def __str__(self) -> str:
+        return f"channels {self.parts}"
+
+
 class Whole(NamedTuple):
     """Not divided: all of it in the lane ``home``."""
 
@@ -59,7 +72,7 @@ class Whole(NamedTuple):
         return f"whole in lane {self.home}" if self.home else "whole"
 
 
-Division: TypeAlias = Tiles | Filters | Whole
+Division: TypeAlias = Tiles | Filters | Channels | Whole
 Piece: TypeAlias = tuple[Cut, Division]  # a block: where it ends, and how it is divided
 
 
@@ -162,7 +175,7 @@ class Tiler:
         for span, (_, division) in reversed(list(zip(self.spans([cut for cut, _ in pieces]), pieces))):
             if isinstance(division, Whole):
                 found.insert(0, [self.whole(span)])
-            elif isinstance(division, Filters):
+            elif isinstance(division, Filters | Channels):
                 found.insert(0, [self.filters(span, (i, division.parts)) for i in division.homes])
             else:
                 found.insert(0, self._tiles(span, division, shares, needs))

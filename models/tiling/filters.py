@@ -6,6 +6,7 @@ any of its outputs, so its filters are what is divided, and no node holds them a
 same order either way, so the bits stay the same.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import prod
@@ -26,7 +27,10 @@ _CHANNELWISE = frozenset(
     "HARD_SWISH GELU ELU ABS NEG SQUARE SQRT RSQRT EXP LOG FLOOR CEIL ROUND QUANTIZE DEQUANTIZE CAST "
     "MAX_POOL_2D AVERAGE_POOL_2D RESIZE_BILINEAR RESIZE_NEAREST_NEIGHBOR RESHAPE REDUCE_MAX REDUCE_MIN".split()
 )
+_NOTHING: Range = (0, 0)  # of an input that is not needed
 _OF_FRAMES = ("RESHAPE", "REDUCE_MAX", "REDUCE_MIN")  # where they keep channels apart
+PARTIALS = "/partials"  # ends the name of a tensor that holds the partial sums of a layer (models.tiling.partials)
+_PART_INPUT = re.compile(r".*/in\d+")  # the name of what such a part reads
 LEAST = 8
 _UNITS = (16, LEAST)  # channels of a task are multiples of the first of these that leaves each one some: runtimes have other
 # kernels for a few channels, which sum in another order (a 3x3 convolution of one channel has)
@@ -105,7 +109,10 @@ def divided(graph: Graph, ops: Sequence[int], made: Sequence[int], count: int) -
 
 def _range(graph: Graph, tensor: int, part: tuple[int, int]) -> Range:
     number, count = part
-    ends = lines(graph.tensors[tensor].shape[-1], count)
+    channels = graph.tensors[tensor].shape[-1]
+    if graph.tensors[tensor].name.endswith(PARTIALS):
+        return channels * number // count, channels * (number + 1) // count
+    ends = lines(channels, count)
     return ends[number], ends[number + 1]
 
 
@@ -129,12 +136,15 @@ def _needs(
         if not asked:
             continue
         out = min(low for low, _ in asked), max(high for _, high in asked)
-        known = slice_of(graph, op, out) if len(op.outputs) == 1 and out != _full(graph, op.outputs[0]) else None
+        is_some = out != _full(graph, op.outputs[0]) or _is_part_input(graph, op)
+        known = slice_of(graph, op, out) if len(op.outputs) == 1 and is_some else None
         if known is not None:
             sliced[i] = out
         for slot, t in enumerate(op.inputs):
             if t >= 0 and t not in graph.constant:
                 own = known.get(slot, _full(graph, t)) if known is not None else _full(graph, t)
+                if own == _NOTHING:
+                    continue
                 need[t] = (min(need[t][0], own[0]), max(need[t][1], own[1])) if t in need else own
     return need, sliced
 
@@ -144,6 +154,13 @@ def slice_of(graph: Graph, op: Op, out: Range) -> dict[int, Range] | None:
 
     Inputs that are not named are needed whole.
     """
+    if _is_part_input(graph, op):
+        begin = int(graph.tensors[op.inputs[1]].array()[-1])
+        return {0: (begin + out[0], begin + out[1])}
+    if op.kind == "CONCATENATION" and graph.tensors[op.outputs[0]].name.endswith(PARTIALS):
+        size = graph.tensors[op.inputs[0]].shape[-1]
+        ends = [(max(out[0] - slot * size, 0), min(out[1] - slot * size, size)) for slot in range(len(op.inputs))]
+        return {slot: (low, high) if low < high else _NOTHING for slot, (low, high) in enumerate(ends)}
     if any(t.dtype not in MAPS for t in (graph.tensors[t] for t in (*graph.data_inputs(op), *op.outputs))):
         return None
     channels = graph.tensors[op.outputs[0]].shape[-1]
@@ -162,6 +179,10 @@ def slice_of(graph: Graph, op: Op, out: Range) -> dict[int, Range] | None:
         slot: out for slot, t in enumerate(op.inputs)
         if t >= 0 and t not in graph.constant and graph.tensors[t].shape[-1] == channels
     }  # fmt: skip
+
+
+def _is_part_input(graph: Graph, op: Op) -> bool:
+    return op.kind == "SLICE" and _PART_INPUT.fullmatch(graph.tensors[op.outputs[0]].name) is not None
 
 
 def _weights(graph: Graph, op: Op) -> int | None:
@@ -236,6 +257,13 @@ class _Emitter:
         """An operator that computes some channels."""
         known = slice_of(self.source, op, out)
         assert known is not None
+        if _is_part_input(self.source, op) or op.kind == "CONCATENATION":
+            parts = [self.part(op.inputs[slot], own) for slot, own in known.items() if own != _NOTHING]
+            if len(parts) == 1:
+                self.held[op.outputs[0]] = parts[0], out
+            else:
+                self.ops.append(replace(op, inputs=tuple(parts), outputs=(self.hold(op.outputs[0], out),)))
+            return
         channels = self.source.tensors[op.outputs[0]].shape[-1]
         inputs = []
         for slot, t in enumerate(op.inputs):

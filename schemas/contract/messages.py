@@ -278,6 +278,7 @@ class Outcome(Message):
     digests: dict[str, Digest] = {}
     picture: Picture = (0, 0)
     result: Result | None = None
+    exactness: Annotated[OneLine, Field(max_length=200)] = "exact"
 
 
 class PictureHeader(Message):
@@ -398,6 +399,7 @@ class BridgeInfo(Message):
     deadline_s: Total
     labels: tuple[str, ...]
     verbs: tuple[str, ...]
+    exactness: str = "exact"
 
 
 class BridgeNode(Record):

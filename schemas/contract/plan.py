@@ -174,14 +174,15 @@ class Tile(Record):
     weight_bytes: Count = 0
 
 
-Split: TypeAlias = Literal["tiles", "filters", "whole"]
+Split: TypeAlias = Literal["tiles", "filters", "channels", "pair", "whole"]
 
 
 class Block(Record):
     """Consecutive operators, divided one way. ``order`` is the sequence in which lanes are taken that begin here.
 
     ``split``: ``tiles`` of a grid of ``rows`` and ``cols``, numbered row by row, as homes are; ``filters``: each task computes
-    some of the last axis; ``whole``: the operators as they are, on one node. ``cut``: what it gives.
+    some of the last axis; ``channels``: each sums over some of the input channels, ``pair``: over those that it has made;
+    ``whole``: the operators as they are, on one node. ``cut``: what it gives.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -241,7 +242,14 @@ class Block(Record):
     @property
     def kind(self) -> str:
         """How it is divided, in a word or two."""
-        return {"tiles": f"{self.rows}x{self.cols}", "filters": f"filters {len(self.tiles)}", "whole": "whole"}[self.split]
+        if self.split == "tiles":
+            return f"{self.rows}x{self.cols}"
+        return "whole" if self.split == "whole" else f"{self.split} {len(self.tiles)}"
+
+    @property
+    def divides_weights(self) -> bool:
+        """Whether each of its tasks has a part of the weights."""
+        return self.split not in ("tiles", "whole")
 
 
 class Pixels(Record):
@@ -283,6 +291,8 @@ class Plan(Record):
     ``runtime`` is what a node must run so that its bits equal the others' (empty: not yet bound to a cluster).
     ``ends``: what the blocks give to the gateway, which merges it and computes the rest.
     ``undivided``: a source may compute a frame whole where no other node is idle (every node has the memory for it).
+    ``approximate``: layers that are summed in so many parts, by the name of what they make: their bits are not the model's own,
+    but the same every time. ``difference``: the largest from the model's own outputs that ``dt verify`` has found.
     ``schedule``: idle nodes steal tiles, or (a baseline to measure against) the gateway deals them out equally.
     """
 
@@ -292,6 +302,8 @@ class Plan(Record):
     runtime: str = ""
     undivided: bool = True
     schedule: Literal["stealing", "sharing"] = "stealing"
+    approximate: dict[str, Count] = {}
+    difference: Annotated[float, Field(ge=0)] | None = None
     pixels: Pixels
     blocks: Annotated[tuple[Block, ...], Field(min_length=1, max_length=MAX_BLOCKS)]
     ends: Annotated[tuple[TensorSpec, ...], Field(min_length=1)]
@@ -335,6 +347,16 @@ class Plan(Record):
         return tuple(
             tuple(i for i, block in enumerate(self.blocks) if lane in block.by_home) for lane in range(self.lanes)
         )
+
+    @property
+    def exactness(self) -> str:
+        """Whether answers have the model's own bits, in words for people."""
+        if not self.approximate:
+            return "exact"
+        return "approximate: " + (
+            "dt verify has not said yet how far from the model's own" if self.difference is None
+            else f"within {self.difference:.3g} of the model's own, as dt verify found"
+        )  # fmt: skip
 
     @functools.cached_property
     def makers(self) -> Mapping[str, int]:

@@ -40,7 +40,7 @@ export function draw() {
   const one = sources.find((each) => each.name === source) ?? sources[0];
   byId("plan-source-label").hidden = sources.length < 2;
   keyed(byId("plan-source"), sources, (each) => each.name, (each) => el("option", { value: each.name, text: each.name }));
-  if (plan) say(byId("plan-hint"), `${plan.model} · ${plan.rows}×${plan.cols} tiles${plan.blocks.length > 1 ? ` · ${plan.blocks.length} blocks` : ""}${plan.blocks.some((block) => block.reuse) ? " · reuse" : ""} · ${plan.digest.slice(0, 8)}`);
+  if (plan) say(byId("plan-hint"), `${plan.model} · ${plan.rows}×${plan.cols} tiles${plan.blocks.length > 1 ? ` · ${plan.blocks.length} blocks` : ""}${plan.blocks.some((block) => block.reuse) ? " · reuse" : ""} · ${plan.exactness} · ${plan.digest.slice(0, 8)}`);
   const shown = one ? picture(one) : null;
   if (onStage(stage, shown, one ? `The plan on the picture of ${one.name}` : "") && plan) tiles(one, shown.picture);
   figures(one);

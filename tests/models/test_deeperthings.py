@@ -2,9 +2,9 @@
 
 import pytest
 
-from bench.deeperthings import Layer, Way, best
 from models.graph.networks import ALEXNET, EXTRACTION, VGG16, YOLOV2
 from models.graph.networks import Layer as Row
+from models.planning.deeperthings import Layer, Way, best
 
 LOP: list[Way] = ["LOP"]
 

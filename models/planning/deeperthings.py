@@ -9,14 +9,18 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 Way: TypeAlias = Literal["LOP", "LIP", "FUSE1", "FUSE2"]
+WAYS: tuple[Way, ...] = ("LOP", "LIP", "FUSE1", "FUSE2")
 
 
 class Layer(NamedTuple):
-    """Elements of what a layer reads and makes; ``follows``: it reads just what the layer before it makes, as it is."""
+    """Elements of what a layer reads and makes; ``follows``: it reads just what the layer before it makes, as it is; ``ways``
+    in which it can be divided.
+    """
 
     inputs: int
     outputs: int
     follows: bool = True
+    ways: tuple[Way, ...] = WAYS
 
 
 def traffic(layer: Layer, way: Way, before: Way | None, devices: int) -> float:
@@ -24,7 +28,7 @@ def traffic(layer: Layer, way: Way, before: Way | None, devices: int) -> float:
 
     A slice that the layer before has made by LOP stays where it is.
     """
-    n, (m, k, follows) = devices, layer
+    n, (m, k, follows, _) = devices, layer
     own = m / n if follows and before == "LOP" else 0.0
     if way == "LOP":
         return (m - own) * (n - 1) + k * (n - 1) / n
@@ -33,18 +37,15 @@ def traffic(layer: Layer, way: Way, before: Way | None, devices: int) -> float:
     return (m - own) * (n - 1) if way == "FUSE1" else float(k * (n - 1))
 
 
-WAYS: tuple[Way, ...] = ("LOP", "LIP", "FUSE1", "FUSE2")
-
-
 def best(layers: Sequence[Layer], devices: int, ways: Sequence[Way] = WAYS) -> tuple[float, list[Way]]:
     """The least traffic in elements and each layer's way: dynamic programming over the way of the last layer."""
     found: dict[Way | None, tuple[float, list[Way]]] = {None: (0.0, [])}
     for i, layer in enumerate(layers):
-        pairs = i + 1 < len(layers) and layers[i + 1].follows
+        pairs = i + 1 < len(layers) and layers[i + 1].follows and "FUSE2" in layers[i + 1].ways
         reached: dict[Way | None, tuple[float, list[Way]]] = {}
         for before, (spent, chosen) in found.items():
             for way in ways:
-                if (way == "FUSE2") != (before == "FUSE1") or (way == "FUSE1" and not pairs):
+                if way not in layer.ways or (way == "FUSE2") != (before == "FUSE1") or (way == "FUSE1" and not pairs):
                     continue
                 total = spent + traffic(layer, way, before, devices)
                 if way not in reached or total < reached[way][0]:

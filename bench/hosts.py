@@ -24,9 +24,9 @@ from schemas.host.settings import without_ours
 
 NAMESPACES = Path("/var/run/netns")
 BUCKET_KB = 16
+NOBODY = "02:00:00:00:00:01"  # a hardware address that no host has
 # Segments that a bucket holds. Of larger ones the kernel makes packets, for which hosts pay with processor time what
 # network cards do for nothing: 11 ms a MB of the sender at 1 Gbit/s, 20 of the receiver at 60 Mbit/s, against 1 and 7.
-NOBODY = "02:00:00:00:00:01"  # a hardware address that no host has
 SEGMENT_BYTES = 15_000
 ONE_CORE = {"DT_EDGE_THREADS": "1", "DT_GATEWAY_THREADS": "1"}  # a host has a share of one
 _CLONE_NEWNET = 0x40000000

@@ -36,7 +36,8 @@ from schemas.wire.packing import Pace
 STRAIGHT_BYTES = 4096  # of tensors; smaller messages go by the broker
 SILENT_S = 0.7  # so long nothing may move of what is under way
 HELLO_S = 2.0  # in which a new connection must say who it is
-NEW = 32  # connections that have not yet
+NEW = 32  # connections that have not yet; so many are taken between two ticks, for each costs a key exchange
+BACKLOG = 128  # that the system keeps meanwhile
 FIRST_RETRY_S, LAST_RETRY_S = 1.0, 60.0
 REVERSE_S = 3.0  # so long the node with the later name waits to be dialled
 STEADY_S = 10.0  # a connection that has lasted so long was no mistake
@@ -90,6 +91,7 @@ class Direct:
         self._here: tuple[str, int] = ("", 0)
         self._all: set[Connection] = set()
         self._open: dict[str, Connection] = {}
+        self._taken = 0  # connections since the last tick
         self._gone_in = self._gone_out = 0  # bytes on connections that have ended
         self._roster: dict[str, Peer] = {}
         self._due: dict[str, tuple[float, float]] = {}  # when to dial a peer, and how long to wait after that
@@ -319,20 +321,24 @@ class Direct:
             self.dropped += count
 
     def _accept(self, now: float) -> None:
-        assert self._listener is not None
-        for _ in range(NEW):
+        if self._listener is None:
+            return
+        while self._taken < NEW:
             try:
                 sock, name = self._listener.accept()
             except BlockingIOError:
                 return
             except OSError:  # no file to spare
-                if not self._shed():
-                    return
-                continue
+                if self._shed():
+                    continue
+                break
             sock.setblocking(False)
+            self._taken += 1
             self._add(Connection(sock, name[0], now), selectors.EVENT_READ)
             if len(self._new()) > NEW:
                 self._shed()
+        with contextlib.suppress(KeyError):  # it was replaced meanwhile
+            self._selector.unregister(self._listener)  # until the next tick
 
     def _new(self) -> list[Connection]:
         """Connections that others have opened and not yet proved."""
@@ -377,6 +383,9 @@ class Direct:
         self._add(Connection(sock, str(at), now, name, peer.epoch), selectors.EVENT_WRITE)
 
     def _tick(self, now: float) -> None:
+        self._taken = 0
+        if self._listener is not None and self._listener not in self._selector.get_map():
+            self._selector.register(self._listener, selectors.EVENT_READ)
         for one in list(self._all):
             if one.state != "open":
                 if now > one.since + HELLO_S:
@@ -455,7 +464,7 @@ def _bound(host: str, scope: int) -> socket.socket:
     try:
         listener.setblocking(False)
         listener.bind(_where(at, 0, scope))
-        listener.listen(NEW)
+        listener.listen(BACKLOG)
     except BaseException:
         listener.close()
         raise

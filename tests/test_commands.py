@@ -248,7 +248,7 @@ def test_a_named_plan_is_costed_and_put_beside_a_run(mini: Path, tmp_path: Path)
     assert done.returncode == 0, done.stderr
     assert (
         "Predicted and measured" in done.stdout
-        and "on 4 edges, 60 Mbit/s, 33.0 GFLOP/s an edge, 55.0 the" in done.stdout
+        and "on 4 edges, 60 Mbit/s, all by the broker, 33.0 GFLOP/s an edge, 55.0 the" in done.stdout
     )
     assert [b["cut"] for b in json.loads(report.read_text())["blocks"]] == ["max7"]
     done = dt("plan", mini, "--compare", run, "--blocks", "max3,max7", "--grid", "2x2", "--json", report)

@@ -34,7 +34,7 @@ from models.planning.cluster import Cluster
 from models.planning.cost import predict
 from models.planning.devices import DEVICES, Device, device
 from models.planning.planner import BlockChoices, parse_grid
-from models.planning.search import best_plan, judged_by, useful_cuts
+from models.planning.search import best_plan, by_layers, judged_by, useful_cuts
 from models.running.speed import measure_speed
 from models.tiling.division import Tiles, Whole
 from models.tiling.partition import Cut, Partition
@@ -86,9 +86,11 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--direct", default="on", choices=("on", "off"), help="tiles and parts straight from edge to edge")
     parser.add_argument("--broker", default="auto", help="amqtt, mosquitto, or auto: mosquitto if it is installed")
     parser.add_argument(
-        "--schedule", default="stealing", choices=("stealing", "sharing", "modnn"),
+        "--schedule", default="stealing", choices=("stealing", "sharing", "modnn", "lop", "pipeline-simple"),
         help="sharing: tiles dealt equally, frame after frame (FTP-WSH); "
-        "modnn: strips of one dimension, exchanged after each layer that has a halo, as MoDNN (BODP-MR) does",
+        "modnn: strips of one dimension, exchanged after each layer that has a halo, as MoDNN (BODP-MR) does; "
+        "lop: each layer by its filters, as DeeperThings without fusion; pipeline-simple: as many layers on each node, one "
+        "after another, as Hadidi's simple pipeline",
     )  # fmt: skip
     parser.add_argument("--objective", default="latency", help="of the planner: latency, throughput or traffic")
     parser.add_argument("--force-split", action="store_true", help="divide frames even where one node is faster")
@@ -96,6 +98,15 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--window", type=int, help="frames of a source in flight [default: 1, with several sources 2]")
     parser.add_argument("--json", type=Path, help="append one JSON line to this file")
     return parser.parse_args()
+
+
+def baseline(schedule: str, partition: Partition, cluster: Cluster) -> BlockChoices:
+    """The blocks of ``lop`` or ``pipeline-simple``, as they were published."""
+    layers = by_layers(partition, cluster)
+    if schedule == "lop":
+        return layers
+    stages = min(cluster.nodes, len(layers))
+    return [(layers[len(layers) * (stage + 1) // stages - 1][0], Whole(stage)) for stage in range(stages)]
 
 
 class Run:
@@ -156,6 +167,8 @@ class Run:
                 if not chain or set(chain[-1].ops) < set(cut.ops):
                     chain.append(cut)
             return [(cut, Tiles(options.edges, 1)) for cut in chain], ()
+        if options.schedule in ("lop", "pipeline-simple"):
+            return baseline(options.schedule, partition, self._cluster), ()
         if options.grid is None and options.blocks is None and options.whole is None:
             objective = judged_by(options.objective, self._cluster)
             best = best_plan(partition, self._cluster, objective, options.force_split).best

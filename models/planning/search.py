@@ -18,7 +18,7 @@ from models.planning.planner import BlockChoices, cut_bytes, fused_blocks, in_pa
 from models.planning.shares import shares
 from models.tiling.division import Channels, Division, Filters, Piece, Tiler, Tiles, Whole, constant_bytes
 from models.tiling.filters import LEAST, has_filters, keeps_channels
-from models.tiling.partials import is_summable, with_partials
+from models.tiling.partials import is_summable, layer_of, with_partials
 from models.tiling.partition import Cut, Partition
 from schemas.contract.errors import PlanError
 from schemas.contract.plan import Block, Region
@@ -122,6 +122,12 @@ def best_plan(partition: Partition, cluster: Cluster, objective: str = "latency"
     best = ranked[0]
     other = next((c for c in ranked[1:] if not c.is_alone and (c.whole > 0) != (best.whole > 0)), None)
     return Found(best, tuple(ranked[1:6]), _why(best, ranked, objective) if best.is_alone else "", other)
+
+
+def by_layers(partition: Partition, cluster: Cluster) -> list[Piece]:
+    """Each layer with weights as a block, divided by filters among all nodes; what has none is executed whole."""
+    search = _Search(partition, cluster, "memory")
+    return [(cut, search._by_filters(cut, cluster.nodes)) for cut in search._layers()]
 
 
 def approximate_plan(
@@ -373,10 +379,13 @@ class _Search:
             before = span.made
         _, chosen = best_ways(layers, nodes) if layers else (0.0, [])
         pieces: list[tuple[str, Division]] = [(cut.name, division) for cut, division in head]
-        for cut, way in zip(cuts, chosen):
+        for cut, span, way in zip(cuts, spans, chosen):
             if way == "LOP":
                 pieces.append((cut.name, self._by_filters(cut, nodes)))
             elif way != "FUSE1":
+                source = graph.ops[layer_of(graph, graph.tensors[span.made[0]].name)].inputs[0]
+                if way == "LIP" and source not in span.given:  # a map laid flat, which some channels of it do not give
+                    pieces.append((graph.tensors[source].name, Whole()))
                 pieces.append((cut.name, Channels(nodes)))
         return in_parts(graph, pieces) if any(isinstance(d, Channels) for _, d in pieces) else ([], {})
 

@@ -11,7 +11,8 @@ from models.bundle import make_bundle, open_bundle, save
 from models.graph.build import Network
 from models.graph.file import Graph
 from models.planning.cluster import Cluster
-from models.planning.planner import BlockChoices, exchanged_bytes, make_plan
+from models.planning.deeperthings import Layer, Way, traffic
+from models.planning.planner import BlockChoices, exchanged_bytes, in_parts, make_plan
 from models.planning.search import approximate_plan, best_plan
 from models.tiling.division import Channels, Filters, Tiles, Whole
 from models.tiling.partials import with_partials
@@ -112,3 +113,22 @@ def test_what_is_quantized_or_no_layer_is_refused_with_the_reason() -> None:
         with_partials(convolutions(), {"max2": 2})
     with pytest.raises(PlanError, match="cannot be divided among 9 tasks"):
         with_partials(convolutions(), {"conv1": 9})
+
+
+def test_dense_layers_behind_a_map_move_what_the_formula_says() -> None:
+    network = Network((16, 16, 4))
+    for row in (("dense", 512, "relu"), ("dense", 512, "relu"), ("dense", 128)):
+        network.add(row)
+    graph = network.graph()
+    layers = [Layer(1024, 512, False), Layer(512, 512), Layer(512, 128)]
+    divided: list[tuple[list[Way], BlockChoices]] = [
+        (["LOP", "LOP", "LOP"], [("dense0", Filters(4)), ("dense1", Filters(4)), ("dense2", Filters(4))]),
+        (["LIP", "FUSE1", "FUSE2"], [("dense0", Channels(4)), ("dense2", Channels(4))]),
+    ]
+    for ways, blocks in divided:
+        chosen, parts = in_parts(graph, [("dense0/flat", Whole()), *blocks])
+        plan, _, _ = make_plan(Partition(with_partials(graph, parts)), "0" * 32, blocks=chosen, approximate=parts)
+        end = 128 * 4 * 3 // 4 if ways[-1] == "LOP" else 0  # what other lanes than the first have of the end
+        before: list[Way | None] = [None, *ways]
+        wanted = sum(4 * traffic(layer, way, last, 4) for layer, way, last in zip(layers, ways, before))
+        assert exchanged_bytes(plan) + end == wanted

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import messages_direct
-from bench.seal import brokers, ends
+from bench.messages_broker import brokers, ends
 from schemas.contract.errors import DtError
 
 WAYS = {

@@ -145,14 +145,16 @@ class Direct:
     def know(self, peers: Mapping[str, Peer]) -> None:
         """Who is here, and where; connections with others, and with other epochs of these, end."""
         with self._lock:
-            self._roster = {name: peer for name, peer in peers.items() if name != self._own.node}
+            before, self._roster = self._roster, {name: peer for name, peer in peers.items() if name != self._own.node}
             for told in (self._elsewhere, self._troubles):
                 for name in told.keys() - self._roster.keys():
                     del told[name]
             for one in [one for one in self._open.values() if not self._is_here(one.peer, one.epoch)]:
                 self._end(one, "it is gone, or has started anew")
             now = time.monotonic()
-            self._due = {name: self._due.get(name, (now + self._patience_s(name), FIRST_RETRY_S)) for name in self._roster}
+            known = {name: due for name, due in self._due.items() if before.get(name) == self._roster.get(name)}
+            new = {name: (now + self._patience_s(name), FIRST_RETRY_S) for name in self._roster}
+            self._due = {**new, **known}
             self._dial_all(now)
 
     def restart(self, epoch: str) -> None:

@@ -238,6 +238,15 @@ def test_a_lost_connection_is_made_again(ends: Make, sealed: bool) -> None:
     b.admit()
 
 
+def test_a_peer_that_is_elsewhere_now_is_dialled_at_once(ends: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(direct, "FIRST_RETRY_S", 3600.0)
+    a, b = ends("anna", "bert", meet=False)
+    a.direct.know({"bert": m.Peer(epoch=b.epoch, address="127.0.0.1:1")})
+    until(lambda: "bert" in a.direct._troubles)
+    a.direct.know({"bert": b.peer})
+    until(lambda: a.direct.peers)
+
+
 def test_of_a_new_epoch_nothing_old_is_left(ends: Make, sealed: bool) -> None:
     a, b = ends("anna", "bert", sealed=sealed)
     if b.keys is not None:

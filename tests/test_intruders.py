@@ -404,7 +404,7 @@ def test_a_registry_that_is_spoilt_ends_nothing_and_is_repaired(guarded: Stage) 
         cluster.until(lambda: path.exists() and path.read_bytes().startswith(b"{\n"), "the registry to be written anew")
         assert Registry(cluster.state).read().nodes == members
         guarded.unharmed()
-    assert cluster.log("gateway").count("it is written anew") == 2
+    assert cluster.log("gateway").count("rewriting it with this gateway") == 2
     done = cluster.dt("enroll", "--list", "--state", cluster.state)
     assert done.returncode == 0 and "worker1: node" in done.stdout
 

@@ -338,7 +338,7 @@ class Link:
         client.on_message, client.on_subscribe = self._on_message, self._on_subscribe
         client.on_publish = lambda _client, _data, mid, *_rest: self._publishes.done(mid)
         client.on_pre_connect = lambda *_: self._publishes.lose(0)
-        client.on_socket_open = lambda _client, _data, line: line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        client.on_socket_open = lambda _client, _data, line: _at_once(line)
         return client
 
     def _count_unsent(self) -> bool:
@@ -474,6 +474,13 @@ _OTHER = "its certificate is not the one that this node joined under"
 _NOBODY = "its certificate is of no authority that this machine knows"
 _JOIN = "if its cluster is sealed, or was set up anew, join it by the line that 'dt enroll' prints there: dt edge --join LINE"
 _REMEDY = "is the gateway running? start `dt gateway`, or name its address with --gateway HOST:PORT"
+
+
+def _at_once(line: Any) -> None:
+    """Send small messages without delay; ``line`` is None where the client was closed meanwhile."""
+    if line is not None:
+        with contextlib.suppress(OSError):
+            line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def _cut(line: Any) -> None:

@@ -7,6 +7,7 @@ too much is hidden than too little.
 
 import re
 
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _PATH = ("/", "./", "../", "~")
 _LINE = re.compile(r"\b(dt(?:join|read)1-).*", re.DOTALL)
 _SECRET = re.compile(r"([^=&;#?/\s]*(?:pas|pwd|pw|token|key|secret|auth|sig|cred|session)[^=&;#?/\s]*)=[^&]*", re.IGNORECASE)
@@ -14,11 +15,10 @@ _SECRET = re.compile(r"([^=&;#?/\s]*(?:pas|pwd|pw|token|key|secret|auth|sig|cred
 
 def redact(text: str) -> str:
     """``text`` without its secrets; what has none is unchanged."""
-    scheme, mark, rest = text.partition("://")
-    if not mark:
-        scheme, rest = "", text  # a mistyped address may have no scheme
+    scheme = _SCHEME.match(text)  # a mistyped address may have none, and a password may hold ://
+    head, rest = (scheme[0], text[scheme.end() :]) if scheme else ("", text)
     before, at, after = rest.rpartition("@")
-    if at and (mark or not rest.startswith(_PATH)):
+    if at and (head or not rest.startswith(_PATH)):
         user, _, password = before.partition(":")
         rest = (f"{user}:" if password and not re.search(r"[/?#]", user) else "") + f"***@{after}"
-    return _SECRET.sub(r"\1=***", _LINE.sub(r"\1***", scheme + mark + rest))
+    return _SECRET.sub(r"\1=***", _LINE.sub(r"\1***", head + rest))

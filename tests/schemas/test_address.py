@@ -4,7 +4,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from schemas.contract.address import ESCAPES, Address
@@ -40,6 +40,7 @@ def test_what_is_escaped_as_told_comes_through(user: str, password: str) -> None
     st.text(min_size=1, max_size=20),
     st.sampled_from(["mqtt://me:{}@h:x", "mqtt://{}@h/p", "me:{}@h/p", "mqtt:/me:{}@h", "x://me:{}@h"]),
 )
+@example("://", "me:{}@h/p")
 def test_no_refusal_holds_the_password(password: str, form: str) -> None:
     secret = f"qzx{password}xzq".replace(":", "" if "me:" not in form else ":")  # what stands before a colon is a user's name
     with pytest.raises(PlanError) as caught:

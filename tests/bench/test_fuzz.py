@@ -80,6 +80,7 @@ def test_spoilt_seeds_are_taken_or_refused(name: str, data: st.DataObject) -> No
 
 @examples(60)
 @given(st.binary(min_size=1, max_size=17))
+@example(b"\x01" + bytes(12) + b"\xf8\xe6\0\x01")  # a PAD whose widths do not make its output
 @example(b"\x01\x03\x1c\0\0")  # an ADD of nothing: no operator behind it reads the image
 def test_models_whose_numbers_are_changed_are_taken_or_refused(data: bytes) -> None:
     try:

@@ -26,6 +26,9 @@ class PadRule(Rule):
         widths = self.widths(graph, op)
         if widths[0].any() or (widths < 0).any():
             return "it pads the batch"
+        given_shape, made_shape = (np.array(graph.tensors[t].shape) for t in (op.inputs[0], op.outputs[0]))
+        if len(given_shape) != 4 or (given_shape + widths.sum(axis=1) != made_shape).any():
+            return "its widths do not make its output of its input"
         return None
 
     def grow(self, graph: Graph, op: Op, out: Region) -> Region:

@@ -7,7 +7,7 @@ too much is hidden than too little.
 
 import re
 
-_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+_SCHEME = re.compile(r"(?:[^:@/?#]*=)?[a-z][a-z0-9+.-]*://", re.IGNORECASE)  # behind an option's name, too
 _PATH = ("/", "./", "../", "~")
 _LINE = re.compile(r"\b(dt(?:join|read)1-).*", re.DOTALL)
 _SECRET = re.compile(r"([^=&;#?/\s]*(?:pas|pwd|pw|token|key|secret|auth|sig|cred|session)[^=&;#?/\s]*)=[^&]*", re.IGNORECASE)

@@ -89,4 +89,4 @@ def test_a_runtime_whose_bits_depend_on_the_threads_gets_one(
     bare = type("Bare", (), {"Interpreter": functools.partial(module.Interpreter, experimental_op_resolver_type=plain)})
     monkeypatch.setattr(engine, "installed", lambda: (name, bare))
     assert engine.threads(4) == 1
-    assert "4 threads would compute other bits than one" in caplog.text
+    assert "4 threads compute different bits from one" in caplog.text

@@ -92,7 +92,7 @@ class Gateway:
         if pictures_s and self._painter is None:
             self._painter = Painter(self._inbox)
             self._link.subscribe(topics.PICTURE)
-            self._serve(time.monotonic())
+            self._prove(time.monotonic())
         self.want_pictures(watcher, pictures_s)
 
     def want_pictures(self, watcher: Watcher, pictures_s: float) -> None:
@@ -394,7 +394,11 @@ class Gateway:
         _log.info("plan %s replaces the one before", self._node.digest[:8])
 
     def _serve(self, now: float) -> None:
-        self._publisher.serve(self._bundle, self._options.outputs, self._painter is not None, now)
+        self._publisher.serve(self._bundle)
+        self._prove(now)
+
+    def _prove(self, now: float) -> None:
+        self._publisher.prove(self._options.outputs, self._painter is not None, now)
 
     def _publish_status(self, now: float) -> None:
         told = self._publisher.status(self._node.counts["frames"], self._rejects.by_kind)

@@ -76,14 +76,18 @@ class Publisher:
         self._status_sent_at = 0.0
         self.status_at = 0.0  # it was looked at last
 
-    def serve(self, bundle: Bundle, outputs: bool, pictures: bool, now: float) -> None:
-        """From now on publish this bundle, as soon as the broker has shown that it carries what the bundle needs."""
-        self._bundle, self._has_plan = bundle, False
+    def serve(self, bundle: Bundle) -> None:
+        """From now on publish this bundle, as soon as the broker has shown that it carries what ``prove`` asks for."""
+        self._bundle = bundle
         self._upload = ModelUpload(GATEWAY, bundle.plan.edge_model, bundle.edge_model)
-        needs = kinds(bundle.plan, self._link.root, GATEWAY, gateway=True, outputs=outputs, pictures=pictures)
-        self._readiness = Readiness(needs, str(self._link.address))
         if self._broker is not None:
             self._broker.allow(packet_bytes(bundle.plan))
+
+    def prove(self, outputs: bool, pictures: bool, now: float) -> None:
+        """The broker is to show that it carries what the plan needs; ``outputs`` and ``pictures``: and these."""
+        self._has_plan = False
+        needs = kinds(self._bundle.plan, self._link.root, GATEWAY, gateway=True, outputs=outputs, pictures=pictures)
+        self._readiness = Readiness(needs, str(self._link.address))
         if self._link.connected:
             self._prove(self._readiness.connected(now))
 

@@ -78,7 +78,6 @@ class Model:
         picture = (image.shape[0], image.shape[1])
         return Seen(decode(bundle.card, outputs, quantization_of(bundle.graph), picture, pixels), outputs)
 
-
     @cached_property
     def _reference(self) -> Reference:
         return Reference(self._bundle)

@@ -89,16 +89,17 @@ def download(url: str, path: Path, digest: str = "", progress: Progress = lambda
 def verify(path: Path, digest: str) -> str:
     """What is wrong with a file; empty: nothing. ``digest``: ``sha256:`` in hexadecimal, or ``git:`` and the id of a blob."""
     kind, _, wanted = digest.partition(":")
+    found = digest_of(path, kind)
+    return "" if found == wanted.lower() else f"has the digest {kind}:{found}, not {digest}"
+
+
+def digest_of(path: Path, kind: str) -> str:
+    """In hexadecimal; ``kind`` as in ``verify``."""
     made = hashlib.sha256() if kind == "sha256" else hashlib.sha1(b"blob %d\0" % path.stat().st_size, usedforsecurity=False)
     with path.open("rb") as file:
         while piece := file.read(_PIECE):
             made.update(piece)
-    return "" if made.hexdigest() == wanted.lower() else f"has the digest {kind}:{made.hexdigest()}, not {digest}"
-
-
-def sha256(path: Path) -> str:
-    """In hexadecimal."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return made.hexdigest()
 
 
 def _receive(answer: Any, part: Path, here: int, progress: Progress) -> None:

@@ -8,14 +8,15 @@ from urllib.parse import unquote, urlsplit
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TransferSpeedColumn
 
-from dt_cli.download import check_url, download, sha256, verify
+from dt_cli.download import check_url, digest_of, download, verify
 from dt_cli.output import console, table
 from models.bundle import open_bundle
 from models.results.card import describe
-from models.results.card_file import card_text
+from models.results.card_file import card_text, toml_text
 from models.trial import try_bundle
-from schemas.contract.errors import PlanError, UnreachableError, unwritable
+from schemas.contract.errors import PlanError, UnreachableError
 from schemas.contract.plan import Record
+from schemas.host.files import write_files
 from schemas.host.toml import parse
 
 LABELS = {
@@ -72,7 +73,7 @@ def get(what: str, digest: str | None, out: Path | None) -> None:
         _fetch(entry.url, path, wanted)
     if not wanted:
         console.print(
-            f"not verified: its digest is not known. Compare its SHA-256 with the publisher's: {sha256(path)}"
+            f"not verified: its digest is not known. Compare its SHA-256 with the publisher's: {digest_of(path, 'sha256')}"
         )
     _write_card(path, entry)
     bundle = open_bundle(path)
@@ -128,19 +129,16 @@ def _write_card(path: Path, entry: Entry) -> None:
     card = path.with_suffix(".toml")
     if not entry.card or card.exists():
         return
-    lines = [f"{key} = {value!r}".replace("'", '"') for key, value in entry.card.items()]
+    values = dict(entry.card)
     if entry.labels:
         url, digest = LABELS[entry.labels]
         labels = path.with_name(f"{entry.labels}_labels.txt")
         if not labels.exists():
             _fetch(url, labels, digest)
-        lines.append(f'labels = "{labels.name}"')
-    _write(card, "\n".join(lines) + "\n")
+        values["labels"] = labels.name
+    _write(card, toml_text(values))
 
 
 def _write(card: Path, text: str) -> None:
-    try:
-        card.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise unwritable(card, error) from error
+    write_files({card: [text.encode()]})
     console.print(f"its card: {card}")

@@ -20,9 +20,10 @@ from edge_agent.sources.frame import Image, Shot
 from edge_agent.sources.requests import WAITING, Colours, Desk, HasModel, Look, TakeModel, parse
 from edge_agent.sources.uri import Uri
 from schemas.contract.config import is_loopback, parse_listen
-from schemas.contract.errors import DecodeError, PlanError
+from schemas.contract.errors import DecodeError, DtError, PlanError
 from schemas.contract.results import Result
 from schemas.contract.text import one_line
+from schemas.host.files import write_files
 from schemas.host.packages import install
 
 TIMEOUT_MS = 200  # Frigate's own default
@@ -84,11 +85,11 @@ def keep_model(folder: Path | None, sent: TakeModel) -> Path:
             return path
         if len(list(folder.glob("*.tflite"))) >= MODELS:
             raise PlanError(f"{folder} has {MODELS} models, the most to which one is added: remove some")
-        part = folder / f".{sent.name}.part"
-        part.write_bytes(sent.data)
-        part.replace(path)
+        write_files({path: [sent.data]})
     except OSError as error:
         raise PlanError(f"{folder} cannot keep it: {error.strerror}") from None
+    except DtError as error:
+        raise PlanError(f"{folder} cannot keep it: {error}") from None
     return path
 
 

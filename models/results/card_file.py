@@ -16,6 +16,7 @@ when it is loaded, so that a decoder may rely on shapes. Everything in a card is
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
@@ -226,11 +227,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
 
 def card_text(card: Card) -> str:
     """The TOML that ``read_card`` reads as this card: what is not as if it were absent."""
-    told = card.model_dump(exclude_defaults=True, exclude={"task"}, mode="json")
-    tables = {key: told.pop(key) for key, value in list(told.items()) if isinstance(value, dict)}
-    lines = [f"{key} = {_toml(value)}" for key, value in told.items()]
-    for table, values in tables.items():
-        lines += ["", f"[{table}]", *(f"{_key(key)} = {_toml(value)}" for key, value in values.items())]
+    return toml_text(card.model_dump(exclude_defaults=True, exclude={"task"}, mode="json"))
+
+
+def toml_text(values: Mapping[str, Any]) -> str:
+    """Values of a card as TOML, its tables last."""
+    tables = {key: value for key, value in values.items() if isinstance(value, dict)}
+    lines = [f"{key} = {_toml(value)}" for key, value in values.items() if key not in tables]
+    for table, rows in tables.items():
+        lines += ["", f"[{table}]", *(f"{_key(key)} = {_toml(value)}" for key, value in rows.items())]
     return "\n".join(lines) + "\n"
 
 

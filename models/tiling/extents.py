@@ -59,7 +59,6 @@ class Tables:
                 need[t] = np.minimum(need[t], region) if t in need else region
         return need
 
-
     def computed(self, op: int, outputs: Extents) -> Extents:
         """As ``Rule.computed``, of what ``regions`` has found for an operator."""
         return self._known[op].computed(outputs)

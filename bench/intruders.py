@@ -246,7 +246,7 @@ class Intruders:
 
     def __init__(self, target: Target, latest: Any, every: float) -> None:
         mole = target.mole
-        self._mole, self._every, self._registry = mole, every, target.registry
+        self._mole, self._registry = mole, target.registry
         self._permission = target.permission
         self._secret, user = bytes.fromhex(target.line_secret), joiner(self._permission)
         newcomer = replace(mole, user=user, password=joiner_password(target.line_secret))
